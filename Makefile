@@ -1,0 +1,68 @@
+# make            build ./smolvlm (OpenMP where the compiler has it; OMP=0 for none)
+# make test       the tests: a C compiler and make are all they need
+# make sanitize   the same under AddressSanitizer and UndefinedBehaviorSanitizer
+# make parity     against Hugging Face transformers, in a venv made by itself
+#
+# CC, OMP=0, ARCH= (for a binary that runs on other machines than this one), CFLAGS_EXTRA, BUILD (a folder) may be set.
+
+CC ?= cc
+BUILD ?= build
+PYTHON ?= python3
+VENV ?= .venv
+
+HASH := \#
+# $(call try,FLAGS): FLAGS if the compiler takes them without a word.
+try = $(shell printf '$(2)int main(void) { return 0; }\n' | $(CC) -Werror $(1) -x c - -o /dev/null 2>/dev/null && echo '$(1)')
+
+ARCH ?= $(call try,-march=native)
+ifneq ($(OMP),0)
+OMPFLAGS := $(call try,-fopenmp,$(HASH)include <omp.h>\n)
+endif
+
+# -ffp-contract=off, -fexcess-precision=fast: the same bits on every machine (see quant.c); a float stays a float.
+CFLAGS ?= -O3 -g
+FLAGS = -std=c11 $(CFLAGS) $(ARCH) -ffp-contract=off $(EXCESS) $(OMPFLAGS) -Wall -Wextra -Wpedantic $(CFLAGS_EXTRA)
+EXCESS := $(call try,-fexcess-precision=fast)
+
+PARTS = smolvlm vision decoder tokenizer quant image
+OBJECTS = $(PARTS:%=$(BUILD)/%.o)
+TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+
+smolvlm: $(BUILD)/main.o $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) -o $@ $^ -lm
+
+$(BUILD)/%.o: %.c smolvlm.h Makefile
+	@mkdir -p $(BUILD)
+	$(CC) $(FLAGS) -c -o $@ $<
+
+$(BUILD)/smolvlm: $(BUILD)/main.o $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) -o $@ $^ -lm
+
+$(BUILD)/test_%: tests/test_%.c tests/greatest.h $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
+
+test: $(TESTS:%=$(BUILD)/%) $(BUILD)/smolvlm
+	@tests/run.sh $(BUILD) $(TESTS)
+
+# gcc's OpenMP runtime is not instrumented, and one thread finds the same errors.
+sanitize:
+	$(MAKE) test BUILD=build/sanitize OMP=0 CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+
+$(VENV)/ready: tests/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q --disable-pip-version-check torch==2.13.0
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+# make parity [MODEL=hf_dir IMAGE=photo.jpg PROMPT="..."]
+parity: smolvlm $(VENV)/ready
+	$(VENV)/bin/python tests/parity.py $(if $(MODEL),--model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)") $(if $(PROMPT),--prompt "$(PROMPT)"))
+
+parity-full: smolvlm $(VENV)/ready
+	$(VENV)/bin/python tests/parity.py --full
+
+clean:
+	rm -rf build smolvlm
+
+.PHONY: test sanitize parity parity-full clean
+.SECONDARY:

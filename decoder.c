@@ -1,0 +1,179 @@
+/* decoder.c: the language model, embeddings to the next token's logits.
+
+     x [count, hidden_size]                                                     LlamaModel
+       |------------------------------------------------------------.           LlamaDecoderLayer
+       |  norm = input_layernorm(x)                  RMSNorm         |
+       |  q, k = rope(q_proj(norm)), rope(k_proj(norm))              |
+       |  k, v -> cache, positions so far ... + count                | x num_hidden_layers
+       |  x += o_proj(attention(q, cache k, cache v))                |
+       |  norm = post_attention_layernorm(x)                         |
+       |  x += down_proj(silu(gate_proj(norm)) * up_proj(norm))      |
+       |------------------------------------------------------------'
+       | norm                                        RMSNorm
+       | lm_head, of the last position only
+     logits [vocab_size]
+
+   Image tokens are rows of x like any other: the pipeline put them there in place of the embeddings of <image>.
+   A prompt goes through in chunks, as matrix products over many positions; an answer one position at a time. Both are
+   the same code, and give the same bits. */
+#include "smolvlm.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Positions that go through the layers together: enough to make matrix products of it, few enough for the cache. */
+enum { CHUNK = 256 };
+
+struct SvDecoder {
+    const SvModel *model;
+    int threads;
+    size_t capacity, position;
+    float *k_cache, *v_cache;               /* [num_hidden_layers, capacity, num_key_value_heads * head_dim] */
+    float *sine, *cosine;                   /* [capacity, head_dim / 2] */
+    float *norm, *q, *attention, *gate, *up, *scores;
+};
+
+static size_t chunk_of(size_t capacity) { return capacity < CHUNK ? capacity : CHUNK; }
+
+uint64_t sv_decoder_memory(const SvConfig *c, int capacity) {
+    uint64_t t = (uint64_t)capacity, kv = (uint64_t)c->num_key_value_heads * c->head_dim;
+    uint64_t q = (uint64_t)c->num_attention_heads * c->head_dim;
+    return (2 * c->num_hidden_layers * t * kv + t * c->head_dim + 4 * t +
+            chunk_of(t) * ((uint64_t)c->hidden_size + 2 * q + 2 * (uint64_t)c->intermediate_size)) * sizeof(float);
+}
+
+int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **decoder, SvError *error) {
+    const SvConfig *c = &model->config;
+    *decoder = NULL;
+    if (capacity < 1 || (uint32_t)capacity > c->max_position_embeddings)
+        return sv_fail(error, "%s: %d positions asked for, the model's context is %u tokens", model->path, capacity,
+                       c->max_position_embeddings);
+
+    size_t t = (size_t)capacity, chunk = chunk_of(t), half = c->head_dim / 2;
+    size_t kv_dim = (size_t)c->num_key_value_heads * c->head_dim, q_dim = (size_t)c->num_attention_heads * c->head_dim;
+    SvDecoder *d = calloc(1, sizeof *d);
+    if (!d) return sv_fail(error, "%s: out of memory", model->path);
+    d->model = model;
+    d->threads = sv_threads(threads);
+    d->capacity = t;
+    d->k_cache = malloc(c->num_hidden_layers * t * kv_dim * sizeof(float));
+    d->v_cache = malloc(c->num_hidden_layers * t * kv_dim * sizeof(float));
+    d->sine = malloc(t * half * sizeof(float));
+    d->cosine = malloc(t * half * sizeof(float));
+    d->norm = malloc(chunk * c->hidden_size * sizeof(float));
+    d->q = malloc(chunk * (q_dim > c->hidden_size ? q_dim : c->hidden_size) * sizeof(float));
+    d->attention = malloc(chunk * q_dim * sizeof(float));
+    d->gate = malloc(chunk * c->intermediate_size * sizeof(float));
+    d->up = malloc(chunk * c->intermediate_size * sizeof(float));
+    d->scores = malloc(sv_attention_scratch(t, d->threads) * sizeof(float));
+    if (!d->k_cache || !d->v_cache || !d->sine || !d->cosine || !d->norm || !d->q || !d->attention || !d->gate || !d->up ||
+        !d->scores) {
+        sv_decoder_free(d);
+        return sv_fail(error, "%s: out of memory for a context of %d tokens (%llu MB)", model->path, capacity,
+                       (unsigned long long)(sv_decoder_memory(c, capacity) >> 20));
+    }
+
+    /* LlamaRotaryEmbedding: the angle of position p at frequency i, a product of two floats */
+    const float *inv_freq = model->text.inv_freq.data;
+    for (size_t p = 0; p < t; p++)
+        for (size_t i = 0; i < half; i++)
+            sv_sin_cos((float)p * inv_freq[i], &d->sine[p * half + i], &d->cosine[p * half + i]);
+    *decoder = d;
+    return 0;
+}
+
+void sv_decoder_free(SvDecoder *d) {
+    if (!d) return;
+    free(d->k_cache);
+    free(d->v_cache);
+    free(d->sine);
+    free(d->cosine);
+    free(d->norm);
+    free(d->q);
+    free(d->attention);
+    free(d->gate);
+    free(d->up);
+    free(d->scores);
+    free(d);
+}
+
+void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x) {
+    for (size_t i = 0; i < count; i++) sv_row(&model->text.embed_tokens, (size_t)ids[i], x + i * model->config.hidden_size);
+}
+
+/* Rotates each head of x [count, heads * dim]: element i with element i + dim/2, by the angle of its position. */
+static void rope(const SvDecoder *d, float *x, size_t count, size_t heads) {
+    size_t dim = d->model->config.head_dim, half = dim / 2;
+    for (size_t t = 0; t < count; t++) {
+        const float *sine = d->sine + (d->position + t) * half, *cosine = d->cosine + (d->position + t) * half;
+        for (size_t h = 0; h < heads; h++) {
+            float *a = x + (t * heads + h) * dim, *b = a + half;
+            for (size_t i = 0; i < half; i++) {
+                float u = a[i], v = b[i];
+                a[i] = u * cosine[i] - v * sine[i];
+                b[i] = v * cosine[i] + u * sine[i];
+            }
+        }
+    }
+}
+
+/* Up to CHUNK positions through all layers. */
+static void forward_chunk(SvDecoder *d, float *x, size_t count, const SvEvents *events) {
+    const SvConfig *c = &d->model->config;
+    int threads = d->threads;
+    size_t dim = c->hidden_size, heads = c->num_attention_heads, kv_heads = c->num_key_value_heads;
+    size_t kv_dim = kv_heads * c->head_dim, seen = d->position + count;
+
+    for (uint32_t l = 0; l < c->num_hidden_layers; l++) {
+        const SvTextLayer *layer = &d->model->text.layers[l];
+        float *keys = d->k_cache + l * d->capacity * kv_dim, *values = d->v_cache + l * d->capacity * kv_dim;
+        float *k = keys + d->position * kv_dim, *v = values + d->position * kv_dim;
+
+        /* x += o_proj(attention(input_layernorm(x))) */
+        sv_rms_norm(d->norm, x, layer->input_layernorm.data, count, dim, c->rms_norm_eps, threads);
+        sv_matmul(d->q, d->norm, &layer->q_proj, NULL, count, threads);
+        sv_matmul(k, d->norm, &layer->k_proj, NULL, count, threads);
+        sv_matmul(v, d->norm, &layer->v_proj, NULL, count, threads);
+        rope(d, d->q, count, heads);
+        rope(d, k, count, kv_heads);
+        sv_attention(d->attention, d->q, keys, values, count, seen, heads, kv_heads, c->head_dim, true, d->scores, threads);
+        sv_matmul(d->q, d->attention, &layer->o_proj, NULL, count, threads);
+        sv_add(x, d->q, count * dim);
+
+        /* x += down_proj(silu(gate_proj(norm)) * up_proj(norm)) */
+        sv_rms_norm(d->norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps, threads);
+        sv_matmul(d->gate, d->norm, &layer->gate_proj, NULL, count, threads);
+        sv_matmul(d->up, d->norm, &layer->up_proj, NULL, count, threads);
+        sv_silu_mul(d->gate, d->up, count * c->intermediate_size, threads);
+        sv_matmul(d->q, d->gate, &layer->down_proj, NULL, count, threads);
+        sv_add(x, d->q, count * dim);
+        sv_emit(events, "model.text_model.layers.%d", (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
+    }
+    d->position = seen;
+}
+
+int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, const SvEvents *events, SvError *error) {
+    const SvConfig *c = &d->model->config;
+    size_t dim = c->hidden_size;
+    if (count == 0 || count > d->capacity - d->position)
+        return sv_fail(error, "%s: %zu more tokens do not fit: %zu of %zu positions are taken", d->model->path, count,
+                       d->position, d->capacity);
+
+    bool listening = events && events->activation;
+    for (size_t done = 0; done < count;) {
+        size_t chunk = count - done < CHUNK ? count - done : CHUNK;
+        forward_chunk(d, x + done * dim, chunk, events);
+        if (listening) {                                    /* HF normalises every position; an answer needs the last */
+            sv_rms_norm(d->norm, x + done * dim, d->model->text.norm.data, chunk, dim, c->rms_norm_eps, d->threads);
+            sv_emit(events, "model.text_model.norm", 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
+        }
+        done += chunk;
+        if (events && events->progress && count > 1) events->progress(events->user, "prefill", (int)done, (int)count);
+    }
+    if (logits) {
+        sv_rms_norm(d->norm, x + (count - 1) * dim, d->model->text.norm.data, 1, dim, c->rms_norm_eps, d->threads);
+        sv_matmul(logits, d->norm, &d->model->text.lm_head, NULL, 1, d->threads);
+        sv_emit(events, "lm_head", 0, logits, 3, (int[]){ 1, 1, (int)c->vocab_size }, 1);
+    }
+    return 0;
+}

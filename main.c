@@ -1,0 +1,557 @@
+/* main.c: the command line. Everything here goes through smolvlm.h; printing and exit codes are here and nowhere else.
+
+   stdout: the answer (or JSON, ids, information). stderr: progress, one line of timings, errors.
+   Exit code 0; 1: something is wrong with an input, said in one sentence; 2: wrong usage. */
+#if !defined(_WIN32)
+#define _POSIX_C_SOURCE 200809L
+#endif
+#include "smolvlm.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/stat.h>
+#include <unistd.h>
+#define stderr_is_terminal() isatty(2)
+#define make_directory(path) mkdir(path, 0777)
+#elif defined(_WIN32)
+#include <direct.h>
+#define stderr_is_terminal() 0
+#define make_directory(path) _mkdir(path)
+#else
+#define stderr_is_terminal() 0
+#define make_directory(path) ((void)(path), errno = ENOSYS, -1)
+#endif
+
+static const char HELP[] =
+    "smolvlm: ask a small vision-language model about pictures, on the CPU, offline.\n"
+    "\n"
+    "  smolvlm MODEL -i photo.jpg -p \"What is this?\"\n"
+    "  smolvlm MODEL -i before.png -i after.png -p \"What has changed?\" --json\n"
+    "  smolvlm MODEL -i page.png -p \"Read the title.\" -n 20 --longest-edge 1024\n"
+    "  smolvlm MODEL --info\n"
+    "\n"
+    "MODEL is a file made by export.py from a Hugging Face directory.\n"
+    "\n"
+    "  -i, --image FILE       a picture: PNG, JPEG, PNM (- reads stdin); may be repeated\n"
+    "  -p, --prompt TEXT      the question\n"
+    "  -s, --system TEXT      an instruction before the question\n"
+    "  -n, --max-tokens N     end the answer after N tokens (default 256; 0 stops after the prompt is built)\n"
+    "  -t, --temperature T    0 (the default) always takes the likeliest token; 1 samples as the model learnt\n"
+    "      --top-p P          sample among the likeliest tokens that together reach P (default 1: all)\n"
+    "      --top-k K          sample among the K likeliest (default 0: all)\n"
+    "      --seed S           the sampling's random numbers (default 0)\n"
+    "  -j, --threads N        default: all cores (1 without OpenMP)\n"
+    "      --no-split         look only at the whole picture, not at its tiles: faster, less detail\n"
+    "      --longest-edge PX  scale a picture's longer side to PX before it is cut into tiles: fewer tiles, less\n"
+    "                         detail, less time (default: the checkpoint's)\n"
+    "      --json             one JSON object on stdout: text, ids, prompt_ids, finish_reason, timings in seconds,\n"
+    "                         tokens per second\n"
+    "      --dump DIR         write every activation of the prompt as DIR/<Hugging Face module>.npy\n"
+    "      --tiles DIR        write each picture as decoded and its tiles, as DIR/imageK*.ppm\n"
+    "      --tokenize         print the ids of the text on stdin, on one line\n"
+    "      --detokenize       print the text of the ids on stdin\n"
+    "      --info             what the checkpoint holds and the memory it needs; verifies its checksum\n"
+    "  -q, --quiet            no progress and no timings on stderr\n"
+    "  -h, --help\n"
+    "      --version\n"
+    "\n"
+    "The answer goes to stdout, progress and timings to stderr. Exit code 0; 1 if something is wrong with an input\n"
+    "(one sentence says what); 2 for wrong usage.\n";
+
+typedef struct Arguments {
+    const char *model, *prompt, *system, *dump, *tiles;
+    const char **images;
+    int n_images;
+    SvOptions options;
+    bool json, tokenize, detokenize, info, quiet;
+} Arguments;
+
+static int complain(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fputs("smolvlm: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    return 1;
+}
+
+static double now(void) {
+    struct timespec t;
+    timespec_get(&t, TIME_UTC);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ------------------------------------------------------------------------------------------------ arguments */
+
+static bool whole_number(const char *text, long long low, long long high, long long *value) {
+    char *end;
+    errno = 0;
+    *value = strtoll(text, &end, 10);
+    return *text && !*end && errno == 0 && *value >= low && *value <= high;
+}
+
+static bool real_number(const char *text, double low, double high, float *value) {
+    char *end;
+    double number = strtod(text, &end);
+    *value = (float)number;
+    return *text && !*end && number >= low && number <= high;
+}
+
+/* Fills *a from the command line. Returns -1 to go on, or the exit code. */
+static int parse_arguments(int argc, char **argv, Arguments *a) {
+    enum { NONE, IMAGE, PROMPT, SYSTEM, MAX_TOKENS, TEMPERATURE, TOP_P, TOP_K, SEED, THREADS, NO_SPLIT, LONGEST_EDGE,
+           JSON, DUMP, TILES, TOKENIZE, DETOKENIZE, INFO, QUIET, HELP_OPTION, VERSION };
+    static const struct { const char *name, *letter; int id; bool takes_value; } options[] = {
+        { "--image", "-i", IMAGE, true },             { "--prompt", "-p", PROMPT, true },
+        { "--system", "-s", SYSTEM, true },           { "--max-tokens", "-n", MAX_TOKENS, true },
+        { "--temperature", "-t", TEMPERATURE, true }, { "--top-p", "", TOP_P, true },
+        { "--top-k", "", TOP_K, true },               { "--seed", "", SEED, true },
+        { "--threads", "-j", THREADS, true },         { "--no-split", "", NO_SPLIT, false },
+        { "--longest-edge", "", LONGEST_EDGE, true }, { "--json", "", JSON, false },
+        { "--dump", "", DUMP, true },                 { "--tiles", "", TILES, true },
+        { "--tokenize", "", TOKENIZE, false },        { "--detokenize", "", DETOKENIZE, false },
+        { "--info", "", INFO, false },                { "--quiet", "-q", QUIET, false },
+        { "--help", "-h", HELP_OPTION, false },       { "--version", "", VERSION, false },
+    };
+    for (int i = 1; i < argc; i++) {
+        const char *word = argv[i], *value = NULL;
+        size_t o = 0, n = sizeof options / sizeof options[0], length = strcspn(word, "=");
+        if (word[0] != '-' || !word[1]) {
+            if (a->model) return complain("%s: a second model; pictures are given with -i (see --help)", word), 2;
+            a->model = word;
+            continue;
+        }
+        while (o < n && strcmp(word, options[o].letter) != 0 &&
+               !(strlen(options[o].name) == length && strncmp(word, options[o].name, length) == 0)) o++;
+        if (o == n) return complain("%s: no such option (see --help)", word), 2;
+        if (options[o].takes_value) {
+            if (word[length]) value = word + length + 1;
+            else if (i + 1 < argc) value = argv[++i];
+            else return complain("%s: needs a value (see --help)", word), 2;
+        } else if (word[length]) {
+            return complain("%s: takes no value", options[o].name), 2;
+        }
+        long long number = 0;
+        bool ok = true;
+        switch (options[o].id) {
+        case IMAGE: a->images[a->n_images++] = value; break;
+        case PROMPT: a->prompt = value; break;
+        case SYSTEM: a->system = value; break;
+        case MAX_TOKENS: ok = whole_number(value, 0, 1 << 24, &number), a->options.max_tokens = (int)number; break;
+        case TEMPERATURE: ok = real_number(value, 0, 100, &a->options.temperature); break;
+        case TOP_P: ok = real_number(value, 0, 1, &a->options.top_p); break;
+        case TOP_K: ok = whole_number(value, 0, 1 << 24, &number), a->options.top_k = (int)number; break;
+        case SEED: ok = whole_number(value, 0, INT64_MAX, &number), a->options.seed = (uint64_t)number; break;
+        case THREADS: ok = whole_number(value, 1, 1024, &number), a->options.threads = (int)number; break;
+        case NO_SPLIT: a->options.no_split = true; break;
+        case LONGEST_EDGE: ok = whole_number(value, 1, SV_MAX_SIDE, &number), a->options.longest_edge = (int)number; break;
+        case JSON: a->json = true; break;
+        case DUMP: a->dump = value; break;
+        case TILES: a->tiles = value; break;
+        case TOKENIZE: a->tokenize = true; break;
+        case DETOKENIZE: a->detokenize = true; break;
+        case INFO: a->info = true; break;
+        case QUIET: a->quiet = true; break;
+        case HELP_OPTION: fputs(HELP, stdout); return 0;
+        case VERSION: puts("smolvlm " SV_VERSION_STRING); return 0;
+        default: break;
+        }
+        if (!ok) return complain("%s %s: not a number it takes (see --help)", options[o].name, value), 2;
+    }
+    if (!a->model) return complain("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\" (see --help)"), 2;
+    if (!a->prompt && !a->tokenize && !a->detokenize && !a->info)
+        return complain("what is the question? smolvlm MODEL -i photo.jpg -p \"What is this?\" (see --help)"), 2;
+    return -1;
+}
+
+/* ------------------------------------------------------------------------------------------------ files */
+
+/* A file is written under another name and renamed when it is whole. */
+typedef struct Output { FILE *file; char path[1024], temporary[1040]; } Output;
+
+static bool output_open(Output *o, const char *directory, const char *name) {
+    int length = snprintf(o->path, sizeof o->path, "%s/%s", directory, name);
+    if (length < 0 || (size_t)length >= sizeof o->path) return complain("%s: the name is too long", directory), false;
+    snprintf(o->temporary, sizeof o->temporary, "%s.part", o->path);
+    o->file = fopen(o->temporary, "wb+");
+    if (!o->file) complain("%s: %s", o->temporary, strerror(errno));
+    return o->file != NULL;
+}
+
+static bool output_close(Output *o) {
+    bool ok = !ferror(o->file);
+    if (fclose(o->file) != 0) ok = false;
+    o->file = NULL;
+    if (ok && rename(o->temporary, o->path) == 0) return true;
+    complain("%s: could not be written: %s", o->path, strerror(errno));
+    remove(o->temporary);
+    return false;
+}
+
+static bool directory_ready(const char *path) {
+    if (make_directory(path) == 0 || errno == EEXIST) return true;
+    complain("%s: %s", path, strerror(errno));
+    return false;
+}
+
+static bool write_ppm(const char *directory, const char *name, const uint8_t *rgb, int width, int height) {
+    Output o;
+    if (!output_open(&o, directory, name)) return false;
+    fprintf(o.file, "P6\n%d %d\n255\n", width, height);
+    fwrite(rgb, 3, (size_t)width * (size_t)height, o.file);
+    return output_close(&o);
+}
+
+static bool write_tiles(const char *directory, const SvPrompt *prompt) {
+    for (int k = 0; k < prompt->n_pictures; k++) {
+        const SvTiles *t = &prompt->pictures[k];
+        for (int i = 0; i < t->count; i++) {
+            char name[80];
+            if (i == t->count - 1) snprintf(name, sizeof name, "image%d_global.ppm", k);
+            else snprintf(name, sizeof name, "image%d_row%d_col%d.ppm", k, i / t->cols + 1, i % t->cols + 1);
+            if (!write_ppm(directory, name, t->rgb + (size_t)i * 3 * (size_t)t->side * (size_t)t->side, t->side, t->side))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* --dump: one .npy a module. Its pieces arrive in order and are appended; the header, of fixed size, is written again at
+   the end, when the length of the joined axis is known. Numbers are in this machine's byte order, which .npy can say. */
+typedef struct Dump { Output output; char module[96]; int dims, shape[5], axis; } Dump;
+typedef struct Dumps { const char *directory; Dump *list; int count; bool failed; } Dumps;
+
+static void write_npy_header(FILE *f, const char *kind, const int *shape, int dims) {
+    char text[119];
+    const uint16_t one = 1;
+    int n = snprintf(text, sizeof text, "{'descr': '%c%s', 'fortran_order': False, 'shape': (",
+                     *(const uint8_t *)&one ? '<' : '>', kind);
+    for (int i = 0; i < dims; i++) n += snprintf(text + n, sizeof text - (size_t)n, "%d, ", shape[i]);
+    n += snprintf(text + n, sizeof text - (size_t)n, "), }");
+    memset(text + n, ' ', sizeof text - (size_t)n);
+    text[117] = '\n';                                       /* 10 bytes before it: 128 in all */
+    fwrite("\x93NUMPY\x01\x00\x76\x00", 1, 10, f);
+    fwrite(text, 1, 118, f);
+}
+
+static void dump_activation(Dumps *dumps, const SvActivation *a) {
+    if (dumps->failed) return;
+    Dump *d = NULL;
+    for (int i = 0; i < dumps->count && !d; i++)
+        if (strcmp(dumps->list[i].module, a->module) == 0) d = &dumps->list[i];
+    if (!d) {
+        Dump *grown = realloc(dumps->list, ((size_t)dumps->count + 1) * sizeof *grown);
+        if (grown) dumps->list = grown;
+        d = grown ? &grown[dumps->count] : NULL;
+        char name[112];
+        snprintf(name, sizeof name, "%s.npy", a->module);
+        dumps->failed = !d || !output_open(&d->output, dumps->directory, name);
+        if (dumps->failed) return;
+        dumps->count++;
+        snprintf(d->module, sizeof d->module, "%s", a->module);
+        d->dims = a->dims;
+        d->axis = a->axis;
+        memcpy(d->shape, a->shape, sizeof d->shape);
+        d->shape[d->axis] = 0;
+        write_npy_header(d->output.file, "f4", d->shape, d->dims);
+    }
+    size_t size = 1;
+    for (int i = 0; i < a->dims; i++) size *= (size_t)a->shape[i];
+    d->shape[d->axis] += a->shape[a->axis];
+    fwrite(a->data, sizeof(float), size, d->output.file);
+}
+
+/* keep: the answer succeeded, so the files get their names; else they are removed. */
+static bool dump_close(Dumps *dumps, bool keep) {
+    for (int i = 0; i < dumps->count; i++) {
+        Dump *d = &dumps->list[i];
+        if (!keep) {
+            fclose(d->output.file);
+            remove(d->output.temporary);
+            continue;
+        }
+        if (fseek(d->output.file, 0, SEEK_SET) == 0) write_npy_header(d->output.file, "f4", d->shape, d->dims);
+        if (!output_close(&d->output)) dumps->failed = true;
+    }
+    free(dumps->list);
+    return !dumps->failed;
+}
+
+static bool dump_ids(const char *directory, const SvPrompt *prompt) {
+    Output o;
+    if (!output_open(&o, directory, "input_ids.npy")) return false;
+    write_npy_header(o.file, "i4", (int[]){ 1, (int)prompt->n_ids }, 2);
+    fwrite(prompt->ids, sizeof *prompt->ids, prompt->n_ids, o.file);
+    return output_close(&o);
+}
+
+/* All of stdin, zero-terminated; NULL with a complaint if it cannot be held. */
+static char *read_stdin(size_t *size) {
+    char *data = NULL;
+    size_t room = 0;
+    *size = 0;
+    do {
+        if (room - *size < 2) {
+            char *grown = realloc(data, room = 2 * room + 65536);
+            if (!grown) {
+                free(data);
+                complain("-: out of memory for stdin");
+                return NULL;
+            }
+            data = grown;
+        }
+        *size += fread(data + *size, 1, room - *size - 1, stdin);
+    } while (!feof(stdin) && !ferror(stdin));
+    data[*size] = 0;
+    return data;
+}
+
+/* ------------------------------------------------------------------------------------------------ what happens meanwhile */
+
+typedef struct Show { const Arguments *arguments; Dumps dumps; bool terminal, line_open, started; } Show;
+
+/* One line that is written over on a terminal, a line each elsewhere. */
+static void show_progress(void *user, const char *phase, int done, int total) {
+    Show *show = user;
+    if (show->arguments->quiet) return;
+    fprintf(stderr, show->terminal ? "\r%s %d/%d\x1b[K" : "%s %d/%d\n", phase, done, total);
+    show->line_open = show->terminal;
+}
+
+static void end_progress(Show *show) {
+    if (show->line_open) fputs("\r\x1b[K", stderr);
+    show->line_open = false;
+}
+
+/* Streams the answer; white space before its first word is the prompt's end, not the answer's beginning. */
+static bool show_token(void *user, int32_t id, const char *text, size_t size) {
+    Show *show = user;
+    (void)id;
+    end_progress(show);
+    if (show->arguments->json) return false;
+    while (!show->started && size > 0 && strchr(" \n\t\r", *text)) text++, size--;
+    if (size > 0) show->started = true;
+    fwrite(text, 1, size, stdout);
+    fflush(stdout);
+    return ferror(stdout) != 0;
+}
+
+static void show_activation(void *user, const SvActivation *activation) { dump_activation(&((Show *)user)->dumps, activation); }
+
+/* ------------------------------------------------------------------------------------------------ what is printed */
+
+static void print_json_string(const char *text, size_t size) {
+    putchar('"');
+    for (size_t i = 0; i < size; i++) {
+        unsigned char byte = (unsigned char)text[i];
+        if (byte == '"' || byte == '\\') printf("\\%c", byte);
+        else if (byte == '\n') fputs("\\n", stdout);
+        else if (byte < 32 || byte == 127) printf("\\u%04x", byte);
+        else putchar(byte);
+    }
+    putchar('"');
+}
+
+static void print_ids(const int32_t *ids, size_t count, const char *separator) {
+    for (size_t i = 0; i < count; i++) printf("%s%" PRId32, i ? separator : "", ids[i]);
+}
+
+static double rate(double count, double seconds) { return seconds > 0 && count > 0 ? count / seconds : 0; }
+
+/* The first token of an answer comes with the prefill; the others take a decoding step each. */
+static double decode_rate(const SvAnswer *a) { return rate((double)a->n_ids - (a->stopped ? 0 : 1), a->decode_seconds); }
+
+static void print_json(const SvPrompt *prompt, const SvAnswer *a, double load, double image) {
+    fputs("{\"text\": ", stdout);
+    print_json_string(a->text ? a->text : "", a->size);
+    fputs(", \"ids\": [", stdout);
+    print_ids(a->ids, a->n_ids, ", ");
+    fputs("], \"prompt_ids\": [", stdout);
+    print_ids(prompt->ids, prompt->n_ids, ", ");
+    printf("], \"finish_reason\": \"%s\", \"timings\": {\"load\": %.6f, \"image\": %.6f, \"vision\": %.6f, "
+           "\"prefill\": %.6f, \"decode\": %.6f}, \"tokens_per_second\": {\"prefill\": %.3f, \"decode\": %.3f}}\n",
+           a->stopped ? "stop" : "length", load, image, a->vision_seconds, a->prefill_seconds, a->decode_seconds,
+           rate((double)prompt->n_ids, a->prefill_seconds), decode_rate(a));
+}
+
+static void print_timings(const SvPrompt *prompt, const SvAnswer *a, double load, double image) {
+    fprintf(stderr, "load %.2f s, image %.2f s, vision %.2f s (%d tile%s), prefill %.2f s (%zu tokens, %.1f/s), "
+            "decode %.2f s (%zu tokens, %.1f/s)\n", load, image, a->vision_seconds, prompt->n_tiles,
+            prompt->n_tiles == 1 ? "" : "s", a->prefill_seconds, prompt->n_ids,
+            rate((double)prompt->n_ids, a->prefill_seconds), a->decode_seconds, a->n_ids, decode_rate(a));
+}
+
+static int print_info(const SvModel *m) {
+    const SvConfig *c = &m->config;
+    SvError error;
+    if (sv_verify(m, &error) != 0) return complain("%s", error.text);
+    printf("%s: %.*s, %.1f MB, checksum ok\n", m->path, (int)c->name.size, c->name.data, (double)m->file_size / 1e6);
+    if (c->vision_num_hidden_layers) {
+        uint32_t side = c->image_size / c->patch_size;
+        printf("vision   %u layers, width %u, %u heads of %u, MLP %u\n", c->vision_num_hidden_layers, c->vision_hidden_size,
+               c->vision_num_attention_heads, c->vision_hidden_size / c->vision_num_attention_heads, c->vision_intermediate_size);
+        printf("tiles    %u x %u pixels, %u x %u patches of %u, %d image tokens; longest edge %u%s\n", c->image_size,
+               c->image_size, side, side, c->patch_size, sv_image_tokens(c), c->longest_edge,
+               c->do_image_splitting ? "" : ", not split");
+    } else {
+        puts("vision   none: a text-only model");
+    }
+    printf("text     %u layers, width %u, %u heads (%u for keys and values) of %u, MLP %u\n", c->num_hidden_layers,
+           c->hidden_size, c->num_attention_heads, c->num_key_value_heads, c->head_dim, c->intermediate_size);
+    printf("tokens   %u in the vocabulary, context %u, rope theta %g, lm_head %s\n", c->vocab_size,
+           c->max_position_embeddings, (double)c->rope_theta, c->tie_word_embeddings ? "tied to embed_tokens" : "its own");
+    uint64_t total = 0;
+    for (uint32_t format = 0; format < 4; format++) {
+        uint64_t tensors = 0, numbers = 0, bytes = 0;
+        for (uint32_t i = 0; i < m->n_entries; i++) {
+            const SvEntry *e = &m->entries[i];
+            if (e->format != format) continue;
+            tensors++;
+            numbers += (uint64_t)e->rows * e->cols;
+            bytes += e->size;
+        }
+        total += numbers;
+        if (tensors) printf("%-8s %" PRIu64 " tensors, %" PRIu64 " numbers, %.1f MB\n", sv_format_name(format), tensors,
+                            numbers, (double)bytes / 1e6);
+    }
+    printf("weights  %" PRIu64 " numbers\n", total);
+    int positions = c->max_position_embeddings < 1000 ? (int)c->max_position_embeddings : 1000;
+    int tiles = c->vision_num_hidden_layers ? 1 : 0;
+    printf("memory   the file, and for %d tokens%s %.1f MB; for the whole context %.1f MB\n", positions,
+           tiles ? " and a tile" : "", (double)sv_memory_needed(m, positions, tiles) / 1e6,
+           (double)sv_memory_needed(m, (int)c->max_position_embeddings, tiles) / 1e6);
+    return 0;
+}
+
+/* ------------------------------------------------------------------------------------------------ the three uses */
+
+static int tokenize(const SvModel *m) {
+    SvError error;
+    size_t size, count;
+    int32_t *ids;
+    char *text = read_stdin(&size);
+    if (!text) return 1;
+    int result = sv_tokenize(m->tokenizer, text, size, &ids, &count, &error);
+    free(text);
+    if (result != 0) return complain("%s", error.text);
+    print_ids(ids, count, " ");
+    putchar('\n');
+    free(ids);
+    return 0;
+}
+
+static int detokenize(const SvModel *m) {
+    SvError error;
+    size_t size, count = 0, out_size;
+    char *text = read_stdin(&size), *at = text, *out;
+    if (!text) return 1;
+    int32_t *ids = malloc((size / 2 + 1) * sizeof *ids);
+    int result = ids ? 0 : complain("-: out of memory");
+    while (result == 0 && at[strspn(at, " \t\r\n,[]")]) {
+        char *end;
+        at += strspn(at, " \t\r\n,[]");
+        long long id = strtoll(at, &end, 10);
+        if (end == at || id < 0 || id >= (long long)m->config.vocab_size)
+            result = complain("-: '%.*s' is not a token id of this model", (int)strcspn(at, " \t\r\n,[]") % 40, at);
+        else ids[count++] = (int32_t)id;
+        at = end;
+    }
+    if (result == 0 && sv_detokenize(m->tokenizer, ids, count, &out, &out_size, &error) != 0) result = complain("%s", error.text);
+    if (result == 0) {
+        fwrite(out, 1, out_size, stdout);
+        free(out);
+    }
+    free(ids);
+    free(text);
+    return result;
+}
+
+static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
+    SvError error;
+    SvPrompt prompt = { 0 };
+    SvAnswer result = { 0 };
+    Show show = { .arguments = a, .dumps = { .directory = a->dump }, .terminal = stderr_is_terminal() };
+    SvEvents events = { &show, show_progress, show_token, a->dump ? show_activation : NULL };
+    SvImage *images = calloc((size_t)a->n_images + 1, sizeof *images);
+    SvContent *contents = calloc((size_t)a->n_images + 1, sizeof *contents);
+    int code = 1;
+    if (!images || !contents) {
+        complain("out of memory");
+        goto done;
+    }
+    if ((a->dump && !directory_ready(a->dump)) || (a->tiles && !directory_ready(a->tiles))) goto done;
+
+    double start = now();
+    for (int i = 0; i < a->n_images; i++) {
+        char name[48];
+        if (sv_image_read(a->images[i], &images[i], &error) != 0) goto failed;
+        contents[i].image = &images[i];
+        snprintf(name, sizeof name, "image%d.ppm", i);
+        if (a->tiles && !write_ppm(a->tiles, name, images[i].rgb, images[i].width, images[i].height)) goto done;
+    }
+    contents[a->n_images].text = a->prompt;
+    SvMessage messages[2] = { { "system", &(SvContent){ a->system, NULL }, 1 }, { "user", contents, a->n_images + 1 } };
+    if (!a->prompt[strspn(a->prompt, " \t\r\n")]) {
+        complain("-p: the prompt is empty");
+        goto done;
+    }
+    if (sv_prompt(m, a->system ? messages : messages + 1, a->system ? 2 : 1, &a->options, &prompt, &error) != 0) goto failed;
+    for (int i = 0; i < a->n_images; i++) sv_image_free(&images[i]);
+    double image_seconds = now() - start;
+
+    if (a->tiles && !write_tiles(a->tiles, &prompt)) goto done;
+    if (a->dump && !dump_ids(a->dump, &prompt)) goto done;
+    if (a->options.max_tokens > 0 && sv_generate(m, &prompt, &a->options, &events, &result, &error) != 0) {
+        end_progress(&show);
+        dump_close(&show.dumps, false);
+        goto failed;
+    }
+    end_progress(&show);
+    if (!dump_close(&show.dumps, true)) goto done;
+    if (a->json) print_json(&prompt, &result, load_seconds, image_seconds);
+    else if (a->options.max_tokens > 0) putchar('\n');
+    if (!a->quiet) print_timings(&prompt, &result, load_seconds, image_seconds);
+    code = 0;
+    goto done;
+
+failed:
+    complain("%s", error.text);
+done:
+    for (int i = 0; images && i < a->n_images; i++) sv_image_free(&images[i]);
+    free(images);
+    free(contents);
+    sv_prompt_free(&prompt);
+    sv_answer_free(&result);
+    return code;
+}
+
+int main(int argc, char **argv) {
+    Arguments a = { .options = sv_default_options() };
+    a.images = calloc((size_t)argc + 1, sizeof *a.images);
+    if (!a.images) return complain("out of memory");
+    int code = parse_arguments(argc, argv, &a);
+    if (code < 0) {
+        SvError error;
+        SvModel *model;
+        double start = now();
+        if (sv_open(a.model, &model, &error) != 0) {
+            code = complain("%s", error.text);
+        } else {
+            double load = now() - start;
+            code = a.info ? print_info(model) : a.tokenize ? tokenize(model) : a.detokenize ? detokenize(model)
+                 : answer(&a, model, load);
+            sv_close(model);
+        }
+    }
+    if ((fflush(stdout) != 0 || ferror(stdout)) && code == 0) code = complain("stdout: could not be written");
+    free(a.images);
+    return code;
+}

@@ -1,0 +1,394 @@
+/* smolvlm.h: SmolVLM2 in plain C, the public interface and the checkpoint format.
+
+   A picture flows through the files in this order:
+
+     image.c      picture file -> RGB pixels -> tiles          SmolVLMImageProcessor (the PIL one)
+     smolvlm.c    conversation -> prompt text                  SmolVLMProcessor, chat template
+     tokenizer.c  prompt text -> token ids, and back           tokenizers: byte-level BPE
+     vision.c     tiles -> image tokens                        SmolVLMVisionTransformer, SmolVLMConnector
+     decoder.c    embeddings -> logits                         LlamaModel, lm_head
+     smolvlm.c    logits -> next token -> answer               generate()
+     quant.c      the arithmetic under all of it               matrix products, softmax, norms, exp
+
+   Conventions. Nothing here prints, exits, or keeps global state. A function that can fail returns 0, or -1 with a
+   sentence in *error that names the file and what is wrong (error may be NULL). Whatever a function allocates for the
+   caller has a matching sv_..._free, which accepts a zeroed struct. A model is read-only once open, so any number of
+   threads may share it; an SvDecoder belongs to one thread at a time. Shapes are row-major, [rows, cols]. */
+#ifndef SMOLVLM_H
+#define SMOLVLM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SV_VERSION_STRING "0.1.0"
+
+typedef struct SvError { char text[640]; } SvError;
+
+/* Writes the sentence and returns -1, so that "return sv_fail(error, ...)" is how every function here fails. */
+int sv_fail(SvError *error, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
+
+/* ------------------------------------------------------------------------------------------------ the checkpoint file
+
+   One flat file that holds everything: written by export.py, mapped into memory by sv_open. All numbers are
+   little-endian; STR is a u32 length and that many bytes; nothing is aligned but the weights.
+
+     offset  0  char[8]  magic "SMOLVLM\n"
+             8  u32      version: SV_FILE_VERSION
+            12  u32      metadata_crc: CRC-32 (zlib's) of the bytes 16 .. data_offset
+            16  u64      data_offset, a multiple of 64
+            24  u64      file_size
+            32  u32      weights_crc: CRC-32 of the bytes data_offset .. file_size
+            36  u32      n_tensors
+            40  config   the fields of SV_CONFIG below, in that order
+                tensors  n_tensors x { STR name, u32 format, u32 rows, u32 cols, u64 offset, u64 size }
+                         offset from the start of the file, a multiple of 64; size in bytes
+                tokenizer:
+                  u32      n_ids, then n_ids x STR: the bytes an id stands for (empty: an id without a token)
+                  u32[256] the id of each single byte, 0xffffffff where the vocabulary has none
+                  u32      n_merges, then n_merges x { u32 left, right, merged }, by rank
+                  u32      n_added, then n_added x { u32 id, STR content }: cut out of a text before all else
+                  u32      single_digits: 1 if every digit (\p{N}) stands alone before the GPT-2 pattern splits
+                zeros up to data_offset, then the weights, each tensor followed by zeros up to the next multiple of 64
+
+   export.py reads the lists below out of this header, so that the layout is stated only here: keep one entry a line. */
+
+#define SV_FILE_MAGIC   "SMOLVLM\n"
+#define SV_FILE_VERSION 1
+
+/* How a tensor's numbers are stored, row by row. Vectors, position_embedding and inv_freq are always f32.
+   SV_Q8 and SV_Q4 have their numbers reserved and are not written yet. */
+enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
+
+/* Every dimension and setting, by the name it has in config.json, preprocessor_config.json or the tokenizer's files;
+   "vision_" is put before what both halves of the model have. U32 and F32 take 4 bytes, F64 8; F3 is three F32, one a
+   colour channel; IDS a u32 count and that many u32. A text-only model has vision_num_hidden_layers = 0. */
+#define SV_CONFIG(U32, F32, F64, F3, IDS, STR)                                                                         \
+    STR(name)                        /* the exported directory's name, for people                                   */ \
+    U32(image_size)                  /* a tile's side in pixels                                                     */ \
+    U32(patch_size)                                                                                                    \
+    U32(vision_hidden_size)                                                                                            \
+    U32(vision_intermediate_size)                                                                                      \
+    U32(vision_num_hidden_layers)                                                                                      \
+    U32(vision_num_attention_heads)                                                                                    \
+    F32(layer_norm_eps)                                                                                                \
+    U32(scale_factor)                /* pixel shuffle: scale_factor^2 patches make one image token                  */ \
+    U32(hidden_size)                                                                                                   \
+    U32(intermediate_size)                                                                                             \
+    U32(num_hidden_layers)                                                                                             \
+    U32(num_attention_heads)                                                                                           \
+    U32(num_key_value_heads)                                                                                           \
+    U32(head_dim)                                                                                                      \
+    U32(vocab_size)                                                                                                    \
+    U32(max_position_embeddings)                                                                                       \
+    U32(tie_word_embeddings)         /* 1: lm_head is embed_tokens, and has no tensor of its own                    */ \
+    F32(rms_norm_eps)                                                                                                  \
+    F32(rope_theta)                  /* for people; the decoder reads the inv_freq tensor                           */ \
+    U32(do_image_splitting)                                                                                            \
+    U32(longest_edge)                /* a picture's longer side before it is cut into tiles                         */ \
+    F64(rescale_factor)                                                                                                \
+    F3(image_mean)                                                                                                     \
+    F3(image_std)                                                                                                      \
+    U32(image_token_id)                                                                                                \
+    STR(image_token)                                                                                                   \
+    STR(fake_image_token)                                                                                              \
+    STR(global_image_token)                                                                                            \
+    IDS(eos_token_id)                /* any of these ends an answer                                                 */ \
+    STR(chat_begin)                  /* the chat template, as text: once, at the start                              */ \
+    STR(chat_default_system)         /* put there when the first message is not the system's; may be empty          */ \
+    STR(chat_role_prefix)            /* before each role                                                            */ \
+    U32(chat_role_capitalize)        /* "user" becomes "User"                                                       */ \
+    STR(chat_role_suffix)            /* after each role, if the message begins with text                            */ \
+    STR(chat_role_suffix_image)      /* ... if it begins with a picture                                             */ \
+    STR(chat_message_end)                                                                                              \
+    STR(chat_generation_prompt)      /* what the answer continues                                                   */
+
+/* Every tensor: its field in the structs below, its name in the file (HF's name; %d is the layer), rows, cols. */
+#define SV_VISION_TENSORS(T)                                                                                           \
+    T(patch_embedding_weight,  "model.vision_model.embeddings.patch_embedding.weight",  c->vision_hidden_size, 3 * c->patch_size * c->patch_size) \
+    T(patch_embedding_bias,    "model.vision_model.embeddings.patch_embedding.bias",    1, c->vision_hidden_size)      \
+    T(position_embedding,      "model.vision_model.embeddings.position_embedding.weight", (c->image_size / c->patch_size) * (c->image_size / c->patch_size), c->vision_hidden_size) \
+    T(post_layernorm_weight,   "model.vision_model.post_layernorm.weight",              1, c->vision_hidden_size)      \
+    T(post_layernorm_bias,     "model.vision_model.post_layernorm.bias",                1, c->vision_hidden_size)      \
+    T(modality_projection,     "model.connector.modality_projection.proj.weight",       c->hidden_size, c->vision_hidden_size * c->scale_factor * c->scale_factor)
+
+#define SV_VISION_LAYER_TENSORS(T)                                                                                     \
+    T(layer_norm1_weight, "model.vision_model.encoder.layers.%d.layer_norm1.weight",       1, c->vision_hidden_size)   \
+    T(layer_norm1_bias,   "model.vision_model.encoder.layers.%d.layer_norm1.bias",         1, c->vision_hidden_size)   \
+    T(q_proj_weight,      "model.vision_model.encoder.layers.%d.self_attn.q_proj.weight",  c->vision_hidden_size, c->vision_hidden_size) \
+    T(q_proj_bias,        "model.vision_model.encoder.layers.%d.self_attn.q_proj.bias",    1, c->vision_hidden_size)   \
+    T(k_proj_weight,      "model.vision_model.encoder.layers.%d.self_attn.k_proj.weight",  c->vision_hidden_size, c->vision_hidden_size) \
+    T(k_proj_bias,        "model.vision_model.encoder.layers.%d.self_attn.k_proj.bias",    1, c->vision_hidden_size)   \
+    T(v_proj_weight,      "model.vision_model.encoder.layers.%d.self_attn.v_proj.weight",  c->vision_hidden_size, c->vision_hidden_size) \
+    T(v_proj_bias,        "model.vision_model.encoder.layers.%d.self_attn.v_proj.bias",    1, c->vision_hidden_size)   \
+    T(out_proj_weight,    "model.vision_model.encoder.layers.%d.self_attn.out_proj.weight", c->vision_hidden_size, c->vision_hidden_size) \
+    T(out_proj_bias,      "model.vision_model.encoder.layers.%d.self_attn.out_proj.bias",  1, c->vision_hidden_size)   \
+    T(layer_norm2_weight, "model.vision_model.encoder.layers.%d.layer_norm2.weight",       1, c->vision_hidden_size)   \
+    T(layer_norm2_bias,   "model.vision_model.encoder.layers.%d.layer_norm2.bias",         1, c->vision_hidden_size)   \
+    T(fc1_weight,         "model.vision_model.encoder.layers.%d.mlp.fc1.weight",           c->vision_intermediate_size, c->vision_hidden_size) \
+    T(fc1_bias,           "model.vision_model.encoder.layers.%d.mlp.fc1.bias",             1, c->vision_intermediate_size) \
+    T(fc2_weight,         "model.vision_model.encoder.layers.%d.mlp.fc2.weight",           c->vision_hidden_size, c->vision_intermediate_size) \
+    T(fc2_bias,           "model.vision_model.encoder.layers.%d.mlp.fc2.bias",             1, c->vision_hidden_size)
+
+#define SV_TEXT_TENSORS(T)                                                                                             \
+    T(embed_tokens, "model.text_model.embed_tokens.weight",        c->vocab_size, c->hidden_size)                      \
+    T(inv_freq,     "model.text_model.rotary_emb.inv_freq",        1, c->head_dim / 2)                                 \
+    T(norm,         "model.text_model.norm.weight",                1, c->hidden_size)                                  \
+    T(lm_head,      "lm_head.weight",                              c->vocab_size, c->hidden_size)
+
+#define SV_TEXT_LAYER_TENSORS(T)                                                                                       \
+    T(input_layernorm, "model.text_model.layers.%d.input_layernorm.weight",  1, c->hidden_size)                        \
+    T(q_proj,    "model.text_model.layers.%d.self_attn.q_proj.weight",  c->num_attention_heads * c->head_dim, c->hidden_size) \
+    T(k_proj,    "model.text_model.layers.%d.self_attn.k_proj.weight",  c->num_key_value_heads * c->head_dim, c->hidden_size) \
+    T(v_proj,    "model.text_model.layers.%d.self_attn.v_proj.weight",  c->num_key_value_heads * c->head_dim, c->hidden_size) \
+    T(o_proj,    "model.text_model.layers.%d.self_attn.o_proj.weight",  c->hidden_size, c->num_attention_heads * c->head_dim) \
+    T(post_attention_layernorm, "model.text_model.layers.%d.post_attention_layernorm.weight", 1, c->hidden_size)       \
+    T(gate_proj, "model.text_model.layers.%d.mlp.gate_proj.weight",     c->intermediate_size, c->hidden_size)          \
+    T(up_proj,   "model.text_model.layers.%d.mlp.up_proj.weight",       c->intermediate_size, c->hidden_size)          \
+    T(down_proj, "model.text_model.layers.%d.mlp.down_proj.weight",     c->hidden_size, c->intermediate_size)
+
+/* ------------------------------------------------------------------------------------------------ the model in memory */
+
+typedef struct SvString { const char *data; size_t size; } SvString;    /* bytes in the mapped file, not terminated */
+typedef struct SvIds { uint32_t count, id[16]; } SvIds;
+
+#define SV_U32(field) uint32_t field;
+#define SV_FLOAT(field) float field;
+#define SV_F64(field) double field;
+#define SV_F3(field) float field[3];
+#define SV_IDS(field) SvIds field;
+#define SV_STR(field) SvString field;
+typedef struct SvConfig { SV_CONFIG(SV_U32, SV_FLOAT, SV_F64, SV_F3, SV_IDS, SV_STR) } SvConfig;
+
+typedef struct SvTensor { const void *data; uint32_t format, rows, cols; } SvTensor;
+
+#define SV_TENSOR(field, name, rows, cols) SvTensor field;
+typedef struct SvVisionLayer { SV_VISION_LAYER_TENSORS(SV_TENSOR) } SvVisionLayer;
+typedef struct SvVision { SV_VISION_TENSORS(SV_TENSOR) SvVisionLayer *layers; } SvVision;
+typedef struct SvTextLayer { SV_TEXT_LAYER_TENSORS(SV_TENSOR) } SvTextLayer;
+typedef struct SvText { SV_TEXT_TENSORS(SV_TENSOR) SvTextLayer *layers; } SvText;
+
+/* ------------------------------------------------------------------------------------------------ pictures (image.c) */
+
+typedef struct SvImage { int width, height; uint8_t *rgb; } SvImage;    /* rgb: [height, width, 3] */
+
+/* A picture as the model sees it: rows x cols tiles, row by row, then the global one; count = rows * cols + 1.
+   An unsplit picture has rows = cols = 0 and count = 1. rgb: [count, side, side, 3] */
+typedef struct SvTiles { int rows, cols, count, side; uint8_t *rgb; } SvTiles;
+
+/* What a picture may measure: JPEG's own limit a side, and in all the number of pixels at which Pillow refuses. */
+#define SV_MAX_SIDE   65535
+#define SV_MAX_PIXELS 178956970
+
+/* Reads a PNG, JPEG or PNM file ("-": standard input) as Image.open, ImageOps.exif_transpose, convert("RGB") would,
+   to the bit. The caller frees *image. */
+int sv_image_read(const char *path, SvImage *image, SvError *error);
+
+/* The same from memory; name stands for the file in the error's sentence. */
+int sv_image_decode(const void *data, size_t size, const char *name, SvImage *image, SvError *error);
+
+/* Pillow's Image.resize((width, height), LANCZOS), to the bit. The caller frees *out. */
+int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, SvError *error);
+
+/* SmolVLMImageProcessorPil without the normalisation: the longest edge to longest_edge pixels, then cut into tiles of
+   side x side and the global picture, or (split false) only the global one. The caller frees *tiles. */
+int sv_image_split(const SvImage *image, int longest_edge, int side, bool split, SvTiles *tiles, SvError *error);
+
+void sv_image_free(SvImage *image);
+void sv_tiles_free(SvTiles *tiles);
+
+/* CRC-32 as zlib's crc32(crc, data, size): start with 0, feed in pieces. PNG's and the checkpoint's checksum. */
+uint32_t sv_crc32(uint32_t crc, const void *data, size_t size);
+
+/* ------------------------------------------------------------------------------------------------ tokens (tokenizer.c) */
+
+typedef struct SvTokenizer SvTokenizer;
+
+/* Reads the tokenizer part of a checkpoint from data and sets *used to its length. The strings stay in data, which
+   must outlive the tokenizer; the rest is allocated. Every length and id is checked. Ids must be below vocab_size. */
+int sv_tokenizer_load(const uint8_t *data, size_t size, uint32_t vocab_size, size_t *used,
+                      SvTokenizer **tokenizer, SvError *error);
+void sv_tokenizer_free(SvTokenizer *tokenizer);
+
+/* Text (any bytes; what is not UTF-8 counts as U+FFFD, as Python's errors="replace" would) to ids, added tokens
+   included, none put in front. The caller frees *ids. */
+int sv_tokenize(const SvTokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count, SvError *error);
+
+/* The bytes one id stands for; *size 0 for an id out of range or without a token. They live as long as the tokenizer. */
+const char *sv_token_bytes(const SvTokenizer *tokenizer, int32_t id, size_t *size);
+
+/* Bytes in, whole UTF-8 characters out: what a stream of tokens is read through. Feed writes what is complete to out
+   (at most 3 * (size + 4) bytes), each invalid sequence as U+FFFD, and keeps an unfinished character for the next call;
+   the last call says end, and the unfinished one becomes U+FFFD. Returns the number of bytes written. */
+typedef struct SvUtf8 { uint8_t kept[4]; int count; } SvUtf8;
+size_t sv_utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char *out);
+
+/* Ids to text, as tokenizer.decode(ids): valid UTF-8, zero-terminated. The caller frees *text. */
+int sv_detokenize(const SvTokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size, SvError *error);
+
+/* ------------------------------------------------------------------------------------------------ the model (smolvlm.c) */
+
+typedef struct SvEntry { SvString name; uint32_t format, rows, cols; uint64_t offset, size; } SvEntry;
+
+typedef struct SvModel {
+    SvConfig config;
+    SvVision vision;                    /* layers = NULL in a text-only model */
+    SvText text;
+    SvTokenizer *tokenizer;
+    SvEntry *entries;                   /* the tensor table, for those who list it */
+    uint32_t n_entries, weights_crc;
+    char *path;
+    uint8_t *file;                      /* the whole checkpoint: mapped and shared, or read where there is no mmap */
+    size_t file_size, data_offset;
+    bool mapped;
+} SvModel;
+
+/* Opens a checkpoint: maps it, checks every length, offset and dimension, and that the metadata's checksum holds. Files
+   up to SV_VERIFY_SIZE have their weights' checksum verified too: for a larger one that would take longer than an
+   answer, so there it is the caller's choice (sv_verify). Close it with sv_close. */
+#define SV_VERIFY_SIZE (64u << 20)
+int sv_open(const char *path, SvModel **model, SvError *error);
+
+/* Reads the whole file and compares the weights' checksum. */
+int sv_verify(const SvModel *model, SvError *error);
+void sv_close(SvModel *model);
+
+const char *sv_format_name(uint32_t format);                          /* "f32", "bf16", ... */
+uint64_t sv_tensor_bytes(uint32_t format, uint64_t rows, uint64_t cols);
+int sv_image_tokens(const SvConfig *config);                          /* image tokens a tile becomes */
+
+/* Bytes that an answer allocates beside the mapped file: the key/value cache for `positions`, the image features and
+   the buffers of the vision tower for `tiles`. */
+uint64_t sv_memory_needed(const SvModel *model, int positions, int tiles);
+
+/* What happens on the way, told to whoever wants to know; every function may be NULL.
+
+   progress    phase is "tile" or "prefill", done of total (pieces: tiles or prompt tokens)
+   token       one more token of the answer; text is the characters that became complete with it (maybe none; not
+               terminated). Not called for the end token. Return true to stop there.
+   activation  one module's output: data is a piece of a tensor, of this shape; the pieces of a module come in order and
+               are joined along axis. The names and the joined shapes are those of the HF modules' outputs. */
+typedef struct SvActivation { const char *module; const float *data; int dims, shape[5], axis; } SvActivation;
+typedef struct SvEvents {
+    void *user;
+    void (*progress)(void *user, const char *phase, int done, int total);
+    bool (*token)(void *user, int32_t id, const char *text, size_t size);
+    void (*activation)(void *user, const SvActivation *activation);
+} SvEvents;
+
+/* How the forward passes report an activation, if anybody listens; %d in module is the layer. */
+void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape, int axis);
+
+/* ------------------------------------------------------------------------------------- conversation to answer (smolvlm.c) */
+
+/* A conversation: messages with a role ("system", "user", "assistant") and contents, each a text or a picture. */
+typedef struct SvContent { const char *text; const SvImage *image; } SvContent;
+typedef struct SvMessage { const char *role; const SvContent *content; int count; } SvMessage;
+
+typedef struct SvOptions {
+    int threads;                /* 0: as many as there are cores (1 without OpenMP) */
+    int max_tokens;             /* the answer's limit */
+    float temperature;          /* 0: greedy, always the likeliest token */
+    int top_k;                  /* sample among the k likeliest; 0: all */
+    float top_p;                /* ... among the likeliest that together reach p; 1: all */
+    uint64_t seed;
+    bool no_split;              /* only the global picture */
+    int longest_edge;           /* 0: the checkpoint's */
+} SvOptions;
+SvOptions sv_default_options(void);
+
+typedef struct SvPrompt {
+    char *text;                 /* as rendered, pictures expanded */
+    int32_t *ids;
+    size_t n_ids;
+    SvTiles *pictures;          /* in the order of their <image> tokens; their rgb point into tiles */
+    int n_pictures, n_tiles;
+    uint8_t *tiles;             /* all pictures' tiles, [n_tiles, image_size, image_size, 3] */
+    double seconds;             /* cutting the pictures and tokenizing */
+} SvPrompt;
+
+/* Renders the conversation as the checkpoint's chat template does, cuts the pictures, expands each into its tokens, and
+   tokenizes the whole (SmolVLMProcessor.__call__). Fails if the text itself contains the image token. */
+int sv_prompt(const SvModel *model, const SvMessage *messages, int count, const SvOptions *options,
+              SvPrompt *prompt, SvError *error);
+void sv_prompt_free(SvPrompt *prompt);
+
+typedef struct SvAnswer {
+    char *text;                 /* tokenizer.decode(ids) */
+    size_t size;
+    int32_t *ids;               /* without the end token */
+    size_t n_ids;
+    bool stopped;               /* ended by an end token (or by the token event); else by max_tokens or the context */
+    double vision_seconds, prefill_seconds, decode_seconds;
+} SvAnswer;
+
+/* generate(): vision tower, prefill, then token after token. The caller frees *answer. */
+int sv_generate(const SvModel *model, const SvPrompt *prompt, const SvOptions *options, const SvEvents *events,
+                SvAnswer *answer, SvError *error);
+void sv_answer_free(SvAnswer *answer);
+
+/* ------------------------------------------------------------------------------------------ the vision tower (vision.c) */
+
+/* tiles [count, image_size, image_size, 3] bytes -> features [count, sv_image_tokens, hidden_size] */
+int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads, float *features,
+              const SvEvents *events, SvError *error);
+uint64_t sv_vision_memory(const SvConfig *config, int tiles);
+
+/* ---------------------------------------------------------------------------------------------- the decoder (decoder.c) */
+
+typedef struct SvDecoder SvDecoder;
+
+/* A decoder with room for `capacity` positions, at position 0. */
+int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **decoder, SvError *error);
+void sv_decoder_free(SvDecoder *decoder);
+uint64_t sv_decoder_memory(const SvConfig *config, int capacity);
+
+/* ids [count] -> x [count, hidden_size]: embed_tokens. */
+void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x);
+
+/* Runs `count` more positions, x [count, hidden_size], through the layers; x is used as the residual stream and
+   overwritten. Writes the last position's logits [vocab_size] unless logits is NULL. Fails only past the capacity. */
+int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits, const SvEvents *events, SvError *error);
+
+/* -------------------------------------------------------------------------------------------------- arithmetic (quant.c)
+
+   Sums are taken in one fixed order whatever the machine: 16 running sums, then a tree. So a result does not depend on
+   the number of threads, on the number of rows computed together, or on how wide the vectors are. */
+
+/* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: none). */
+void sv_matmul(float *out, const float *x, const SvTensor *w, const float *bias, size_t n, int threads);
+
+/* Row `row` of w as floats. */
+void sv_row(const SvTensor *w, size_t row, float *out);
+
+/* Attention for n_q queries over n_k keys, all heads: out and q [n_q, heads * dim], k and v [n_k, kv_heads * dim]; query
+   head h reads kv head h / (heads / kv_heads). causal: query i sees the keys 0 .. n_k - n_q + i. scores: room for
+   sv_attention_scratch floats. */
+void sv_attention(float *out, const float *q, const float *k, const float *v, size_t n_q, size_t n_k,
+                  size_t heads, size_t kv_heads, size_t dim, bool causal, float *scores, int threads);
+size_t sv_attention_scratch(size_t n_k, int threads);
+
+/* Norms over each of n rows of `size`; out may be x. */
+void sv_layer_norm(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size, float eps, int threads);
+void sv_rms_norm(float *out, const float *x, const float *weight, size_t n, size_t size, float eps, int threads);
+
+void sv_softmax(float *x, size_t n);
+void sv_gelu_tanh(float *x, size_t n, int threads);                       /* gelu_pytorch_tanh */
+void sv_silu_mul(float *gate, const float *up, size_t n, int threads);    /* gate = silu(gate) * up */
+void sv_add(float *x, const float *y, size_t n);                          /* x += y */
+float sv_exp(float x);
+void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| < 1e6 */
+int sv_threads(int wanted);                                               /* 0: all there are */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

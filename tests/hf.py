@@ -1,0 +1,80 @@
+"""The Hugging Face reference, as the tests run it: model, processor, one conversation.
+
+AutoProcessor refuses to load SmolVLM without torchvision, for its video processor; still pictures need none of it. The
+PIL image processor (true LANCZOS, the one the released models were trained with) is the reference for every pixel.
+"""
+import json
+import os
+
+import torch
+from PIL import Image, ImageOps
+from transformers import AutoModelForCausalLM, AutoTokenizer, Idefics3ForConditionalGeneration, Idefics3Processor
+from transformers import SmolVLMForConditionalGeneration, SmolVLMProcessor
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+
+class _NoVideo:
+    num_frames, fps, model_input_names = 64, 1, []
+
+
+class _Processor(SmolVLMProcessor):
+    def check_argument_for_proper_class(self, *args):
+        return None
+
+
+def read_json(directory, name):
+    with open(os.path.join(directory, name), encoding="utf-8") as f:
+        return json.load(f)
+
+
+def load_processor(directory):
+    """The processor of a SmolVLM or Idefics3 directory; a tokenizer for a text-only one."""
+    architecture = read_json(directory, "config.json")["architectures"][0]
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    if not architecture.endswith("ForConditionalGeneration"):
+        return tokenizer
+    length = read_json(directory, "processor_config.json")["image_seq_len"]
+    if os.path.exists(os.path.join(directory, "chat_template.jinja")):
+        with open(os.path.join(directory, "chat_template.jinja"), encoding="utf-8") as f:
+            template = f.read()
+    else:
+        template = read_json(directory, "chat_template.json")["chat_template"]
+    if architecture.startswith("Idefics3"):
+        images = Idefics3ImageProcessorPil.from_pretrained(directory)
+        return Idefics3Processor(images, tokenizer, image_seq_len=length, chat_template=template)
+    images = SmolVLMImageProcessorPil.from_pretrained(directory)
+    return _Processor(images, tokenizer, _NoVideo(), image_seq_len=length, chat_template=template)
+
+
+def load_model(directory, attention="sdpa", dtype=torch.float32):
+    """The model of a directory, in dtype (the weights converted as they are read), for inference."""
+    architecture = read_json(directory, "config.json")["architectures"][0]
+    kinds = {"SmolVLMForConditionalGeneration": SmolVLMForConditionalGeneration,
+             "Idefics3ForConditionalGeneration": Idefics3ForConditionalGeneration}
+    kind = kinds.get(architecture, AutoModelForCausalLM)
+    return kind.from_pretrained(directory, dtype=dtype, attn_implementation=attention).eval()
+
+
+def open_picture(path):
+    return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+
+
+def conversation(pictures, prompt, system=None, text_only=False):
+    """One question as the chat template takes it: the pictures, then the text."""
+    if text_only:
+        messages = [{"role": "user", "content": prompt}]
+        return ([{"role": "system", "content": system}] if system else []) + messages
+    content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": prompt}]
+    messages = [{"role": "user", "content": content}]
+    return ([{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []) + messages
+
+
+def inputs(processor, pictures, prompt, system=None, **kwargs):
+    """input_ids and pixel_values of one question about pictures (PIL). kwargs go to the image processor."""
+    text_only = not hasattr(processor, "image_processor")
+    messages = conversation(pictures, prompt, system, text_only)
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    if text_only:
+        return processor(text, return_tensors="pt", add_special_tokens=False)
+    return processor(text=text, images=[pictures] if pictures else None, return_tensors="pt", **kwargs)

@@ -1,0 +1,278 @@
+#!/usr/bin/env python3
+"""Parity with Hugging Face: runs transformers (float32, PIL processor) and ./smolvlm on the same checkpoints, pictures and
+prompts, and prints one table: per module the largest difference, relative to the module's largest magnitude, and the
+cosine. The first module that leaves the tolerance is named.
+
+    python tests/parity.py                                        small random checkpoints of odd shapes
+    python tests/parity.py --full [256m 500m 2.2b]                the published shapes, random weights
+    python tests/parity.py --model DIR --image FILE --prompt TEXT a checkpoint of one's own
+
+Required, of every checkpoint: every byte of every tile and every prompt id identical; every activation within 5e-6 of
+its tensor's largest magnitude; greedy tokens identical wherever HF's two best logits differ by more than 1e-3.
+Exit code 1 if anything is not so. The column "HF" is how far HF's own eager attention is from its sdpa attention.
+"""
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+import numpy as np
+import torch
+import transformers
+from PIL import Image, ImageDraw
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
+sys.path.insert(0, HERE)
+import hf
+import tiny_model
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+TOLERANCE = 5e-6
+MARGIN = 1e-3
+
+# name, kind, settings of tiny_model, picture sizes, extra options for ./smolvlm and what they are to the HF processor
+SMALL = [
+    ("plain", "smolvlm", {}, [(90, 61)], [], {}),
+    ("kv-shared, shuffle 3", "smolvlm", dict(
+        image_size=48, patch_size=8, scale_factor=3, vision_hidden_size=60, vision_num_attention_heads=5,
+        vision_intermediate_size=77, hidden_size=90, num_attention_heads=9, num_key_value_heads=3, head_dim=14,
+        intermediate_size=131, num_hidden_layers=3, vision_num_hidden_layers=3, longest_edge=144), [(50, 120)], [], {}),
+    ("shuffle 4, tied, config 5", "smolvlm", dict(
+        image_size=64, patch_size=8, scale_factor=4, vision_hidden_size=72, vision_num_attention_heads=1,
+        hidden_size=40, num_attention_heads=5, num_key_value_heads=1, head_dim=20, intermediate_size=57,
+        longest_edge=256, tie_word_embeddings=True, config_generation=5, processor_generation=5), [(300, 200)], [], {}),
+    ("patches that leave a rest", "smolvlm", dict(
+        image_size=45, patch_size=7, scale_factor=2, longest_edge=90, rope_theta=273768.0, head_dim=64,
+        hidden_size=66, num_attention_heads=3, num_key_value_heads=3, vision_hidden_size=33,
+        vision_num_attention_heads=3), [(64, 64), (31, 90)], [], {}),
+    ("two pictures, not split", "smolvlm", dict(rope_theta=130000.0), [(40, 30), (30, 47)], ["--no-split"],
+     dict(do_image_splitting=False)),
+    ("longest edge 160", "smolvlm", {}, [(123, 77)], ["--longest-edge", "160"], dict(size={"longest_edge": 160})),
+    ("v1 tokenizer", "smolvlm", dict(v1_tokenizer=True, longest_edge=96), [(90, 61)], [], {}),
+    ("Idefics3", "idefics3", dict(longest_edge=96, head_dim=16), [(61, 90)], [], {}),
+    ("no picture", "smolvlm", {}, [], [], {}),
+    ("text-only Llama", "llama", dict(num_hidden_layers=4, tie_word_embeddings=True), [], [], {}),
+    ("text-only Mistral", "mistral", dict(num_hidden_layers=3, head_dim=24), [], [], {}),
+    ("bf16 weights", "smolvlm", dict(dtype="bfloat16", longest_edge=96), [(90, 61)], [], {}),
+    ("bf16 weights, sharded, wide", "smolvlm", dict(
+        dtype="bfloat16", shards=3, vision_hidden_size=130, vision_num_attention_heads=2, scale_factor=2,
+        vision_intermediate_size=515, hidden_size=258, num_attention_heads=6, num_key_value_heads=2, head_dim=42,
+        intermediate_size=700, image_size=32, longest_edge=128), [(99, 128)], [], {}),
+]
+
+
+def draw_picture(path, size, seed):
+    """A picture with edges, gradients and noise, as JPEG or PNG."""
+    rng = np.random.default_rng(seed)
+    w, h = size
+    y, x = np.mgrid[0:h, 0:w]
+    rgb = np.stack([255 * x / max(w - 1, 1), 255 * y / max(h - 1, 1), 127 + 90 * np.sin(x / 5.0 + y / 9.0)], -1)
+    image = Image.fromarray(np.clip(rgb + rng.normal(0, 12, rgb.shape), 0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse([w * 0.2, h * 0.3, w * 0.6, h * 0.8], fill=(200, 30, 60))
+    draw.line([0, 0, w, h], fill=(255, 255, 255), width=2)
+    image.save(path, **({"quality": 90} if path.endswith(".jpg") else {}))
+    return path
+
+
+def run_ours(binary, model, pictures, prompt, system, tokens, options, dump):
+    """One run of ./smolvlm; returns its JSON."""
+    command = [binary, model, "-p", prompt, "-n", str(tokens), "--json", "-q", "--dump", dump, *options]
+    for picture in pictures:
+        command += ["-i", picture]
+    if system:
+        command += ["-s", system]
+    done = subprocess.run(command, capture_output=True)
+    if done.returncode != 0:
+        raise SystemExit(f"parity.py: {' '.join(command)}\n{done.stderr.decode(errors='replace')}")
+    return json.loads(done.stdout)
+
+
+def our_name(name):
+    """A text-only model's modules are called as the text half of a SmolVLM."""
+    return re.sub(r"^model\.(layers|norm)", r"model.text_model.\1", name)
+
+
+def listened(model):
+    """The modules whose outputs are compared, in the order in which they run."""
+    wanted = []
+    for name, module in model.named_modules():
+        last = name.rsplit(".", 1)
+        if name.endswith(("vision_model.embeddings", "vision_model.post_layernorm", "model.connector", "lm_head")) or \
+                name in ("model.norm", "model.text_model.norm") or (len(last) == 2 and last[0].endswith(".layers")):
+            wanted.append((name, module))
+    return wanted
+
+
+def compare(ours, theirs):
+    """max |difference|, the same over max |theirs|, cosine."""
+    a, b = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
+    worst = float(np.max(np.abs(a - b)))
+    cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-300))
+    return worst, worst / (float(np.max(np.abs(b))) + 1e-300), cosine
+
+
+class Report:
+    """Prints rows and remembers what failed."""
+
+    def __init__(self):
+        self.passed, self.failed = 0, []
+
+    def check(self, ok, text):
+        if ok:
+            self.passed += 1
+        else:
+            self.failed.append(text)
+            print(f"    FAILED: {text}")
+
+
+def run_hf(model, batch, visit):
+    """HF's forward pass over the prompt; visit(module name, output) for every listened module."""
+    hooks = []
+    for name, module in listened(model):
+        def hook(module, args, output, name=name):
+            out = output[0] if isinstance(output, tuple) else output
+            visit(our_name(name), (out[:, -1:] if name == "lm_head" else out).float().numpy())
+        hooks.append(module.register_forward_hook(hook))
+    with torch.no_grad():
+        model(**batch)
+    for hook in hooks:
+        hook.remove()
+
+
+def check_greedy(report, title, model, batch, ours, tokens):
+    """HF's greedy tokens against ours, up to the first step at which HF itself is undecided."""
+    with torch.no_grad():
+        out = model.generate(**batch, max_new_tokens=tokens, do_sample=False, output_scores=True,
+                             return_dict_in_generate=True)
+    eos = model.generation_config.eos_token_id
+    eos = set(eos if isinstance(eos, list) else [eos])
+    ids = out.sequences[0, batch["input_ids"].shape[1]:].tolist()
+    theirs = ids[:-1] if ids and ids[-1] in eos else ids
+    for step in range(len(ids)):
+        mine = ours["ids"][step] if step < len(ours["ids"]) else None
+        his = theirs[step] if step < len(theirs) else None
+        if mine != his:
+            best = torch.topk(out.scores[step][0].float(), 2).values
+            margin = float(best[0] - best[1])
+            report.check(margin <= MARGIN, f"{title}: token {step} is {mine}, HF says {his} with margin {margin:.4g}")
+            return f"{step} tokens equal, then a tie ({margin:.1e})"
+    report.check(len(ours["ids"]) == len(theirs), f"{title}: {len(ours['ids'])} tokens, HF gives {len(theirs)}")
+    return f"{len(theirs)} tokens equal" + (", then the end token" if len(theirs) < len(ids) else "")
+
+
+def check(report, title, directory, binary, work, pictures, prompt, system=None, options=(), processor_options=None,
+          tokens=16, attention_noise=True, export_format="f32"):
+    """Exports directory, runs both sides, prints the table of one checkpoint."""
+    start = time.time()
+    checkpoint, dump = os.path.join(work, "model.bin"), os.path.join(work, "dump")
+    subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), directory, checkpoint, "--format", export_format],
+                   check=True, capture_output=True)
+    ours = run_ours(binary, checkpoint, pictures, prompt, system, tokens, options, dump)
+    seconds = time.time() - start
+    load = lambda name: np.load(os.path.join(dump, name + ".npy"), mmap_mode="r")
+
+    processor = hf.load_processor(directory)
+    batch = hf.inputs(processor, [hf.open_picture(p) for p in pictures], prompt, system, **(processor_options or {}))
+    ids = batch["input_ids"][0].tolist()
+    tiles = batch["pixel_values"].shape[1] if pictures else 0
+    print(f"\n{title}: {tiles} tiles, {len(ids)} tokens, {export_format}; export and ./smolvlm took {seconds:.1f} s")
+    report.check(ours["prompt_ids"] == ids, f"{title}: the prompt's ids differ")
+    report.check(load("input_ids").tolist() == [ids], f"{title}: input_ids.npy differs")
+    if pictures:
+        pixels = batch["pixel_values"].numpy()
+        report.check(load("pixel_values").shape == pixels.shape and np.array_equal(load("pixel_values"), pixels),
+                     f"{title}: the tiles differ")
+    if ours["prompt_ids"] != ids:
+        return
+
+    noise = {}
+    if attention_noise:
+        eager, kept = hf.load_model(directory, "eager"), {}
+        run_hf(eager, batch, lambda name, out: kept.__setitem__(name, out))
+        del eager
+    rows, model = [], hf.load_model(directory)
+
+    def visit(name, out):
+        mine = load(name)
+        if mine.shape != out.shape:
+            report.check(False, f"{title}: {name} has shape {mine.shape}, HF's has {out.shape}")
+            return
+        if attention_noise:
+            noise[name] = compare(kept[name], out)[1]
+        rows.append((name, *compare(mine, out)))
+
+    run_hf(model, batch, visit)
+    width = max(len(row[0]) for row in rows)
+    print(f"    {'module':{width}}  max |d|   relative  HF        cosine")
+    for name, worst, relative, cosine in rows:
+        between = f"{noise[name]:.1e}" if name in noise else "-"
+        print(f"    {name:{width}}  {worst:.1e}   {relative:.1e}   {between:8}  {cosine:.9f}"
+              + ("   <-- above the tolerance" if not relative <= TOLERANCE else ""))
+    first = next((row for row in rows if not row[2] <= TOLERANCE), None)
+    report.check(first is None, f"{title}: {first and first[0]} is off by {first and first[2]:.1e}" if first else "")
+    worst = max(rows, key=lambda row: row[2])
+    greedy = check_greedy(report, title, model, batch, ours, tokens)
+    print(f"    worst {worst[2]:.1e} ({worst[0]}); greedy: {greedy}")
+
+
+def small(report, binary, work, only=None):
+    for number, (title, kind, settings, sizes, options, processor_options) in enumerate(SMALL):
+        if only and only not in title:
+            continue
+        place = os.path.join(work, f"small{number}")
+        directory = tiny_model.make_tiny(os.path.join(place, "hf"), seed=number, kind=kind, **settings)
+        pictures = [draw_picture(os.path.join(place, f"picture{i}.{'jpg' if i == 0 else 'png'}"), size, number + i)
+                    for i, size in enumerate(sizes)]
+        check(report, title, directory, binary, place, pictures, "What is in this picture? Count to 12.",
+              "You answer\nin one word." if number % 2 else None, options, processor_options, tokens=24,
+              export_format="bf16" if settings.get("dtype") == "bfloat16" else "f32")
+
+
+def full(report, binary, work, names, picture, tokens, export_format):
+    import make_model
+    for name in names:
+        place = os.path.join(work, name)
+        directory = os.path.join(place, "hf")
+        make_model.make(name, directory)
+        check(report, name, directory, binary, place, [picture], "What is in this picture?", tokens=tokens,
+              attention_noise=False, export_format=export_format)
+        subprocess.run(["rm", "-rf", place])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default=os.path.join(ROOT, "smolvlm"))
+    parser.add_argument("--model", help="a Hugging Face directory")
+    parser.add_argument("--image", action="append", default=[])
+    parser.add_argument("--prompt", default="What is in this picture?")
+    parser.add_argument("--tokens", type=int, default=16, help="how many greedy tokens to compare")
+    parser.add_argument("--format", default="bf16", help="what --full and --model export (default: bf16)")
+    parser.add_argument("--full", nargs="*", metavar="NAME", help="256m, 500m, 2.2b (default: all three)")
+    parser.add_argument("--picture", default=os.path.join(HERE, "pictures", "cat.jpg"), help="what --full looks at")
+    parser.add_argument("--only", help="only the small checkpoints whose title contains this")
+    a = parser.parse_args()
+    report = Report()
+    with tempfile.TemporaryDirectory() as work:
+        if a.model:
+            check(report, a.model, a.model, a.binary, work, a.image, a.prompt, tokens=a.tokens, export_format=a.format)
+        elif a.full is not None:
+            full(report, a.binary, work, a.full or ["256m", "500m", "2.2b"], a.picture, a.tokens, a.format)
+        else:
+            small(report, a.binary, work, a.only)
+    print(f"\n{report.passed} passed, {len(report.failed)} failed")
+    for text in report.failed:
+        print(f"  {text}")
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

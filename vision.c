@@ -1,0 +1,190 @@
+/* vision.c: the vision tower and the connector, tiles to image tokens.
+
+     tile [S, S, 3] bytes                                                          S = image_size
+       | rescale, normalise, cut into n = (S / patch_size)^2 patches               SmolVLMImageProcessor
+     patches [n, 3 patch_size^2]
+       | patch_embedding (a convolution whose stride is its kernel: one matmul)    SmolVLMVisionEmbeddings
+       | + position_embedding
+     x [n, width]
+       |---------------------------------------------------.                       SmolVLMEncoderLayer
+       |  x += out_proj(attention(layer_norm1(x)))         | x vision_num_hidden_layers
+       |  x += fc2(gelu_tanh(fc1(layer_norm2(x))))         |
+       |---------------------------------------------------'
+       | post_layernorm
+     x [n, width]
+       | pixel shuffle: s x s patches side by side become one row                  SmolVLMConnector
+     [n / s^2, s^2 width]
+       | modality_projection
+     image tokens [n / s^2, hidden_size]
+
+   Tiles do not see each other, so a batch of them is one tall matrix to everything but attention. */
+#include "smolvlm.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Rows of a batch: one tile of the published models; many of a small one, whose products would be too small alone. */
+enum { BATCH_ROWS = 1024 };
+
+static size_t patches_of(const SvConfig *c) {
+    size_t side = c->image_size / c->patch_size;
+    return side * side;
+}
+
+static size_t batch_of(const SvConfig *c, size_t tiles) {
+    size_t fit = BATCH_ROWS / patches_of(c);
+    if (fit < 1) fit = 1;
+    return tiles < fit ? tiles : fit;
+}
+
+int sv_image_tokens(const SvConfig *c) {
+    return (int)(patches_of(c) / ((size_t)c->scale_factor * c->scale_factor));
+}
+
+/* Floats of the widest thing that the `wide` buffer below holds for a row: the MLP's middle, or a patch's pixels. */
+static size_t wide_of(const SvConfig *c) {
+    size_t pixels = 3 * (size_t)c->patch_size * c->patch_size;
+    return c->vision_intermediate_size > pixels ? c->vision_intermediate_size : pixels;
+}
+
+uint64_t sv_vision_memory(const SvConfig *c, int tiles) {
+    if (c->vision_num_hidden_layers == 0 || tiles == 0) return 0;
+    uint64_t rows = patches_of(c) * batch_of(c, (size_t)tiles);
+    return rows * (5 * (uint64_t)c->vision_hidden_size + wide_of(c)) * sizeof(float);
+}
+
+/* Channel values as the processor computes them: rescaled in double, rounded to float, normalised in float. */
+static void pixel_values(const SvConfig *c, float value[3][256]) {
+    for (int channel = 0; channel < 3; channel++)
+        for (int byte = 0; byte < 256; byte++)
+            value[channel][byte] = ((float)(byte * c->rescale_factor) - c->image_mean[channel]) / c->image_std[channel];
+}
+
+/* tile [S, S, 3] -> [3, S, S], only for those who look at it: the tower takes its patches from the bytes. */
+static int emit_pixels(const SvConfig *c, const uint8_t *tiles, int count, float value[3][256], const SvEvents *events, SvError *error) {
+    if (!events || !events->activation) return 0;
+    size_t area = (size_t)c->image_size * c->image_size;
+    float *plane = malloc(3 * area * sizeof(float));
+    if (!plane) return sv_fail(error, "out of memory for a tile's pixel values");
+    for (int t = 0; t < count; t++) {
+        for (size_t i = 0; i < area; i++)
+            for (size_t channel = 0; channel < 3; channel++)
+                plane[channel * area + i] = value[channel][tiles[((size_t)t * area + i) * 3 + channel]];
+        int side = (int)c->image_size;
+        sv_emit(events, "pixel_values", 0, plane, 5, (int[]){ 1, 1, 3, side, side }, 1);
+    }
+    free(plane);
+    return 0;
+}
+
+/* Patch (i, j) of a tile as the convolution's weight orders it: channel, row, column. */
+static void cut_patches(const SvConfig *c, const uint8_t *tile, float value[3][256], float *patches) {
+    size_t size = c->image_size, p = c->patch_size, side = size / p;
+    for (size_t i = 0; i < side; i++)
+        for (size_t j = 0; j < side; j++)
+            for (size_t channel = 0; channel < 3; channel++)
+                for (size_t y = 0; y < p; y++)
+                    for (size_t x = 0; x < p; x++)
+                        *patches++ = value[channel][tile[((i * p + y) * size + j * p + x) * 3 + channel]];
+}
+
+/* Output row (i, j) is the patches (i s + r, j s + q), r then q in 0 .. s-1, one after the other. */
+static void pixel_shuffle(const SvConfig *c, const float *x, float *out) {
+    size_t width = c->vision_hidden_size, s = c->scale_factor, side = c->image_size / c->patch_size;
+    for (size_t i = 0; i < side / s; i++)
+        for (size_t j = 0; j < side / s; j++)
+            for (size_t r = 0; r < s; r++, out += s * width)
+                memcpy(out, x + ((i * s + r) * side + j * s) * width, s * width * sizeof(float));
+}
+
+int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads, float *features,
+              const SvEvents *events, SvError *error) {
+    const SvConfig *c = &model->config;
+    const SvVision *w = &model->vision;
+    if (!w->layers) return sv_fail(error, "%s: a text-only model, it has no vision tower", model->path);
+    if (count <= 0) return 0;
+
+    threads = sv_threads(threads);
+    size_t n = patches_of(c), width = c->vision_hidden_size, mlp = c->vision_intermediate_size;
+    size_t heads = c->vision_num_attention_heads, tokens = (size_t)sv_image_tokens(c), dim = c->hidden_size;
+    size_t batch = batch_of(c, (size_t)count), tile_bytes = 3 * (size_t)c->image_size * c->image_size;
+    size_t rows = batch * n;
+
+    float *x = malloc(rows * width * sizeof(float));                    /* the residual stream */
+    float *norm = malloc(rows * width * sizeof(float));                 /* also the attention's output */
+    float *q = malloc(rows * width * sizeof(float));
+    float *k = malloc(rows * width * sizeof(float));
+    float *v = malloc(rows * width * sizeof(float));
+    float *wide = malloc(rows * wide_of(c) * sizeof(float));
+    float *scores = malloc(sv_attention_scratch(n, threads) * sizeof(float));
+    int result = -1;
+    if (!x || !norm || !q || !k || !v || !wide || !scores) {
+        sv_fail(error, "%s: out of memory for the vision tower (%llu MB)", model->path,
+                (unsigned long long)(sv_vision_memory(c, count) >> 20));
+        goto done;
+    }
+
+    float value[3][256];
+    pixel_values(c, value);
+
+    for (size_t first = 0; first < (size_t)count; first += batch) {
+        size_t b = (size_t)count - first < batch ? (size_t)count - first : batch;
+        int shape[] = { (int)b, (int)n, (int)width };
+        rows = b * n;
+
+        /* embeddings = patch_embedding(pixel_values) + position_embedding */
+        const uint8_t *pixels = tiles + first * tile_bytes;
+        if (emit_pixels(c, pixels, (int)b, value, events, error) != 0) goto done;
+        for (size_t t = 0; t < b; t++)
+            cut_patches(c, pixels + t * tile_bytes, value, wide + t * n * 3 * c->patch_size * c->patch_size);
+        sv_matmul(x, wide, &w->patch_embedding_weight, w->patch_embedding_bias.data, rows, threads);
+        for (size_t t = 0; t < b; t++) sv_add(x + t * n * width, w->position_embedding.data, n * width);
+        sv_emit(events, "model.vision_model.embeddings", 0, x, 3, shape, 0);
+
+        for (uint32_t l = 0; l < c->vision_num_hidden_layers; l++) {
+            const SvVisionLayer *layer = &w->layers[l];
+
+            /* x += out_proj(attention(layer_norm1(x))) */
+            sv_layer_norm(norm, x, layer->layer_norm1_weight.data, layer->layer_norm1_bias.data, rows, width, c->layer_norm_eps, threads);
+            sv_matmul(q, norm, &layer->q_proj_weight, layer->q_proj_bias.data, rows, threads);
+            sv_matmul(k, norm, &layer->k_proj_weight, layer->k_proj_bias.data, rows, threads);
+            sv_matmul(v, norm, &layer->v_proj_weight, layer->v_proj_bias.data, rows, threads);
+            for (size_t t = 0; t < b; t++) {
+                size_t at = t * n * width;
+                sv_attention(norm + at, q + at, k + at, v + at, n, n, heads, heads, width / heads, false, scores, threads);
+            }
+            sv_matmul(q, norm, &layer->out_proj_weight, layer->out_proj_bias.data, rows, threads);
+            sv_add(x, q, rows * width);
+
+            /* x += fc2(gelu_tanh(fc1(layer_norm2(x)))) */
+            sv_layer_norm(norm, x, layer->layer_norm2_weight.data, layer->layer_norm2_bias.data, rows, width, c->layer_norm_eps, threads);
+            sv_matmul(wide, norm, &layer->fc1_weight, layer->fc1_bias.data, rows, threads);
+            sv_gelu_tanh(wide, rows * mlp, threads);
+            sv_matmul(q, wide, &layer->fc2_weight, layer->fc2_bias.data, rows, threads);
+            sv_add(x, q, rows * width);
+            sv_emit(events, "model.vision_model.encoder.layers.%d", (int)l, x, 3, shape, 0);
+        }
+
+        sv_layer_norm(norm, x, w->post_layernorm_weight.data, w->post_layernorm_bias.data, rows, width, c->layer_norm_eps, threads);
+        sv_emit(events, "model.vision_model.post_layernorm", 0, norm, 3, shape, 0);
+
+        /* features = modality_projection(pixel_shuffle(x)) */
+        float *out = features + first * tokens * dim;
+        for (size_t t = 0; t < b; t++) pixel_shuffle(c, norm + t * n * width, q + t * n * width);
+        sv_matmul(out, q, &w->modality_projection, NULL, b * tokens, threads);
+        sv_emit(events, "model.connector", 0, out, 3, (int[]){ (int)b, (int)tokens, (int)dim }, 0);
+
+        if (events && events->progress) events->progress(events->user, "tile", (int)(first + b), count);
+    }
+    result = 0;
+
+done:
+    free(x);
+    free(norm);
+    free(q);
+    free(k);
+    free(v);
+    free(wide);
+    free(scores);
+    return result;
+}
