@@ -29,6 +29,14 @@ enum { LANES = 16 };
 /* Starting threads costs some ten microseconds: work of fewer operations than this is done by the caller's alone. */
 #define WORTH_THREADS 100000
 
+/* The innermost loops stand in functions of their own: inlined into a parallel region, gcc 12 runs out of registers for
+   their sums and takes twice the time. */
+#if defined(__GNUC__)
+#define NOINLINE __attribute__((noinline))
+#else
+#define NOINLINE
+#endif
+
 #if defined(FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define MULTIPLY_ADD(a, b, c) fmaf(a, b, c)
 #else
@@ -126,24 +134,28 @@ static float sum_of_squares(const float *x, size_t n, float mean) {
     return tree(s);
 }
 
-/* Dot products of four rows of x (x_stride apart) with one row w: the shape that compilers keep in registers (four by
-   four runs at half the speed with gcc 12). fused is a constant at each call, so the choice costs nothing. */
-static inline void dot4(float out[4], const float *restrict x, size_t x_stride, const float *restrict w, size_t n, bool fused) {
-    float s[4][LANES] = { { 0 } };
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int r = 0; r < 4; r++)
-            for (int l = 0; l < LANES; l++) {
-                float a = x[(size_t)r * x_stride + i + l], b = w[i + l];
-                s[r][l] = fused ? MULTIPLY_ADD(a, b, s[r][l]) : a * b + s[r][l];
-            }
-    for (int l = 0; i < n; i++, l++)
-        for (int r = 0; r < 4; r++) {
-            float a = x[(size_t)r * x_stride + i], b = w[i];
-            s[r][l] = fused ? MULTIPLY_ADD(a, b, s[r][l]) : a * b + s[r][l];
-        }
-    for (int r = 0; r < 4; r++) out[r] = tree(s[r]);
-}
+#define PLAIN(a, b, c) ((a) * (b) + (c))
+
+/* Dot products of four rows of x (x_stride apart) with one row w. Four by one is the shape that gcc and clang keep in
+   registers; the rest of a row is filled up with zeros, which change no sum. */
+#define DOT4(name, step)                                                                                               \
+    static NOINLINE void name(float out[4], const float *restrict x, size_t x_stride, const float *restrict w, size_t n) { \
+        float s[4][LANES] = { { 0 } };                                                                                 \
+        size_t i = 0;                                                                                                  \
+        for (; i + LANES <= n; i += LANES)                                                                             \
+            for (int r = 0; r < 4; r++)                                                                                \
+                for (int l = 0; l < LANES; l++) s[r][l] = step(x[(size_t)r * x_stride + i + l], w[i + l], s[r][l]);    \
+        if (i < n) {                                                                                                   \
+            float a[4][LANES] = { { 0 } }, b[LANES] = { 0 };                                                           \
+            memcpy(b, w + i, (n - i) * sizeof(float));                                                                 \
+            for (int r = 0; r < 4; r++) memcpy(a[r], x + (size_t)r * x_stride + i, (n - i) * sizeof(float));           \
+            for (int r = 0; r < 4; r++)                                                                                \
+                for (int l = 0; l < LANES; l++) s[r][l] = step(a[r][l], b[l], s[r][l]);                                \
+        }                                                                                                              \
+        for (int r = 0; r < 4; r++) out[r] = tree(s[r]);                                                               \
+    }
+DOT4(dot4, PLAIN)
+DOT4(dot4_fused, MULTIPLY_ADD)
 
 static inline float dot(const float *restrict x, const float *restrict w, size_t n, bool fused) {
     float s[LANES] = { 0 };
@@ -189,31 +201,49 @@ static inline float dot_row(const SvTensor *w, size_t row, const float *x) {
                                 : dot(x, (const float *)w->data + row * n, n, true);
 }
 
+/* out[i * rows + r] for every row i of x and the `count` rows of w at `panel`, which are f32. */
+static NOINLINE void panel_product(float *out, const float *x, const float *panel, const float *bias, size_t n, size_t count,
+                                   size_t rows, size_t cols) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (size_t r = 0; r < count; r++) {
+            float value[4];
+            dot4_fused(value, x + i * cols, cols, panel + r * cols, cols);
+            for (size_t j = 0; j < 4; j++) out[(i + j) * rows + r] = bias ? value[j] + bias[r] : value[j];
+        }
+    for (; i < n; i++)
+        for (size_t r = 0; r < count; r++) {
+            float value = dot(x + i * cols, panel + r * cols, cols, true);
+            out[i * rows + r] = bias ? value + bias[r] : value;
+        }
+}
+
 /* What a thread unpacks at a time: it stays in its cache while all of x passes, and on its stack. */
 enum { PANEL = 16384 };
 
 void sv_matmul(float *out, const float *x, const SvTensor *w, const float *bias, size_t n, int threads) {
     size_t rows = w->rows, cols = w->cols;
-    size_t step = n == 1 || cols > PANEL ? 1 : PANEL / cols;
-    bool unpack = n > 1 && cols <= PANEL && w->format != SV_F32;
+    bool one_by_one = n == 1 || cols > PANEL;
+    size_t step = one_by_one ? 1 : PANEL / cols;
     int64_t panels = (int64_t)((rows + step - 1) / step);
     (void)threads;
 #pragma omp parallel for schedule(guided) num_threads(threads) if (n * rows * cols > WORTH_THREADS)
     for (int64_t p = 0; p < panels; p++) {
-        float unpacked[PANEL];
-        size_t first = (size_t)p * step, last = first + step < rows ? first + step : rows;
-        for (size_t r = first; unpack && r < last; r++) sv_row(w, r, unpacked + (r - first) * cols);
-        const float *panel = unpack ? unpacked : (const float *)w->data + first * cols;
-        for (size_t i = 0; i < n; i += 4) {
-            for (size_t r = first; r < last; r++) {
-                const float *row = panel + (r - first) * cols;
-                float value[4] = { 0 };
-                if (i + 4 <= n && (unpack || w->format == SV_F32)) dot4(value, x + i * cols, cols, row, cols, true);
-                else for (size_t j = 0; j < 4 && i + j < n; j++) value[j] = dot_row(w, r, x + (i + j) * cols);
-                for (size_t j = 0; j < 4 && i + j < n; j++)
-                    out[(i + j) * rows + r] = bias ? value[j] + bias[r] : value[j];
+        size_t first = (size_t)p * step, count = rows - first < step ? rows - first : step;
+        if (one_by_one) {
+            for (size_t i = 0; i < n; i++) {
+                float value = dot_row(w, first, x + i * cols);
+                out[i * rows + first] = bias ? value + bias[first] : value;
             }
+            continue;
         }
+        float unpacked[PANEL];
+        const float *panel = (const float *)w->data + first * cols;
+        if (w->format != SV_F32) {
+            for (size_t r = 0; r < count; r++) sv_row(w, first + r, unpacked + r * cols);
+            panel = unpacked;
+        }
+        panel_product(out + first, x, panel, bias ? bias + first : NULL, n, count, rows, cols);
     }
 }
 
@@ -228,23 +258,34 @@ void sv_softmax(float *x, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] *= scale;
 }
 
-/* out[r][d] = sum over j of p[r][j] v[j][d], for four rows of p: 16 of the d at a time, j in order. */
-static void weighted_sum4(float *const out[4], const float *p, size_t n, const float *v, size_t v_stride, size_t dim) {
-    for (size_t d = 0; d < dim; d += LANES) {
-        float s[4][LANES] = { { 0 } };
-        if (d + LANES <= dim) {
-            for (size_t j = 0; j < n; j++)
-                for (int r = 0; r < 4; r++)
-                    for (int l = 0; l < LANES; l++) s[r][l] += p[(size_t)r * n + j] * v[j * v_stride + d + l];
-        } else {
-            for (size_t j = 0; j < n; j++)
-                for (int r = 0; r < 4; r++)
-                    for (size_t l = 0; d + l < dim; l++) s[r][l] += p[(size_t)r * n + j] * v[j * v_stride + d + l];
+/* p[r][j] = scale * q[r] . k[j] for up to four queries q and all n keys */
+static NOINLINE void score4(float *p, const float *q, size_t q_stride, size_t count, const float *k, size_t k_stride, size_t n,
+                            size_t dim, float scale) {
+    if (count == 4) {
+        for (size_t j = 0; j < n; j++) {
+            float value[4];
+            dot4(value, q, q_stride, k + j * k_stride, dim);
+            for (size_t r = 0; r < 4; r++) p[r * n + j] = value[r] * scale;
         }
-        size_t lanes = dim - d < LANES ? dim - d : LANES;
-        for (int r = 0; r < 4; r++)
-            if (out[r]) memcpy(out[r] + d, s[r], lanes * sizeof(float));
+    } else {
+        for (size_t r = 0; r < count; r++)
+            for (size_t j = 0; j < n; j++) p[r * n + j] = dot(q + r * q_stride, k + j * k_stride, dim, false) * scale;
     }
+}
+
+/* s[r][l] = sum over j, in order, of p[r][j] v[j][l], for four rows of p and 16 columns of v */
+static NOINLINE void weighted_sum4(float s[4][LANES], const float *p, size_t n, const float *v, size_t v_stride) {
+    float t[4][LANES] = { { 0 } };
+    for (size_t j = 0; j < n; j++, v += v_stride)
+        for (int r = 0; r < 4; r++)
+            for (int l = 0; l < LANES; l++) t[r][l] += p[(size_t)r * n + j] * v[l];
+    memcpy(s, t, sizeof t);
+}
+
+static float weighted_sum(const float *p, size_t n, const float *v, size_t v_stride) {
+    float s = 0;
+    for (size_t j = 0; j < n; j++) s += p[j] * v[j * v_stride];
+    return s;
 }
 
 size_t sv_attention_scratch(size_t n_k, int threads) { return 4 * n_k * (size_t)threads; }
@@ -268,18 +309,20 @@ void sv_attention(float *out, const float *q, const float *k, const float *v, si
             row[r] = out + (first + r) * q_stride + head * dim;
         }
         float *p = scores + 4 * n_k * (size_t)thread_index();
-        const float *q0 = q + first * q_stride + head * dim, *k0 = k + kv * dim, *v0 = v + kv * dim;
-        for (size_t j = 0; j < most; j++) {                 /* q k^T * scale */
-            float value[4] = { 0 };
-            if (count == 4) dot4(value, q0, q_stride, k0 + j * kv_stride, dim, false);
-            else for (size_t r = 0; r < count; r++) value[r] = dot(q0 + r * q_stride, k0 + j * kv_stride, dim, false);
-            for (size_t r = 0; r < 4; r++) p[r * most + j] = value[r] * scale;
+        const float *k0 = k + kv * dim, *v0 = v + kv * dim;
+        score4(p, q + first * q_stride + head * dim, q_stride, count, k0, kv_stride, most, dim, scale);
+        for (size_t r = 0; r < 4; r++) {
+            if (r < count) sv_softmax(p + r * most, seen[r]);
+            for (size_t j = r < count ? seen[r] : 0; j < most; j++) p[r * most + j] = 0;
         }
-        for (size_t r = 0; r < count; r++) {
-            sv_softmax(p + r * most, seen[r]);
-            for (size_t j = seen[r]; j < most; j++) p[r * most + j] = 0;
+        size_t d = 0;
+        for (; d + LANES <= dim; d += LANES) {
+            float s[4][LANES];
+            weighted_sum4(s, p, most, v0 + d, kv_stride);
+            for (size_t r = 0; r < count; r++) memcpy(row[r] + d, s[r], sizeof s[r]);
         }
-        weighted_sum4(row, p, most, v0, kv_stride, dim);
+        for (; d < dim; d++)
+            for (size_t r = 0; r < count; r++) row[r][d] = weighted_sum(p + r * most, most, v0 + d, kv_stride);
     }
 }
 

@@ -1,0 +1,845 @@
+#!/usr/bin/env python3
+"""export.py: a Hugging Face checkpoint directory -> the one flat file that smolvlm reads.
+
+    DIR/config.json, generation_config.json ──────────── read_config ────┐
+    DIR/preprocessor_config.json, processor_config.json ─ read_images ───┤ SV_CONFIG's fields
+    DIR/chat_template.json | .jinja ───────────────────── read_chat ─────┘        │
+    DIR/tokenizer.json, tokenizer_config.json ─────────── tokenizer_blob ──┐      │
+    DIR/model.safetensors | shards and their index ────── find_tensors ─┐  │      │
+                                                                        │  │      │
+    OUT.bin      0  prologue: magic, version, checksums, sizes          │  │      │
+                40  config <────────────────────────────────────────────┼──┼──────┘
+                    tensor table: name, format, rows, cols, offset, size│  │
+                    tokenizer <─────────────────────────────────────────┼──┘
+       data_offset  weights, one tensor after the other, 64-aligned <───┘
+
+The layout is stated in one place, smolvlm.h: the comment "the checkpoint file" and the lists SV_CONFIG and
+SV_..._TENSORS, which this program reads out of the header beside it. What a directory means is what transformers 5.23
+takes it to mean; the functions name the module they follow. A directory that smolvlm could not run exactly as
+transformers would is refused with one sentence, and nothing is written.
+"""
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import re
+import struct
+import sys
+import types
+import zlib
+
+import numpy as np
+from tqdm import tqdm
+
+HEADER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "smolvlm.h")
+CHUNK = 1 << 22             # numbers converted at a time: 16 MiB of f32
+NO_ID = 0xFFFFFFFF
+
+
+class Refused(Exception):
+    """A directory that cannot be exported; the text is the sentence for the user."""
+
+
+MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, struct.error)
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Puts the file's name before what is refused inside; a file that is built in another way is refused, too."""
+    try:
+        yield
+    except Refused as refusal:
+        raise Refused(f"{path}: {refusal}") from None
+    except MISFITS as error:
+        raise Refused(f"{path}: is not laid out as expected ({type(error).__name__}: {error})") from None
+
+
+def note(text):
+    print(f"export.py: note: {text}", file=sys.stderr)
+
+
+def read_json(directory, name, default=None):
+    """The object in DIR/name; where there is no such file, default, or (default None) Refused."""
+    path = os.path.join(directory, name)
+    if default is not None and not os.path.exists(path):
+        return default
+    try:
+        with open(path, encoding="utf-8") as f:
+            value = json.load(f)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"{path}: is not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise Refused(f"{path}: is not a JSON object")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------ the layout, smolvlm.h
+
+def read_layout():
+    """smolvlm.h's lists: config [(kind, field)], tensors {list: [(field, name, rows, cols)]}, formats {name: int}."""
+    with open(HEADER, encoding="utf-8") as f:
+        header = f.read()
+    bodies = dict(re.findall(r"#define (SV_CONFIG|SV_\w+_TENSORS)\([^)]*\)((?:.*\\\n)+.*)", header))
+    entry = re.compile(r'\bT\((\w+),\s*"([^"]+)",\s*(.+),\s*(.+?)\)\s*\\?$', re.M)
+    return types.SimpleNamespace(
+        magic=re.search(r'#define SV_FILE_MAGIC\s+"(.*)"', header)[1].encode().decode("unicode_escape").encode(),
+        version=int(re.search(r"#define SV_FILE_VERSION\s+(\d+)", header)[1]),
+        formats={name.lower(): int(number) for name, number in re.findall(r"\bSV_(\w+) = (\d+)", header)},
+        config=re.findall(r"\b(U32|F32|F64|F3|IDS|STR)\((\w+)\)", bodies.pop("SV_CONFIG")),
+        tensors={name: entry.findall(body) for name, body in bodies.items()})
+
+
+def list_tensors(layout, fields):
+    """Every tensor of the file in its order: [(field, name, rows, cols)], the sizes as C would compute them."""
+    c = types.SimpleNamespace(**fields)
+    value = lambda expression: eval(expression.replace("c->", "c.").replace("/", "//"), {"c": c})
+    parts = [("SV_TEXT_TENSORS", 1), ("SV_TEXT_LAYER_TENSORS", c.num_hidden_layers)]
+    if c.vision_num_hidden_layers:
+        parts = [("SV_VISION_TENSORS", 1), ("SV_VISION_LAYER_TENSORS", c.vision_num_hidden_layers)] + parts
+    return [(field, name.replace("%d", str(layer)), value(rows), value(cols))
+            for part, layers in parts for layer in range(layers) for field, name, rows, cols in layout.tensors[part]
+            if not (field == "lm_head" and c.tie_word_embeddings)]
+
+
+EMPTY = {"U32": 0, "F32": 0, "F64": 0, "F3": (0, 0, 0), "IDS": (), "STR": ""}       # what a text-only model lacks
+
+
+def pack_string(text):
+    data = text if isinstance(text, bytes) else text.encode("utf-8")
+    return struct.pack("<I", len(data)) + data
+
+
+def pack_config(layout, fields):
+    """SV_CONFIG's fields as bytes."""
+    pack = {"U32": lambda v: struct.pack("<I", v), "F32": lambda v: struct.pack("<f", v),
+            "F64": lambda v: struct.pack("<d", v), "F3": lambda v: struct.pack("<3f", *v),
+            "IDS": lambda v: struct.pack(f"<I{len(v)}I", len(v), *v), "STR": pack_string}
+    return b"".join(pack[kind](fields[field]) for kind, field in layout.config)
+
+
+# ------------------------------------------------------------------------------------------------ config.json
+
+MODELS = {"smolvlm": "SmolVLMForConditionalGeneration", "idefics3": "Idefics3ForConditionalGeneration",
+          "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+VISION_DEFAULTS = dict(hidden_size=1152, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=16,
+                       image_size=224, patch_size=32)                           # SmolVLM- and Idefics3VisionConfig
+TEXT_DEFAULTS = {
+    "llama": dict(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
+                  num_attention_heads=32, max_position_embeddings=2048),
+    "mistral": dict(vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                    num_attention_heads=32, max_position_embeddings=131072)}
+
+
+def whole(section, key, default, low=1):
+    """A whole number of config.json, low .. 2^31 - 1; absent or null: default."""
+    value = section.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**31:
+        raise Refused(f'"{key}" is {value!r}, but must be a whole number of at least {low}')
+    return value
+
+
+def real(section, key, default):
+    """A positive number of config.json; absent or null: default."""
+    value = section.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 3e38:
+        raise Refused(f'"{key}" is {value!r}, but must be a positive number')
+    return value
+
+
+def demand(section, key, default, *accepted):
+    """Refuses a setting whose value (absent or null: default) is none of those that smolvlm computes with."""
+    value = default if section.get(key) is None else section[key]
+    if value not in accepted:
+        raise Refused(f'"{key}" is {value!r}, but only {" or ".join(map(repr, accepted))} is supported')
+
+
+def read_config(config):
+    """config.json as SV_CONFIG's fields, the graph's only (SmolVLMConfig, Idefics3Config, LlamaConfig, MistralConfig).
+
+    Returns (model_type, fields, the inv_freq tensor)."""
+    model = config.get("model_type")
+    architectures = config.get("architectures") or [MODELS.get(model)]
+    if model not in MODELS or architectures[0] != MODELS[model]:
+        raise Refused(f"the model is {architectures[0] or model}, but only {', '.join(MODELS.values())} are supported")
+    text, vision = config, None
+    if model in ("smolvlm", "idefics3"):
+        text = config["text_config"] if config.get("text_config") is not None else {"rms_norm_eps": 1e-5}
+        vision = config["vision_config"] if config.get("vision_config") is not None else {}
+        if not (isinstance(text, dict) and isinstance(vision, dict)):
+            raise Refused("text_config or vision_config is not a JSON object")
+    for section in (config, text):
+        for key in ("quantization_config", "per_layer_config"):
+            if section.get(key):
+                raise Refused(f'"{key}" is set, and such models are not supported')
+    fields = read_text(text) if vision is None else {**read_vision(config, vision), **read_text(text)}
+    fields["tie_word_embeddings"] = int(bool(config.get("tie_word_embeddings")))
+    return model, fields, inv_freq(read_rope(text, fields), fields["head_dim"])
+
+
+def read_vision(config, vision):
+    """The vision tower's and the connector's fields."""
+    demand(vision, "hidden_act", "gelu_pytorch_tanh", "gelu_pytorch_tanh")
+    demand(vision, "num_channels", 3, 3)
+    v = {key: whole(vision, key, default) for key, default in VISION_DEFAULTS.items()}
+    scale = whole(config, "scale_factor", 2)
+    if v["hidden_size"] % v["num_attention_heads"]:
+        raise Refused(f"the vision hidden_size {v['hidden_size']} is not a multiple of its num_attention_heads "
+                      f"{v['num_attention_heads']}")
+    side = v["image_size"] // v["patch_size"]       # the convolution drops what is left over: 384 / 14 is 27
+    if side == 0 or side % scale:
+        raise Refused(f"the {side} patches a side (image_size {v['image_size']}, patch_size {v['patch_size']}) are "
+                      f"not a multiple of scale_factor {scale}")
+    return dict(image_size=v["image_size"], patch_size=v["patch_size"], scale_factor=scale,
+                layer_norm_eps=real(vision, "layer_norm_eps", 1e-6),
+                **{"vision_" + key: v[key] for key in v if key not in ("image_size", "patch_size")})
+
+
+def read_text(text):
+    """The language model's fields."""
+    model = text.get("model_type", "llama")
+    if model not in TEXT_DEFAULTS:
+        raise Refused(f"the text model is {model!r}, but only {' or '.join(map(repr, TEXT_DEFAULTS))} is supported")
+    demand(text, "hidden_act", "silu", "silu", "swish")
+    for key in ("attention_bias", "mlp_bias") if model == "llama" else ():
+        demand(text, key, False, False)
+    t = {key: whole(text, key, default) for key, default in TEXT_DEFAULTS[model].items()}
+    heads = t["num_attention_heads"]
+    t["num_key_value_heads"] = whole(text, "num_key_value_heads",
+                                     8 if model == "mistral" and "num_key_value_heads" not in text else heads)
+    if t["hidden_size"] % heads or heads % t["num_key_value_heads"]:
+        raise Refused(f"hidden_size {t['hidden_size']}, num_attention_heads {heads} and num_key_value_heads "
+                      f"{t['num_key_value_heads']} do not divide one another")
+    t["head_dim"] = whole(text, "head_dim", t["hidden_size"] // heads)
+    if t["head_dim"] % 2:
+        raise Refused(f"head_dim {t['head_dim']} is odd, which rotary positions rule out")
+    t["rms_norm_eps"] = real(text, "rms_norm_eps", 1e-6)
+    window = text.get("sliding_window", 4096) if model == "mistral" else None
+    if window is not None and whole(text, "sliding_window", 4096) < t["max_position_embeddings"]:
+        note(f"max_position_embeddings is cut from {t['max_position_embeddings']} to the sliding window, {window}")
+        t["max_position_embeddings"] = window
+    return t
+
+
+def read_rope(text, fields):
+    """config.json's rotary settings, of either generation, as RotaryEmbeddingConfigMixin reads them: one dict."""
+    rope = dict(text.get("rope_scaling") or text.get("rope_parameters") or {})
+    rope["rope_theta"] = real(rope, "rope_theta", real(text, "rope_theta", 10000.0))
+    rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
+    demand(rope, "rope_type", "default", "default", "linear", "llama3")
+    demand({**text, **rope}, "partial_rotary_factor", 1, 1)
+    rope["original_max_position_embeddings"] = text.get("original_max_position_embeddings") or rope.get(
+        "original_max_position_embeddings") or whole(text, "max_position_embeddings", fields["max_position_embeddings"])
+    fields["rope_theta"] = rope["rope_theta"]
+    return rope
+
+
+def inv_freq(rope, head_dim):
+    """[1, head_dim / 2] f32: the rotary frequencies (LlamaRotaryEmbedding, modeling_rope_utils), to the bit."""
+    f32 = np.float32
+    theta, exponents = f32(rope["rope_theta"]), np.arange(0, head_dim, 2, dtype=f32) / f32(head_dim)
+    vectors = len(exponents) // 16 * 16         # torch's loop takes two AVX2 vectors at a time, and libm for the rest
+    frequencies = 1 / np.append(sleef_pow(theta, exponents[:vectors]), np.power(theta, exponents[vectors:]))
+    if rope["rope_type"] == "linear":
+        frequencies = frequencies / f32(real(rope, "factor", None))
+    elif rope["rope_type"] == "llama3":
+        low, high = real(rope, "low_freq_factor", None), real(rope, "high_freq_factor", None)
+        factor, length = real(rope, "factor", None), rope["original_max_position_embeddings"]
+        if low >= high:
+            raise Refused(f"low_freq_factor {low} is not below high_freq_factor {high}")
+        wavelength = (1 / frequencies) * f32(2 * np.pi)                 # torch divides a scalar by a tensor so
+        smooth = ((1 / wavelength) * f32(length) - f32(low)) / f32(high - low)
+        slow, fast = wavelength > f32(length / low), wavelength < f32(length / high)
+        frequencies = np.where(slow, frequencies / f32(factor), frequencies)
+        smoothed = (1 - smooth) * frequencies / f32(factor) + smooth * frequencies
+        frequencies = np.where(slow | fast, frequencies, smoothed)
+    return frequencies.reshape(1, -1)
+
+
+def sleef_pow(x, y):
+    """x ** y, x > 1 an f32, y [n] f32, rounded as in SLEEF's powf, which torch calls: not always the nearest f32.
+
+    It is exp(y log x) in pairs (head, tail) of f32, with fused multiply-adds: exact in f64, then rounded to f32."""
+    f32, f64, zero = np.float32, np.float64, np.float32(0)
+
+    def fma(a, b, c):
+        return (f64(a) * f64(b) + f64(c)).astype(f32)
+
+    def mul(a, b):
+        head = a[0] * b[0]
+        return head, fma(a[0], b[1], fma(a[1], b[0], fma(a[0], b[0], -head)))
+
+    def square(a):
+        head = a[0] * a[0]
+        return head, fma(a[0] + a[0], a[1], fma(a[0], a[0], -head))
+
+    def add(a, b):                                                                      # any a and b
+        head = a[0] + b[0]
+        part = head - a[0]
+        return head, (a[0] - (head - part)) + (b[0] - part) + (a[1] + b[1])
+
+    def add_smaller(a, b):                                                              # |a| >= |b|
+        head = a[0] + b[0]
+        return head, a[0] - head + b[0] + a[1] + b[1]
+
+    e = f32(np.frexp(x * f32(1 / 0.75))[1] - 1)         # log x = e log 2 + 2 r + r^3 t(r^2), r = (m - 1) / (m + 1)
+    m = np.ldexp(x, -int(e)), zero
+    n, d = add((f32(-1), zero), m), add((f32(1), zero), m)
+    t = 1 / d[0]
+    head = n[0] * t
+    r = head, fma(head, fma(-d[1], t, fma(-d[0], t, 1)), fma(n[1], t, fma(t, n[0], -head)))
+    r2 = square(r)
+    t = fma(fma(f32(0.24032035), r2[0], f32(0.28511268)), r2[0], f32(0.40000799))
+    t = add(mul(r2, (t, zero)), (f32(0.6666666), f32(3.6918386e-9)))
+    log = mul((f32(0.6931472), f32(-1.9046543e-9)), (e, zero))
+    log = add_smaller(add_smaller(log, (2 * r[0], 2 * r[1])), mul(mul(r2, r), t))
+
+    d = mul(log, (y, zero))                             # exp d = 2^q exp s
+    q = np.rint((d[0] + d[1]) * f32(1.442695))
+    s = add(add(d, (q * f32(-0.69314575), zero)), (q * f32(-1.4286068e-6), zero))
+    s = s[0] + s[1], s[0] - (s[0] + s[1]) + s[1]
+    t = f32(0.0013632465)
+    for coefficient in (0.00836596917, 0.0416710824, 0.166665524, 0.499999851):
+        t = fma(t, s[0], f32(coefficient))
+    t = add_smaller((f32(1), zero), add_smaller(s, mul(square(s), (t, zero))))
+    return np.ldexp(t[0] + t[1], q.astype(int))
+
+
+def read_eos(directory, config, vocab_size):
+    """The ids that end an answer, as generate() has them: generation_config.json's, or where there is no such file
+    config.json's (GenerationConfig.from_model_config)."""
+    name = "generation_config.json"
+    ids = read_json(directory, name, {}).get("eos_token_id")
+    if not os.path.exists(os.path.join(directory, name)):
+        name, text = "config.json", config.get("text_config") or {}
+        ids = text.get("eos_token_id") if config.get("eos_token_id") is None else config["eos_token_id"]
+    ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
+    if len(ids) > 16 or not all(type(i) is int and 0 <= i < vocab_size for i in ids):
+        raise Refused(f"{os.path.join(directory, name)}: eos_token_id is {ids}, but must be at most 16 ids below the "
+                      f"vocabulary's size, {vocab_size}")
+    if not ids:
+        note("no eos_token_id: an answer ends only at the length asked for")
+    return ids
+
+
+# ------------------------------------------------------------------------------------------------ picture settings
+
+def read_images(directory, fields):
+    """The image processor's fields, from processor_config.json (5.x) or preprocessor_config.json, and its checks."""
+    name, processor = "processor_config.json", read_json(directory, "processor_config.json", {})
+    images = processor.get("image_processor")
+    if images is None:
+        name, images = "preprocessor_config.json", read_json(directory, "preprocessor_config.json")
+    with naming(os.path.join(directory, name)):
+        for key in ("do_convert_rgb", "do_resize", "do_rescale", "do_normalize"):
+            demand(images, key, True, True)
+        demand(images, "resample", 1, 1)                                                    # LANCZOS
+        demand(images.get("max_image_size") or {}, "longest_edge", 364, fields["image_size"])
+        mean, std = (images.get(key) or [0.5, 0.5, 0.5] for key in ("image_mean", "image_std"))
+        if len(mean) != 3 or len(std) != 3 or 0 in std or not all(isinstance(v, (int, float)) for v in [*mean, *std]):
+            raise Refused(f"image_mean {mean} and image_std {std} must be three numbers each, none of image_std's 0")
+        size = images.get("size") or {"longest_edge": 4 * 364}
+        if "longest_edge" not in size:
+            raise Refused(f'"size" is {size}, but only one with a longest_edge is supported')
+        settings = dict(do_image_splitting=int(bool(images.get("do_image_splitting", True))), image_mean=mean,
+                        image_std=std, longest_edge=whole(size, "longest_edge", None),
+                        rescale_factor=real(images, "rescale_factor", 1 / 255))
+    with naming(os.path.join(directory, "processor_config.json")):
+        side = fields["image_size"] // fields["patch_size"] // fields["scale_factor"]
+        demand(processor, "image_seq_len", 169, side * side)
+    return settings
+
+
+# ------------------------------------------------------------------------------------------------ the chat template
+
+CHAT_FIELDS = ("chat_begin", "chat_default_system", "chat_role_prefix", "chat_role_suffix", "chat_role_suffix_image",
+               "chat_message_end", "chat_generation_prompt")
+FILES_OF_TEMPLATES = ("processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json")
+
+
+def find_template(directory, text_only):
+    """(file, template), from where transformers looks first, the processor's files or the tokenizer's; or two None."""
+    for name in FILES_OF_TEMPLATES[2 if text_only else 0:]:
+        path = os.path.join(directory, name)
+        if name.endswith(".jinja"):
+            if os.path.exists(path):
+                with open(path, encoding="utf-8") as f, naming(path):
+                    return path, f.read()
+            continue
+        template = read_json(directory, name, {}).get("chat_template")
+        with naming(path):
+            if isinstance(template, list):
+                template = {entry["name"]: entry["template"] for entry in template}.get("default")
+            if template is not None:
+                return path, template
+    return None, None
+
+
+STRING = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
+
+
+def simplify(template, tokens):
+    """A jinja template in one spelling: ("{%for x in y%}«0»{{z['w']}}«1»", [literal 0, literal 1]).
+
+    Literal text, '...' and the names of tokens ("bos_token") become «number»; neighbours join. Blanks around tags go as
+    transformers sets jinja up: trim_blocks, lstrip_blocks, no newline at the end."""
+    pieces, before, line_start = [], "", True                   # before: the tag before the text, without what it does
+    split = re.split(rf"(\{{%(?:{STRING}|[^'\"])*?%\}}|\{{\{{(?:{STRING}|[^'\"])*?\}}\}}|\{{#.*?#\}})",
+                     template.removesuffix("\n"), flags=re.S)
+    for text, tag in zip(split[::2], [*split[1::2], ""]):
+        if before[-3:-2] == "-":
+            text = text.lstrip()
+        elif before[-2:] in ("%}", "#}") and before[-3:-2] != "+":
+            line_start = text[:1] == "\n"
+            text = text.removeprefix("\n")
+        if tag[2:3] == "-":
+            text = text.rstrip()
+        elif tag[:2] in ("{%", "{#") and tag[2:3] != "+":
+            text = re.sub(r"(^|\n)[ \t]*\Z" if line_start else r"(\n)[ \t]*\Z", r"\1", text)
+        pieces.append(text)
+        before, line_start, inside = tag, False, tag[2:-2].strip("+-")
+        if tag[:2] == "{%":
+            pieces.append(["{%" + spell(inside) + "%}"])
+        elif tag[:2] == "{{":
+            for term in map(str.strip, re.findall(rf"((?:{STRING}|[^+~'\"])+)", inside)):
+                if re.fullmatch(STRING, term):
+                    pieces.append(term[1:-1].encode("ascii", "backslashreplace").decode("unicode_escape"))
+                else:
+                    pieces.append(tokens.get(term) or ["{{" + spell(term) + "}}"])
+    simple, literals = "", []
+    for piece in filter(None, pieces):
+        if isinstance(piece, list):
+            simple += piece[0]
+        elif simple.endswith("»"):
+            literals[-1] += piece
+        else:
+            simple += f"«{len(literals)}»"
+            literals.append(piece)
+    return simple, literals
+
+
+def spell(expression):
+    """An expression without optional blanks, with single quotes, and x['y'] for x.y."""
+    words = [f"'{word[1:-1]}'" if word[0] == '"' else word for word in re.findall(rf"{STRING}|\w+|\S", expression)]
+    text = re.sub(r" ?\. (\w+)\b(?! \()", r"['\1']", " ".join(words))
+    return re.sub(r"(?<=\W) | (?=\W)", "", text)
+
+
+def block(text):
+    """The tags of a template, as a regular expression that finds them in whatever spelling."""
+    return re.escape(simplify(text, {})[0])
+
+
+def literal(name):
+    """A literal that may be empty, as a regular expression with a group of that name."""
+    return f"(?:«(?P<{name}>\\d+)»)?"
+
+
+ROLE = r"\{\{message\['role'\](?P<capitalize>\|capitalize|\.capitalize\(\))?\}\}"
+PROMPT = block("{% if add_generation_prompt %}") + literal("chat_generation_prompt") + block("{% endif %}")
+TEMPLATES = (
+    re.compile(         # SmolVLM, Idefics3: processing_smolvlm.DEFAULT_CHAT_TEMPLATE, with or without the video branch
+        literal("chat_begin") + block("{% for message in messages %}") + literal("chat_role_prefix") + ROLE
+        + block("{% if message['content'][0]['type'] == 'image' %}") + literal("chat_role_suffix_image")
+        + block("{% else %}") + literal("chat_role_suffix")
+        + block("{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}")
+        + block("{% elif line['type'] == 'image' %}") + literal("image")
+        + "(?:" + block("{% elif line['type'] == 'video' %}") + literal("video") + ")?"
+        + block("{% endif %}{% endfor %}") + literal("chat_message_end") + block("{% endfor %}") + PROMPT),
+    re.compile(         # ChatML, with a default system message or not: SmolLM2
+        "(?:" + block("{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}")
+        + ")?" + literal("chat_begin") + block("{% for message in messages %}")
+        + "(?:" + block("{% if loop.first and messages[0]['role'] != 'system' %}") + literal("chat_default_system")
+        + block("{% endif %}") + ")?"
+        + literal("chat_role_prefix") + ROLE + literal("chat_role_suffix") + block("{{ message['content'] }}")
+        + literal("chat_message_end") + block("{% endfor %}") + PROMPT))
+
+
+def read_chat(template, tokens, image_token):
+    """SV_CONFIG's chat_ fields for a jinja template.
+
+    tokens: what the names bos_token, eos_token ... stand for. A template is recognised by its structure; its literals
+    are taken over. Raises Refused for any other, since smolvlm runs no jinja."""
+    simple, literals = simplify(template, tokens)
+    match = next(filter(None, (t.fullmatch(simple) for t in TEMPLATES)), None)
+    if match is None:
+        raise Refused("the chat template is neither SmolVLM's nor ChatML, and no other can be exported")
+    found = {name: literals[int(i)] if i is not None and name != "capitalize" else ""
+             for name, i in match.groupdict().items()}
+    if "image" in found and found["image"] != image_token:
+        raise Refused(f"the chat template puts {found['image']!r} for a picture, but image_token is {image_token!r}")
+    found.setdefault("chat_role_suffix_image", found["chat_role_suffix"])
+    found = {field: found.get(field, "") for field in CHAT_FIELDS}
+    return {**found, "chat_role_capitalize": int(bool(match["capitalize"]))}
+
+
+# ------------------------------------------------------------------------------------------------ the tokenizer
+
+def byte_alphabet():
+    """{character: byte}: the printable alphabet in which GPT-2's vocabulary spells bytes (tokenizers: ByteLevel)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {**{chr(byte): byte for byte in printable}, **{chr(256 + i): byte for i, byte in enumerate(others)}}
+
+
+def single_digits(tokenizer):
+    """1 or 0 by the pre-tokenizer; refuses every part of tokenizer.json that smolvlm's tokenizer.c does not do."""
+    model, added = tokenizer["model"], tokenizer.get("added_tokens") or []
+    demand(model, "type", "BPE", "BPE")
+    for key, accepted in dict(byte_fallback=[False], ignore_merges=[False], dropout=[0], unk_token=[""],
+                              continuing_subword_prefix=[""], end_of_word_suffix=[""]).items():
+        has_all_bytes = key == "unk_token" and set(byte_alphabet()) <= set(model["vocab"])   # then nothing is unknown
+        if not has_all_bytes:
+            demand(model, key, accepted[0], *accepted)
+    if tokenizer.get("normalizer") is not None:
+        raise Refused(f"the normalizer {tokenizer['normalizer'].get('type')} is not supported")
+    if (tokenizer.get("decoder") or {}).get("type") != "ByteLevel":
+        raise Refused("the decoder is not ByteLevel, and no other is supported")
+    for token in added:
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if token.get(flag):
+                raise Refused(f"the added token {token['content']!r} has the flag {flag}, which is not supported")
+    post = tokenizer.get("post_processor") or {"type": "ByteLevel"}
+    pieces = [next(iter(piece)) for piece in post.get("single", [])]
+    if post["type"] != "ByteLevel" and not (post["type"] == "TemplateProcessing" and pieces == ["Sequence"]):
+        raise Refused(f"the post_processor {post['type']} adds tokens, which is not supported")
+    pre = tokenizer.get("pre_tokenizer") or {}
+    parts = pre["pretokenizers"] if pre.get("type") == "Sequence" else [pre]
+    digits = len(parts) == 2 and parts[0].get("type") == "Digits" and parts[0].get("individual_digits") is True
+    last = parts[-1]
+    if (len(parts) != 1 + digits or last.get("type") != "ByteLevel" or last.get("add_prefix_space", True)
+            or not last.get("use_regex", True)):
+        raise Refused(f"the pre_tokenizer {' + '.join(str(part.get('type')) for part in parts)} is not supported: "
+                      "only ByteLevel(add_prefix_space=false, use_regex=true) is, or Digits(individual_digits) and it")
+    return int(digits)
+
+
+def tokenizer_blob(tokenizer, vocab_size):
+    """tokenizer.json (a dict) -> the tokenizer part of the file (bytes), as smolvlm.h lays it out.
+
+    Raises Refused for a tokenizer that is not byte-level BPE, or whose ids are not below vocab_size."""
+    digits = single_digits(tokenizer)
+    vocab, added = tokenizer["model"]["vocab"], tokenizer.get("added_tokens") or []
+    words = {id: token for token, id in vocab.items()}
+    words.update((token["id"], token["content"]) for token in added)
+    n_ids = max(words) + 1
+    if min(words) < 0 or n_ids > vocab_size:
+        raise Refused(f"has token ids up to {n_ids - 1}, but the model's vocab_size is {vocab_size}")
+    alphabet = byte_alphabet()
+
+    def spelled(token):                                                 # as tokenizers' ByteLevel decoder
+        return bytes(map(alphabet.get, token)) if alphabet.keys() >= set(token) else token.encode("utf-8")
+
+    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
+             for merge in tokenizer["model"]["merges"]]
+    for left, right in pairs:
+        for token in (left, right, left + right):
+            if token not in vocab:
+                raise Refused(f"a merge names {token!r}, which the vocabulary lacks")
+    characters = {byte: character for character, byte in alphabet.items()}
+    merges = [(vocab[left], vocab[right], vocab[left + right]) for left, right in pairs]
+    return b"".join([
+        struct.pack("<I", n_ids), *(pack_string(spelled(words.get(id, ""))) for id in range(n_ids)),
+        struct.pack("<256I", *(vocab.get(characters[byte], NO_ID) for byte in range(256))),
+        struct.pack("<I", len(merges)), *(struct.pack("<3I", *merge) for merge in merges),
+        struct.pack("<I", len(added)), *(struct.pack("<I", t["id"]) + pack_string(t["content"]) for t in added),
+        struct.pack("<I", digits)])
+
+
+def token_text(settings, key, default=None):
+    """A token that tokenizer_config.json names: a string, an AddedToken's content, or in extra_special_tokens."""
+    extra = settings.get("extra_special_tokens")
+    value = settings.get(key) or (extra.get(key) if isinstance(extra, dict) else None) or default
+    value = value["content"] if isinstance(value, dict) else value
+    if not isinstance(value, (str, type(default))):
+        raise Refused(f'"{key}" is {value!r}, which is no token')
+    return value
+
+
+def read_tokenizer(directory):
+    """(tokenizer.json with the added tokens that only tokenizer_config.json knows, tokenizer_config.json)."""
+    tokenizer = read_json(directory, "tokenizer.json")
+    with naming(os.path.join(directory, "tokenizer.json")):
+        added = tokenizer["added_tokens"] = tokenizer.get("added_tokens") or []
+        known = {token["content"]: token["id"] for token in added}
+        ids = {id: content for content, id in {**tokenizer["model"]["vocab"], **known}.items()}
+    settings = read_json(directory, "tokenizer_config.json", {})
+    with naming(os.path.join(directory, "tokenizer_config.json")):
+        for key in ("add_bos_token", "add_eos_token"):
+            demand(settings, key, False, False)
+        for id, token in (settings.get("added_tokens_decoder") or {}).items():
+            content = token["content"]
+            if ids.setdefault(int(id), content) != content:
+                raise Refused(f"the added token {content!r} has id {id}, which is {ids[int(id)]!r} in tokenizer.json")
+            if content not in known:
+                added.append({**token, "id": int(id)})
+    return tokenizer, settings
+
+
+def read_tokens(model, config, tokenizer, settings):
+    """The picture's tokens: SmolVLMProcessor asks the tokenizer for them, Idefics3Processor has constants."""
+    settings = settings if model == "smolvlm" else {}
+    fields = dict(image_token=token_text(settings, "image_token", "<image>"),
+                  fake_image_token=token_text(settings, "fake_image_token", "<fake_token_around_image>"),
+                  global_image_token=token_text(settings, "global_image_token", "<global-img>"),
+                  image_token_id=whole(config, "image_token_id", 128257, low=0))
+    token, id = fields["image_token"], fields["image_token_id"]
+    actual = {added["content"]: added["id"] for added in tokenizer["added_tokens"]}.get(token)
+    if actual != id:
+        raise Refused(f"image_token_id is {id}, but the tokenizer has {token} as {actual}")
+    return fields
+
+
+# ------------------------------------------------------------------------------------------------ the weights
+
+SOURCES = {"F32": (4, lambda raw: raw.view("<f4")), "F16": (2, lambda raw: raw.view("<f2").astype("<f4")),
+           "BF16": (2, lambda raw: (raw.view("<u2").astype("<u4") << 16).view("<f4"))}      # safetensors dtypes
+HARMLESS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|position_ids)")      # buffers that old checkpoints stored
+
+
+def encode_f32(numbers):
+    return numbers.astype("<f4", copy=False)
+
+
+def encode_bf16(numbers):
+    """f32 -> bf16 as u16, to the nearest, ties to even, as torch does it; NaN stays NaN."""
+    bits = numbers.astype("<f4", copy=False).view("<u4")
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype("<u4")) >> 16
+    return np.where(np.isnan(numbers), (bits >> 16) | 0x40, rounded).astype("<u2")
+
+
+# --format: (bytes of a row of so many numbers, [rows, cols] f32 -> an array of these bytes)
+FORMATS = {"f32": (lambda cols: 4 * cols, encode_f32), "bf16": (lambda cols: 2 * cols, encode_bf16)}
+
+
+def read_safetensors_header(path):
+    """{name: (path, dtype, shape, offset)} of one file, every number in it checked against the file's size."""
+    with open(path, "rb") as f, naming(path):
+        size = os.fstat(f.fileno()).st_size
+        length = int.from_bytes(f.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise Refused("is cut off or no safetensors file: its header does not fit")
+        try:
+            header = json.loads(f.read(length))
+        except (ValueError, RecursionError) as error:
+            raise Refused(f"is no safetensors file: its header is not JSON ({error})") from None
+        tensors = {}
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            (begin, end), shape, dtype = entry["data_offsets"], entry["shape"], entry["dtype"]
+            count = 1
+            for n in shape:
+                count *= whole({"shape": n}, "shape", None, low=0)
+            if not 0 <= begin <= end <= size - 8 - length:
+                raise Refused(f"is cut off: the tensor {name} lies outside the file")
+            if dtype in SOURCES and end - begin != count * SOURCES[dtype][0]:
+                raise Refused(f"the tensor {name} has {end - begin} bytes, but its shape {shape} says otherwise")
+            tensors[name] = (path, dtype, shape, 8 + length + begin)
+        return tensors
+
+
+def find_tensors(directory):
+    """{name: (path, dtype, shape, offset)} of all the weights: model.safetensors, or the shards its index names."""
+    single, index = (os.path.join(directory, "model.safetensors" + end) for end in ("", ".index.json"))
+    if os.path.exists(single) or not os.path.exists(index):
+        if not os.path.exists(single):
+            raise Refused(f"{single}: does not exist, nor an index of shards (weights in other files are not read)")
+        return read_safetensors_header(single)
+    places = read_json(directory, "model.safetensors.index.json").get("weight_map")
+    with naming(index):
+        if any(os.path.basename(file) != file for file in places.values()):
+            raise Refused("names a file outside the directory")
+        shards = {file: read_safetensors_header(os.path.join(directory, file)) for file in sorted(set(places.values()))}
+        for name, file in places.items():
+            if name not in shards[file]:
+                raise Refused(f"says that {name} is in {file}, but it is not")
+    return {name: shards[file][name] for name, file in places.items()}
+
+
+def source_name(name, text_only):
+    """The checkpoint's name of a tensor: a text-only model has no .text_model."""
+    return name.replace("model.text_model.", "model.") if text_only else name
+
+
+def rows_of(source, rows, cols):
+    """The tensor's f32 numbers, [some rows, cols] at a time."""
+    path, dtype, _, offset = source
+    width, decode = SOURCES[dtype]
+    step = max(1, CHUNK // max(cols, 1))
+    with open(path, "rb") as f:
+        f.seek(offset)
+        for row in range(0, rows, step):
+            count = min(step, rows - row) * cols
+            raw = f.read(count * width)
+            if len(raw) != count * width:
+                raise Refused(f"{path}: became shorter while it was read")
+            yield decode(np.frombuffer(raw, np.uint8)).reshape(-1, cols)
+
+
+def settle_embeddings(directory, found, fields, text_only):
+    """Ties lm_head and embed_tokens, or not, as PreTrainedModel.tie_weights would; changes found and fields."""
+    embed, head = source_name("model.text_model.embed_tokens.weight", text_only), "lm_head.weight"
+    if not fields["tie_word_embeddings"]:
+        return
+    if embed not in found and head in found:                        # symmetric: what is there serves as both
+        found[embed] = found[head]
+    if embed in found and head in found:
+        (_, a_dtype, shape, _), (_, b_dtype, head_shape, _) = found[embed], found[head]
+        same = shape == head_shape and len(shape) == 2 and {a_dtype, b_dtype} <= SOURCES.keys() and all(
+            np.array_equal(a, b) for a, b in zip(rows_of(found[embed], *shape), rows_of(found[head], *shape)))
+        if same:
+            del found[head]
+        else:
+            note("lm_head.weight differs from embed_tokens.weight, so they stay two, in spite of tie_word_embeddings")
+            fields["tie_word_embeddings"] = 0
+
+
+def check_tensors(directory, found, tensors, fields, text_only):
+    """Refuses a checkpoint with a tensor missing, misshapen, in an unknown dtype, or left over."""
+    left = {name for name in found if not HARMLESS.fullmatch(name)}
+    for field, name, rows, cols in tensors:
+        if field == "inv_freq":
+            continue
+        name = source_name(name, text_only)
+        if name not in found:
+            raise Refused(f"{directory}: the tensor {name} is missing")
+        path, dtype, shape, _ = found[name]
+        patch = fields["patch_size"]
+        expected = ([rows, 3, patch, patch] if field == "patch_embedding_weight" else
+                    [cols] if rows == 1 and len(shape) == 1 else [rows, cols])
+        if shape != expected:
+            raise Refused(f"{path}: the tensor {name} has the shape {shape}, but config.json asks for {expected}")
+        if dtype not in SOURCES:
+            raise Refused(f"{path}: the tensor {name} is {dtype}, but only {', '.join(SOURCES)} can be read")
+        left.discard(name)
+    if left:
+        raise Refused(f"{directory}: the tensor {min(left)} is not part of the model ({len(left)} such)")
+
+
+# ------------------------------------------------------------------------------------------------ the file
+
+def align(offset):
+    return -(-offset // 64) * 64
+
+
+def gather(directory, layout):
+    """Everything about a directory but its numbers: (fields, inv_freq, tokenizer part, source tensors, text_only)."""
+    config, path = read_json(directory, "config.json"), os.path.join(directory, "config.json")
+    fields = {field: EMPTY[kind] for kind, field in layout.config}
+    with naming(path):
+        model, graph, frequencies = read_config(config)
+    text_only = model in TEXT_DEFAULTS
+    fields.update(graph, eos_token_id=read_eos(directory, config, graph["vocab_size"]),
+                  name=os.fsencode(os.path.basename(os.path.abspath(directory))).decode("utf-8", "replace"))
+
+    tokenizer, settings = read_tokenizer(directory)
+    with naming(os.path.join(directory, "tokenizer.json")):
+        blob = tokenizer_blob(tokenizer, fields["vocab_size"])
+    if not text_only:
+        fields.update(read_images(directory, fields))
+        with naming(path):
+            fields.update(read_tokens(model, config, tokenizer, settings))
+
+    place, template = find_template(directory, text_only)
+    if template is not None:
+        with naming(place):
+            tokens = {key: token_text(settings, key) for key in ("bos_token", "eos_token", "pad_token", "unk_token")}
+            fields.update(read_chat(template, tokens, fields["image_token"]))
+    elif text_only:
+        note("no chat template: the model completes text")
+    else:
+        raise Refused(f"{directory}: has no chat template")
+
+    found = find_tensors(directory)
+    settle_embeddings(directory, found, fields, text_only)
+    return fields, frequencies, blob, found, text_only
+
+
+def export(directory, out, format):
+    """Writes the checkpoint directory to the file out; returns (bytes, parameters). Raises Refused and OSError."""
+    layout = read_layout()
+    fields, frequencies, blob, found, text_only = gather(directory, layout)
+    tensors = list_tensors(layout, fields)
+    check_tensors(directory, found, tensors, fields, text_only)
+
+    formats = ["f32" if rows == 1 or field == "position_embedding" else format for field, _, rows, _ in tensors]
+    sizes = [rows * FORMATS[f][0](cols) for f, (_, _, rows, cols) in zip(formats, tensors)]
+    config = pack_config(layout, fields)
+    table = sum(4 + len(name) + 28 for _, name, _, _ in tensors)
+    data_offset = offset = align(40 + len(config) + table + len(blob))
+    entries = []
+    for f, size, (_, name, rows, cols) in zip(formats, sizes, tensors):
+        entries.append(pack_string(name) + struct.pack("<3I2Q", layout.formats[f], rows, cols, offset, size))
+        offset += align(size)
+    metadata = (config + b"".join(entries) + blob).ljust(data_offset - 40, b"\0")
+
+    with written_aside(out) as f, tqdm(total=offset, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
+        f.seek(data_offset)
+        weights_crc = 0
+        for form, size, (field, name, rows, cols) in zip(formats, sizes, tensors):
+            source = found.get(source_name(name, text_only))
+            chunks = [frequencies] if field == "inv_freq" else rows_of(source, rows, cols)
+            for data in itertools.chain(map(FORMATS[form][1], chunks), [np.zeros(align(size) - size, np.uint8)]):
+                weights_crc = zlib.crc32(data, weights_crc)
+                f.write(data)
+                bar.update(data.nbytes)
+        checked = struct.pack("<QQII", data_offset, offset, weights_crc, len(tensors)) + metadata
+        f.seek(0)
+        f.write(layout.magic + struct.pack("<II", layout.version, zlib.crc32(checked)) + checked)
+        bar.update(data_offset)
+    return offset, sum(rows * cols for field, _, rows, cols in tensors if field != "inv_freq")
+
+
+@contextlib.contextmanager
+def written_aside(path):
+    """A new file that takes the place of path when all went well, and vanishes when not (an error, Ctrl-C)."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise Refused(f"{path}: exists and is no regular file")
+    aside = f"{path}.tmp-{os.getpid()}"
+    try:
+        with open(aside, "wb") as f:
+            yield f
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(aside)
+        raise
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Writes a SmolVLM2, SmolVLM, Idefics3, Llama or Mistral checkpoint as the one file smolvlm reads.",
+        epilog="""\
+DIR is what Hugging Face publishes, downloaded as it is: config.json, tokenizer.json, *.safetensors and the rest.
+    hf download HuggingFaceTB/SmolVLM2-500M-Video-Instruct --local-dir SmolVLM2-500M
+    python export.py SmolVLM2-500M smolvlm2-500m.bin
+--format says how the matrices are stored; norms, biases and positions are always f32.
+    bf16  2 bytes a number: what the models were trained in, and all the precision that a bf16 checkpoint has
+    f32   4 bytes a number: every bit of an f32 checkpoint, for comparing with the reference
+OUT.bin appears only when it is complete; the same directory gives the same bytes every time. Exit status: 0, or 1
+with one sentence that names the file and what is wrong with it.""")
+    parser.add_argument("directory", metavar="DIR", help="the checkpoint directory")
+    parser.add_argument("out", metavar="OUT.bin", help="the file to write")
+    parser.add_argument("--format", choices=FORMATS, default="bf16", help="how matrices are stored (default: bf16)")
+    arguments = parser.parse_args()
+    try:
+        size, parameters = export(arguments.directory, arguments.out, arguments.format)
+    except Refused as refusal:
+        sys.exit(f"export.py: {refusal}")
+    except OSError as error:
+        sys.exit(f"export.py: {error.filename or arguments.out}: {error.strerror or error}")
+    except MISFITS as error:                        # what no check foresaw: still a sentence, with what Python says
+        sys.exit(f"export.py: {arguments.directory}: is not laid out as expected ({type(error).__name__}: {error})")
+    except MemoryError:
+        sys.exit(f"export.py: {arguments.directory}: there is not enough memory")
+    except KeyboardInterrupt:
+        sys.exit("export.py: interrupted, nothing written")
+    print(f"{arguments.out}: {arguments.format}, {size / 1e6:.1f} MB, {parameters / 1e6:.2f} M parameters")
+
+
+if __name__ == "__main__":
+    main()

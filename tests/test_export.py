@@ -1,0 +1,701 @@
+#!/usr/bin/env python3
+"""export.py against transformers: every field, every tensor, the tokenizer, the chat template, and every refusal.
+
+    python tests/test_export.py        needs torch, transformers and tokenizers beside what export.py needs
+
+The files are read back by a reader that shares nothing with export.py; what they should hold is what transformers
+makes of the same directory.
+"""
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.dirname(HERE)]
+import export as exporter                                       # noqa: E402
+from tiny_model import SMOLLM2_TEMPLATE, SMOLVLM_TEMPLATE, make_tiny     # noqa: E402
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+EXPORT = os.path.join(os.path.dirname(HERE), "export.py")
+TEMPORARY = tempfile.TemporaryDirectory(prefix="test_export.")
+unittest.addModuleCleanup(TEMPORARY.cleanup)
+
+
+# ------------------------------------------------------------------------------------------------ an independent reader
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def read_file(path):
+    """The file as smolvlm.h's comment describes it: config {}, tensors {name: array}, formats {name: int} and more."""
+    data = read(path)
+    magic, version, metadata_crc, data_offset, size, weights_crc, n_tensors = struct.unpack_from("<8sIIQQII", data)
+    assert (magic, version, size, data_offset % 64) == (b"SMOLVLM\n", 1, len(data), 0)
+    assert metadata_crc == zlib.crc32(data[16:data_offset]) and weights_crc == zlib.crc32(data[data_offset:])
+    at = 40
+
+    def take(code):
+        nonlocal at
+        values = struct.unpack_from("<" + code, data, at)
+        at += struct.calcsize("<" + code)
+        return values[0] if len(values) == 1 else list(values)
+
+    def take_string():
+        nonlocal at
+        size = take("I")
+        at += size
+        return data[at - size:at]
+
+    takers = dict(U32=lambda: take("I"), F32=lambda: take("f"), F64=lambda: take("d"), F3=lambda: take("3f"),
+                  IDS=lambda: [take("I") for _ in range(take("I"))], STR=lambda: take_string().decode())
+    header = read(os.path.join(os.path.dirname(HERE), "smolvlm.h")).decode()
+    config = {}
+    for line in header.partition("#define SV_CONFIG")[2].splitlines()[1:]:
+        entry = re.match(r"    (\w+)\((\w+)\)", line)
+        if not entry:
+            break
+        config[entry[2]] = takers[entry[1]]()
+    tensors, formats, end = {}, {}, data_offset
+    for _ in range(n_tensors):
+        name, (form, rows, cols), (offset, size) = take_string().decode(), take("3I"), take("2Q")
+        assert offset == end and size == rows * cols * (4, 2)[form]
+        end = (offset + size + 63) // 64 * 64
+        assert not any(data[offset + size:end])
+        tensors[name] = np.frombuffer(data, ("<u4", "<u2")[form], rows * cols, offset).reshape(rows, cols)
+        formats[name] = form
+    assert end == len(data)
+    tokenizer = SimpleNamespace(
+        ids=[take_string() for _ in range(take("I"))], bytes=take("256I"),
+        merges=[take("3I") for _ in range(take("I"))],
+        added={take("I"): take_string().decode() for _ in range(take("I"))}, digits=take("I"))
+    assert not any(data[at:data_offset]) and data_offset - at < 64
+    return SimpleNamespace(config=config, tensors=tensors, formats=formats, tokenizer=tokenizer, data=data)
+
+
+def run_export(directory, out, *options):
+    """export.py's main in this process: (None or what it exits with, what it says on stderr)."""
+    argv, sys.argv = sys.argv, ["export.py", directory, out, *options]
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+            exporter.main()
+        return None, errors.getvalue()
+    except SystemExit as exit:
+        return exit.code, errors.getvalue()
+    finally:
+        sys.argv = argv
+
+
+def scratch(name):
+    return tempfile.mkdtemp(prefix=name + ".", dir=TEMPORARY.name)
+
+
+def exported(directory, *options):
+    out = os.path.join(scratch("out"), "model.bin")
+    code, errors = run_export(directory, out, *options)
+    assert code is None, code
+    return read_file(out)
+
+
+def tiny(kind="smolvlm", **overrides):
+    return make_tiny(os.path.join(scratch(kind), "tiny"), kind=kind, **overrides)
+
+
+def edit(directory, name, change):
+    """Lets change(the object in a JSON file) change it."""
+    path = os.path.join(directory, name)
+    with open(path, encoding="utf-8") as f:
+        value = json.load(f)
+    change(value)
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(value, f)
+
+
+def load(directory):
+    config = json.loads(read(os.path.join(directory, "config.json")))
+    auto = AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
+    return auto.from_pretrained(directory, output_loading_info=True)
+
+
+def bits(tensor, form):
+    """A torch tensor's bits in the file's format."""
+    tensor = tensor.detach().reshape(tensor.shape[0], -1) if tensor.ndim > 1 else tensor.detach().reshape(1, -1)
+    if form == 0:
+        return tensor.float().contiguous().numpy().view("<u4")
+    return tensor.to(torch.bfloat16).contiguous().view(torch.int16).numpy().view("<u2")
+
+
+CONFIGURATION = dict(        # field in the file: where transformers' configuration has it
+    image_size="vision_config", patch_size="vision_config", layer_norm_eps="vision_config", scale_factor="",
+    **{"vision_" + key: "vision_config" for key in
+       ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")},
+    **{key: "text_config" for key in
+       ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+        "head_dim", "vocab_size", "max_position_embeddings", "rms_norm_eps")})
+
+
+def reference_fields(config):
+    """What the file's graph fields should be, from a transformers configuration."""
+    text = config.get_text_config()
+    fields = {"rope_theta": text.rope_parameters["rope_theta"]}
+    for field, part in CONFIGURATION.items():
+        if part == "text_config":
+            fields[field] = getattr(text, field)
+        elif hasattr(config, "vision_config"):
+            owner = getattr(config, part) if part else config
+            fields[field] = getattr(owner, field.removeprefix("vision_"))
+        else:
+            fields[field] = 0
+    return fields
+
+
+class Whole(unittest.TestCase):
+    """Directories that export: the file holds what transformers loads."""
+
+    def check(self, kind, formats=("bf16", "f32"), **overrides):
+        directory = tiny(kind, **overrides)
+        model, info = load(directory)
+        self.assertFalse(info["missing_keys"] or info["unexpected_keys"])
+        state = model.state_dict()
+        rotary = (model.model.text_model if hasattr(model.model, "text_model") else model.model).rotary_emb
+        for form in formats:
+            file = exported(directory, "--format", form)
+            for field, value in reference_fields(model.config).items():
+                if isinstance(value, float):
+                    value = float(np.float32(value))
+                if not (field == "max_position_embeddings" and kind == "mistral"):
+                    self.assertEqual(file.config[field], value, field)
+            self.assertEqual(file.config["tie_word_embeddings"], int(model.config.tie_word_embeddings))
+            self.assertEqual(file.config["eos_token_id"], np.atleast_1d(model.generation_config.eos_token_id).tolist())
+            self.assertEqual(file.config["name"], "tiny")
+            seen = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+            for name, data in file.tensors.items():
+                source = name if kind in ("smolvlm", "idefics3") else name.replace(".text_model.", ".")
+                plain = data.shape[0] == 1 or name.endswith("position_embedding.weight")
+                self.assertEqual(file.formats[name], 0 if plain else {"f32": 0, "bf16": 1}[form])
+                if name.endswith("inv_freq"):
+                    np.testing.assert_array_equal(data, bits(rotary.inv_freq, 0))
+                    continue
+                np.testing.assert_array_equal(data, bits(state[source], file.formats[name]), err_msg=name)
+                seen.add(source)
+            self.assertEqual(seen, set(state))
+        return directory, model, file
+
+    def test_smolvlm(self):
+        directory, model, file = self.check("smolvlm", dtype="bfloat16")
+        config = file.config
+        self.assertEqual((config["longest_edge"], config["do_image_splitting"]), (64, 1))
+        self.assertEqual((config["rescale_factor"], config["image_mean"], config["image_std"]),
+                         (1 / 255, [.5] * 3, [.5] * 3))
+        self.assertEqual(config["image_token_id"], model.config.image_token_id)
+        self.assertEqual([config[key] for key in ("image_token", "fake_image_token", "global_image_token")],
+                         ["<image>", "<fake_token_around_image>", "<global-img>"])
+
+    def test_variants(self):
+        self.check("smolvlm", config_generation=5, processor_generation=5, do_image_splitting=False, longest_edge=96,
+                   image_mean=(0.48, 0.46, 0.41), image_std=(0.27, 0.26, 0.28), vocab_size=640, head_dim=16)
+        self.check("smolvlm", tie_word_embeddings=True, shards=4, dtype="float16", rope_theta=10000.0)
+        self.check("smolvlm", v1_tokenizer=True, image_size=42, patch_size=10, scale_factor=2, num_key_value_heads=4,
+                   eos_token_id=[2, 5, 7])
+        self.check("idefics3", config_generation=5, tie_word_embeddings=True, shards=3, dtype="bfloat16")
+        self.check("idefics3", v1_tokenizer=True, individual_digits=False, vision_intermediate_size=3072)
+        self.check("llama", tie_word_embeddings=True, dtype="bfloat16", rope_theta=130000)
+        self.check("llama", head_dim=20, config_generation=5, dtype="float16", num_key_value_heads=1)
+        _, _, file = self.check("mistral", sliding_window=64, rope_theta=1e6)
+        self.assertEqual(file.config["max_position_embeddings"], 64)
+        _, _, file = self.check("mistral", config_generation=5)
+        self.assertEqual(file.config["max_position_embeddings"], 2048)
+
+    def test_scaled_rope(self):
+        for generation in (4, 5):
+            self.check("llama", config_generation=generation, rope_scaling={"rope_type": "linear", "factor": 3.0})
+            self.check("smolvlm", config_generation=generation, head_dim=64, rope_theta=500000.0, rope_scaling={
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 512})
+
+    def test_inv_freq_is_torchs_to_the_bit(self):
+        """On x86 with AVX2; elsewhere torch's own loops differ, and a head of 64 or 128 is what counts."""
+        every = torch.backends.cpu.get_cpu_capability() == "AVX2"
+        for theta in (1e4, 1e5, 1.3e5, 130000, 273768, 5e5, 1e6, 6234935, 3290562.014129624):
+            for dim in (12, 16, 20, 24, 32, 64, 72, 96, 128) if every else (64, 128):
+                theirs = 1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float) / dim))
+                ours = exporter.inv_freq({"rope_theta": theta, "rope_type": "default"}, dim)
+                np.testing.assert_array_equal(ours.view("<u4"), bits(theirs, 0), (theta, dim))
+
+    def test_text_only_fields_are_empty(self):
+        config = exported(tiny("llama")).config
+        names = ("image_size", "patch_size", "vision_hidden_size", "vision_num_hidden_layers", "scale_factor",
+                 "layer_norm_eps", "longest_edge", "image_token_id", "image_token", "global_image_token")
+        self.assertEqual([config[name] for name in names], [0] * 8 + ["", ""])
+
+    def test_same_bytes_each_time_and_options(self):
+        directory = tiny(dtype="bfloat16")
+        first, second = exported(directory), exported(directory, "--format", "bf16")
+        self.assertEqual(first.data, second.data)
+
+    def test_f32_to_bf16_rounds_as_torch(self):
+        numbers = np.concatenate([np.arange(0, 2**32, 65521, np.uint64).astype(np.uint32).view(np.float32),
+                                  np.float32([np.inf, -np.inf, 0, -0.0, 3.4e38])])
+        ours = exporter.encode_bf16(numbers)
+        theirs = torch.from_numpy(numbers.copy()).to(torch.bfloat16).view(torch.int16).numpy().view("<u2")
+        nan = np.isnan(numbers)
+        np.testing.assert_array_equal(ours[~nan], theirs[~nan])
+        self.assertTrue(np.isnan((ours[nan].astype(np.uint32) << 16).view(np.float32)).all())
+
+    def test_large_tensors_go_in_chunks(self):
+        directory = tiny(dtype="float32")
+        whole = exported(directory).data
+        chunk, exporter.CHUNK = exporter.CHUNK, 100
+        try:
+            self.assertEqual(exported(directory).data, whole)
+        finally:
+            exporter.CHUNK = chunk
+
+    def test_tied_and_stored(self):
+        """tie_word_embeddings with lm_head.weight stored, too: equal, different, or alone."""
+        from safetensors.torch import load_file, save_file
+        for kind, embed in dict(smolvlm="model.text_model.embed_tokens.weight",
+                                llama="model.embed_tokens.weight").items():
+            for case in ("equal", "different", "alone"):
+                directory = tiny(kind, tie_word_embeddings=True)
+                path = os.path.join(directory, "model.safetensors")
+                tensors = load_file(path)
+                tensors["lm_head.weight"] = tensors[embed].clone() + (case == "different")
+                if case == "alone":
+                    del tensors[embed]
+                save_file(tensors, path, {"format": "pt"})
+                model, _ = load(directory)
+                file = exported(directory, "--format", "f32")
+                self.assertEqual("lm_head.weight" in file.tensors, case == "different")
+                self.assertEqual(file.config["tie_word_embeddings"], int(case != "different"))
+                np.testing.assert_array_equal(file.tensors["model.text_model.embed_tokens.weight"],
+                                              bits(model.get_input_embeddings().weight, 0))
+                head = file.tensors.get("lm_head.weight", file.tensors["model.text_model.embed_tokens.weight"])
+                np.testing.assert_array_equal(head, bits(model.lm_head.weight, 0))
+
+    def test_tie_in_text_config_does_not_count(self):
+        directory = tiny()
+        edit(directory, "config.json", lambda c: c["text_config"].update(tie_word_embeddings=True))
+        model, _ = load(directory)
+        self.assertFalse(torch.equal(model.lm_head.weight, model.get_input_embeddings().weight))
+        self.assertEqual(exported(directory).config["tie_word_embeddings"], 0)
+
+    def test_end_without_generation_config(self):
+        for kind in ("smolvlm", "llama", "mistral"):
+            for eos in (None, 5, [5, 7]):
+                for section in ("", "text_config") if kind == "smolvlm" else ("",):
+                    directory = tiny(kind)
+                    os.remove(os.path.join(directory, "generation_config.json"))
+                    for part in ("", "text_config") if kind == "smolvlm" else ("",):
+                        edit(directory, "config.json", lambda c: (c[part] if part else c).pop("eos_token_id", 0))
+                    if eos is not None:
+                        edit(directory, "config.json",
+                             lambda c: (c[section] if section else c).update(eos_token_id=eos))
+                    model, _ = load(directory)
+                    ids = model.generation_config.eos_token_id
+                    self.assertEqual(exported(directory).config["eos_token_id"],
+                                     [] if ids is None else np.atleast_1d(ids).tolist(), (kind, eos, section))
+
+    def test_harmless_buffers(self):
+        from safetensors.torch import load_file, save_file
+        directory = tiny("llama")
+        path = os.path.join(directory, "model.safetensors")
+        save_file({**load_file(path), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}, path)
+        exported(directory)
+
+
+class Defaults(unittest.TestCase):
+    """config.json with keys left out means what transformers' classes take it to mean."""
+
+    def check(self, config):
+        directory = scratch("config")
+        with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        with contextlib.redirect_stderr(io.StringIO()):
+            model, fields, _ = exporter.read_config(config)
+        loaded = AutoConfig.from_pretrained(directory)
+        reference = reference_fields(loaded)
+        if model == "mistral":
+            reference["max_position_embeddings"] = min(loaded.max_position_embeddings, loaded.sliding_window or 2**31)
+        self.assertEqual({key: fields.get(key, 0) for key in reference}, reference)
+
+    def test_every_key_left_out(self):
+        for kind in ("smolvlm", "idefics3"):
+            self.check(dict(model_type=kind, vision_config=dict(image_size=512, patch_size=16)))
+            self.check(dict(model_type=kind, scale_factor=1))
+            base = json.loads(read(os.path.join(tiny(kind, config_generation=5), "config.json")))
+            base["vision_config"].update(num_attention_heads=4, image_size=512, patch_size=16)
+            self.check(dict(base, vision_config=dict(base["vision_config"], hidden_size=64)))
+            for part in ("text_config", "vision_config"):
+                for key in base[part]:
+                    if key not in ("hidden_size", "num_attention_heads", "image_size", "patch_size"):
+                        self.check(dict(base, **{part: {k: v for k, v in base[part].items() if k != key}}))
+                        if base[part][key] is not None and key in ("head_dim", "num_key_value_heads"):
+                            self.check(dict(base, **{part: dict(base[part], **{key: None})}))
+        for kind in ("llama", "mistral"):
+            self.check(dict(model_type=kind))
+            base = json.loads(read(os.path.join(tiny(kind), "config.json")))
+            for key in set(base) - {"model_type", "hidden_size", "sliding_window", "num_attention_heads",
+                                    "num_key_value_heads"}:
+                self.check({k: v for k, v in base.items() if k != key})
+
+
+class Tokenizer(unittest.TestCase):
+    def test_ids_bytes_and_merges(self):
+        texts = ["Describe the image, please. 2024 things!\n", "Wie heißt 你好 🙂 it's  \t x\x04y",
+                 "<image> User:<end_of_utterance>"]
+        for kind, overrides in (("smolvlm", {}), ("smolvlm", dict(v1_tokenizer=True)),
+                                ("llama", dict(individual_digits=False))):
+            directory = tiny(kind, **overrides)
+            tokenizer, ours = AutoTokenizer.from_pretrained(directory), exported(directory).tokenizer
+            self.assertEqual(len(ours.ids), len(tokenizer))
+            for id, data in enumerate(ours.ids):
+                self.assertEqual(data.decode("utf-8", "replace"), tokenizer.decode([id]), id)
+            self.assertEqual(ours.added, {id: token.content for id, token in tokenizer.added_tokens_decoder.items()})
+            self.assertEqual(ours.digits, int(overrides.get("individual_digits", True)))
+            backend = tokenizer.backend_tokenizer
+            for text in texts:
+                ids = []
+                for part in re.split("(" + "|".join(map(re.escape, ours.added.values())) + ")", text):
+                    if part in ours.added.values():
+                        ids += [id for id, content in ours.added.items() if content == part]
+                        continue
+                    for word, _ in backend.pre_tokenizer.pre_tokenize_str(part):
+                        alphabet = {c: b for b, c in zip(range(256), byte_characters())}
+                        ids += bpe([ours.bytes[alphabet[c]] for c in word], ours.merges)
+                self.assertEqual([id for id in ids if id != 0xFFFFFFFF], tokenizer(text)["input_ids"], text)
+
+    def test_both_layouts_of_merges(self):
+        directory = tiny("llama")
+        first = exported(directory).data
+        def change(tokenizer):
+            merges = tokenizer["model"]["merges"]
+            tokenizer["model"]["merges"] = [" ".join(m) if isinstance(m, list) else m.split(" ") for m in merges]
+        edit(directory, "tokenizer.json", change)
+        self.assertEqual(exported(directory).data, first)
+
+    def test_added_tokens_of_the_configuration(self):
+        directory = tiny("llama", vocab_size=700)
+        n = len(AutoTokenizer.from_pretrained(directory))
+        edit(directory, "tokenizer_config.json", lambda c: c.update(added_tokens_decoder={
+            str(n): dict(content="<more>", lstrip=False, rstrip=False, single_word=False, normalized=False,
+                         special=True)}))
+        self.assertEqual(exported(directory).tokenizer.added[n], "<more>")
+        self.assertEqual(AutoTokenizer.from_pretrained(directory)("<more>")["input_ids"], [n])
+
+
+def byte_characters():
+    """The character of each byte 0..255 in GPT-2's alphabet: itself, or, if not printable, one from U+0100 on."""
+    hidden = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
+    return [chr(0x100 + hidden.index(byte)) if byte in hidden else chr(byte) for byte in range(256)]
+
+
+def bpe(ids, merges):
+    """Byte-pair merges by rank, the plain way; bytes without an id are dropped first, as tokenizers does."""
+    ids, ranks = [id for id in ids if id != 0xFFFFFFFF], {(a, b): (rank, c) for rank, (a, b, c) in enumerate(merges)}
+    while True:
+        found = [(ranks[pair][0], i) for i, pair in enumerate(zip(ids, ids[1:])) if pair in ranks]
+        if not found:
+            return ids
+        _, i = min(found)
+        ids[i:i + 2] = [ranks[ids[i], ids[i + 1]][1]]
+
+
+def render(config, conversation):
+    """What smolvlm.c makes of SV_CONFIG's chat_ fields; conversation: [(role, [text or None for a picture])]."""
+    text = config["chat_begin"] + (config["chat_default_system"] if conversation[0][0] != "system" else "")
+    for role, items in conversation:
+        role = role[:1].upper() + role[1:].lower() if config["chat_role_capitalize"] else role
+        suffix = "chat_role_suffix_image" if items[:1] == [None] else "chat_role_suffix"
+        text += config["chat_role_prefix"] + role + config[suffix]
+        text += "".join(config["image_token"] if item is None else item for item in items) + config["chat_message_end"]
+    return text + config["chat_generation_prompt"]
+
+
+class Chat(unittest.TestCase):
+    VISION = [SMOLVLM_TEMPLATE,
+              transformers.models.smolvlm.processing_smolvlm.DEFAULT_CHAT_TEMPLATE,
+              SMOLVLM_TEMPLATE.replace("<|im_start|>{%", "{%").replace("utterance>\n", "utterance>  x\n"),
+              SMOLVLM_TEMPLATE.replace("message['role'] | capitalize", "message.role.capitalize()").replace("'", '"'),
+              SMOLVLM_TEMPLATE.replace(" | capitalize", "").replace("': '", "':\\t\\'q\\' '"),
+              SMOLVLM_TEMPLATE.replace("<|im_start|>", "{{ bos_token }}\n{#- a note -#}\n"),
+              SMOLVLM_TEMPLATE.replace("%}{%", "%}\n \t {%").replace("%}{{", "%}\n{{") + "\n",
+              SMOLVLM_TEMPLATE.replace("%}{%", "%}{# a note #}\n\n  {%- ").replace("{{", "\n{{- ").replace(
+                  "{% if", "\n {%- if")]
+    TEXT = [SMOLLM2_TEMPLATE,
+            SMOLLM2_TEMPLATE.replace("\n", "\\n"),
+            "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
+            "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+            "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}"
+            "{% for message in messages %}{{ '<|im_start|>' ~ message.role ~ '\\n' ~ message.content ~ eos_token }}\n"
+            "{%- endfor %}\n{% if add_generation_prompt %}\n    {{- '<|im_start|>assistant\n' }}\n{%- endif %}\n"]
+    TALKS = [[("user", ["Hi."])], [("user", [None, "What?"]), ("assistant", ["A  dog."]), ("user", ["Sure,", "yes"])],
+             [("system", ["Be kind."]), ("user", ["I", None, None])]]
+
+    def test_vision_templates(self):
+        directory = tiny()
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        for template in self.VISION:
+            edit(directory, "chat_template.json", lambda c: c.update(chat_template=template))
+            config = exported(directory).config
+            for talk in self.TALKS:
+                messages = [{"role": role, "content": [
+                    {"type": "image"} if item is None else {"type": "text", "text": item} for item in items]}
+                    for role, items in talk]
+                self.assertEqual(render(config, talk), tokenizer.apply_chat_template(
+                    messages, chat_template=template, tokenize=False, add_generation_prompt=True), template)
+
+    def test_text_templates(self):
+        directory = tiny("llama")
+        for template in self.TEXT:
+            edit(directory, "tokenizer_config.json", lambda c: c.update(chat_template=template))
+            config, tokenizer = exported(directory).config, AutoTokenizer.from_pretrained(directory)
+            for talk in self.TALKS:
+                talk = [(role, ["".join(item or "" for item in items)]) for role, items in talk]
+                self.assertEqual(render(config, talk), tokenizer.apply_chat_template(
+                    [{"role": role, "content": items[0]} for role, items in talk], tokenize=False,
+                    add_generation_prompt=True), template)
+
+    def test_where_the_template_stands(self):
+        """processor_config.json, chat_template.json, .jinja; for a text model .jinja, tokenizer_config.json."""
+        directory = tiny()
+        ends = lambda: exported(directory).config["chat_message_end"]
+        variant = lambda end: SMOLVLM_TEMPLATE.replace("<end_of_utterance>", end)
+        with open(os.path.join(directory, "chat_template.jinja"), "w", encoding="utf-8") as f:
+            f.write(variant("<jinja>"))
+        self.assertEqual(ends(), "<end_of_utterance>\n")
+        os.remove(os.path.join(directory, "chat_template.json"))
+        self.assertEqual(ends(), "<jinja>\n")
+        edit(directory, "processor_config.json", lambda c: c.update(chat_template=variant("<processor>")))
+        self.assertEqual(ends(), "<processor>\n")
+
+        directory = tiny("llama")
+        edit(directory, "tokenizer_config.json", lambda c: c.update(chat_template=[
+            {"name": "other", "template": "x"},
+            {"name": "default", "template": SMOLLM2_TEMPLATE.replace("<|im_end|>", "<l>")}]))
+        self.assertEqual(ends(), "<l>\n")
+        with open(os.path.join(directory, "chat_template.jinja"), "w", encoding="utf-8") as f:
+            f.write(SMOLLM2_TEMPLATE.replace("<|im_end|>", "<jinja>"))
+        self.assertEqual(ends(), "<jinja>\n")
+        self.assertIn("<jinja>", AutoTokenizer.from_pretrained(directory).chat_template)
+
+    def test_no_template(self):
+        directory = tiny("llama", chat_template=None)
+        config = exported(directory).config
+        self.assertEqual({config[key] for key in config if key.startswith("chat_")}, {"", 0})
+
+
+def setting(file, section, **values):
+    """A change to a directory: the values of one section ("a.b": an object in an object; "": the whole) of a file."""
+    def change(value):
+        for key in filter(None, section.split(".")):
+            value = value[int(key) if key.isdigit() else key]
+        value.update(values)
+    return lambda directory: edit(directory, file, change)
+
+
+def tensors(change):
+    """A change to the tensors of model.safetensors."""
+    def apply(directory):
+        from safetensors.torch import load_file, save_file
+        path = os.path.join(directory, "model.safetensors")
+        weights = load_file(path)
+        change(weights)
+        save_file(weights, path)
+    return apply
+
+
+def bytes_of(file, change):
+    """A change to a file's bytes."""
+    def apply(directory):
+        path = os.path.join(directory, file)
+        data = read(path)
+        with open(path, "wb") as f:
+            f.write(change(data))
+    return apply
+
+
+def without(file):
+    return lambda directory: os.remove(os.path.join(directory, file))
+
+
+C, T, P, W = "config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"
+NORM = "model.text_model.norm.weight"
+SMOLVLM_REFUSALS = [
+    ("config.json", without(C)),
+    ("not valid JSON", bytes_of(C, lambda data: data[:-9])),
+    ("not valid JSON", bytes_of(C, lambda data: b"\xff" + data)),
+    ("not a JSON object", bytes_of(C, lambda data: b"[]")),
+    ("LlavaForConditionalGeneration", setting(C, "", architectures=["LlavaForConditionalGeneration"])),
+    ("gpt2", setting(C, "", model_type="gpt2", architectures=None)),
+    ("'qwen2'", setting(C, "text_config", model_type="qwen2")),
+    ("attention_bias", setting(C, "text_config", attention_bias=True)),
+    ("mlp_bias", setting(C, "text_config", mlp_bias=True)),
+    ("hidden_act", setting(C, "text_config", hidden_act="gelu")),
+    ("hidden_act", setting(C, "vision_config", hidden_act="quick_gelu")),
+    ("num_channels", setting(C, "vision_config", num_channels=1)),
+    ("hidden_size", setting(C, "text_config", hidden_size="48")),
+    ("hidden_size", setting(C, "text_config", hidden_size=49)),
+    ("hidden_size", setting(C, "vision_config", hidden_size=33)),
+    ("num_hidden_layers", setting(C, "vision_config", num_hidden_layers=0)),
+    ("vocab_size", setting(C, "text_config", vocab_size=-1)),
+    ("vocab_size", setting(C, "text_config", vocab_size=True)),
+    ("rms_norm_eps", setting(C, "text_config", rms_norm_eps="x")),
+    ("head_dim 13 is odd", setting(C, "text_config", head_dim=13)),
+    ("scale_factor", setting(C, "", scale_factor=3)),
+    ("patches", setting(C, "vision_config", patch_size=33)),
+    ("image_size", setting(C, "vision_config", image_size=[32, 32])),
+    ("text_config", setting(C, "", text_config=[1])),
+    ("rope_type", setting(C, "text_config", rope_scaling={"rope_type": "yarn", "factor": 2.0})),
+    ("partial_rotary_factor", setting(C, "text_config", partial_rotary_factor=0.5)),
+    ("quantization_config", setting(C, "", quantization_config={"quant_method": "awq"})),
+    ("image_token_id", setting(C, "", image_token_id=3)),
+    ("image_token_id", setting("tokenizer_config.json", "", image_token="<img>")),
+    ("add_bos_token", setting("tokenizer_config.json", "", add_bos_token=True)),
+    ("eos_token_id", setting("generation_config.json", "", eos_token_id=list(range(17)))),
+    ("eos_token_id", setting("generation_config.json", "", eos_token_id=100000)),
+    ("tokenizer.json", without(T)),
+    ("WordPiece", setting(T, "model", type="WordPiece")),
+    ("byte_fallback", setting(T, "model", byte_fallback=True)),
+    ("ignore_merges", setting(T, "model", ignore_merges=True)),
+    ("unk_token", setting(T, "model", unk_token="<|endoftext|>")),
+    ("continuing_subword_prefix", setting(T, "model", continuing_subword_prefix="##")),
+    ("end_of_word_suffix", setting(T, "model", end_of_word_suffix="</w>")),
+    ("NFC", setting(T, "", normalizer={"type": "NFC"})),
+    ("pre_tokenizer", setting(T, "", pre_tokenizer={"type": "Whitespace"})),
+    ("pre_tokenizer", setting(T, "", pre_tokenizer=None)),
+    ("pre_tokenizer", setting(T, "pre_tokenizer.pretokenizers.0", individual_digits=False)),
+    ("pre_tokenizer", setting(T, "pre_tokenizer.pretokenizers.1", add_prefix_space=True)),
+    ("pre_tokenizer", setting(T, "pre_tokenizer.pretokenizers.1", use_regex=False)),
+    ("decoder", lambda d: edit(d, T, lambda t: t["decoder"].update(type="WordPiece"))),
+    ("post_processor", setting(T, "", post_processor={"type": "TemplateProcessing", "single": [
+        {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]})),
+    ("lstrip", setting(T, "added_tokens.0", lstrip=True)),
+    ("rstrip", setting(T, "added_tokens.0", rstrip=True)),
+    ("single_word", setting(T, "added_tokens.0", single_word=True)),
+    ("merge", lambda d: edit(d, T, lambda t: t["model"]["merges"].append(["never", "there"]))),
+    ("tokenizer.json", lambda d: edit(d, T, lambda t: t.pop("model"))),
+    ("vocab_size", lambda d: edit(d, T, lambda t: t["model"]["vocab"].update(far=5000))),
+    ("preprocessor_config.json", without(P)),
+    ("do_resize", setting(P, "", do_resize=False)),
+    ("do_rescale", setting(P, "", do_rescale=False)),
+    ("do_normalize", setting(P, "", do_normalize=False)),
+    ("do_convert_rgb", setting(P, "", do_convert_rgb=False)),
+    ("resample", setting(P, "", resample=3)),
+    ("longest_edge", setting(P, "", max_image_size={"longest_edge": 64})),
+    ("size", setting(P, "", size={"height": 64, "width": 64})),
+    ("image_std", setting(P, "", image_std=[0.5, 0.5])),
+    ("image_seq_len", setting("processor_config.json", "", image_seq_len=5)),
+    ("image_mean", setting(P, "", image_mean=[0.5, "x", 0.5])),
+    ("fake_image_token", setting("tokenizer_config.json", "", fake_image_token=[1])),
+    ("chat template", without("chat_template.json")),
+    ("chat template", setting("chat_template.json", "", chat_template="{% for m in messages %}{{ m }}{% endfor %}")),
+    ("'<pic>'", setting("chat_template.json", "", chat_template=SMOLVLM_TEMPLATE.replace("<image>", "<pic>"))),
+    ("chat_template.json", setting("chat_template.json", "", chat_template=5)),
+    ("does not exist", without(W)),
+    ("cut off", bytes_of(W, lambda data: data[:5])),
+    ("cut off", bytes_of(W, lambda data: data[:300])),
+    ("cut off", bytes_of(W, lambda data: data[:-1])),
+    ("header", bytes_of(W, lambda data: data[:8] + b"x" + data[9:])),
+    ("header", bytes_of(W, lambda data: b"\xff" * 8 + data[8:])),
+    ("", bytes_of(W, lambda data: data.replace(b'"dtype"', b'"dtypo"'))),
+    ("says otherwise", bytes_of(W, lambda data: data.replace(b'"F32"', b'"F16"', 1))),
+    (NORM + " is missing", tensors(lambda w: w.pop(NORM))),
+    ("lm_head.weight is missing", tensors(lambda w: w.pop("lm_head.weight"))),
+    ("model.more is not part", tensors(lambda w: w.update({"model.more": torch.ones(2)}))),
+    (NORM + " has the shape", tensors(lambda w: w.update({NORM: torch.ones(47)}))),
+    (NORM + " is F64", tensors(lambda w: w.update({NORM: torch.ones(48, dtype=torch.float64)}))),
+    ("", lambda d: os.chmod(os.path.join(d, C), 0)),
+]
+
+
+class Refusals(unittest.TestCase):
+    def check(self, directory, expected):
+        out = os.path.join(scratch("refused"), "model.bin")
+        code, errors = run_export(directory, out)
+        self.assertIsInstance(code, str, f"was exported, though {expected!r}")
+        self.assertTrue(code.startswith("export.py: ") and "\n" not in code + errors, (code, errors))
+        self.assertIn(expected, code)
+        self.assertIn(os.path.dirname(directory), code)
+        self.assertEqual(os.listdir(os.path.dirname(out)), [])
+        return code
+
+    def test_every_refusal(self):
+        source = tiny()
+        assert len(SMOLVLM_REFUSALS) > 70
+        for i, (expected, change) in enumerate(SMOLVLM_REFUSALS):
+            if os.geteuid() == 0 and i == len(SMOLVLM_REFUSALS) - 1:
+                continue                                                    # root may read everything
+            directory = shutil.copytree(source, os.path.join(scratch("case"), "tiny"))
+            change(directory)
+            with self.subTest(number=i, expected=expected):
+                code = self.check(directory, expected)
+                if "-v" in sys.argv:
+                    print(code.replace(TEMPORARY.name, ""))
+
+    def test_shards(self):
+        source, index = tiny(shards=3), "model.safetensors.index.json"
+        shard = sorted(name for name in os.listdir(source) if name.endswith(".safetensors"))[0]
+        for expected, change in (
+                (shard, without(shard)), ("not valid JSON", bytes_of(index, lambda data: data[:50])),
+                ("outside", lambda d: edit(d, index, lambda v: v["weight_map"].update({NORM: "../x.safetensors"}))),
+                ("it is not", lambda d: edit(d, index, lambda v: v["weight_map"].update({"model.x": shard}))),
+                (index, lambda d: edit(d, index, lambda v: v.pop("weight_map")))):
+            directory = shutil.copytree(source, os.path.join(scratch("case"), "tiny"))
+            change(directory)
+            with self.subTest(expected=expected):
+                self.check(directory, expected)
+
+    def test_the_program_itself(self):
+        directory, folder = tiny(), scratch("out")
+        out = os.path.join(folder, "model.bin")
+        done = subprocess.run([sys.executable, EXPORT, directory, out], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr, done.stdout.count("\n")), (0, "", 1))
+        before = read(out)
+        os.remove(os.path.join(directory, "config.json"))
+        done = subprocess.run([sys.executable, EXPORT, directory, out], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (1, "", 1))
+        self.assertEqual((os.listdir(folder), read(out)), (["model.bin"], before))
+
+    def test_where_it_cannot_write(self):
+        directory = tiny()
+        for out in ("/nowhere/model.bin", directory, "/dev/null", "/dev/full"):
+            code, errors = run_export(directory, out)
+            self.assertTrue(str(code).startswith("export.py: ") and out in code and errors == "", (out, code, errors))
+
+    def test_interrupted_or_full(self):
+        directory, folder = tiny(), scratch("out")
+        rows_of = exporter.rows_of
+        for failure, expected in ((KeyboardInterrupt(), "interrupted"),
+                                  (OSError(28, "No space left on device"), "No space")):
+            def fail(*arguments):
+                raise failure
+            exporter.rows_of = fail
+            try:
+                code, _ = run_export(directory, os.path.join(folder, "model.bin"))
+            finally:
+                exporter.rows_of = rows_of
+            self.assertIn(expected, code)
+            self.assertEqual(os.listdir(folder), [])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,318 @@
+/* test_image.c: image.c against Pillow and transformers, through the manifests that golden_images.py and
+   golden_jpeg.py wrote (the format is described in golden_images.py), and against damaged files. Run from the
+   repository root. */
+#include "../smolvlm.h"
+#include "greatest.h"
+
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const folders[] = { "tests/golden/images", "tests/golden/jpeg" };
+
+/* Reads a whole file; the caller frees it. */
+static uint8_t *load(const char *path, size_t *size)
+{
+    FILE *file = fopen(path, "rb");
+    if (!file) return NULL;
+    fseek(file, 0, SEEK_END);
+    *size = (size_t)ftell(file);
+    rewind(file);
+    uint8_t *data = malloc(*size + 1);
+    if (data) *size = fread(data, 1, *size, file);
+    fclose(file);
+    return data;
+}
+
+static uint32_t crc_of(const SvImage *image)
+{
+    return sv_crc32(0, image->rgb, (size_t)image->width * (size_t)image->height * 3);
+}
+
+/* ------------------------------------------------------------------------------------------------ the manifests */
+
+static int check_line(const char *folder, const char *line)
+{
+    char file[200], path[300];
+    SvImage image, out;
+    SvTiles tiles;
+    SvError error = {""};
+    int w, h, longest, side, split, rows, cols, count, good = 0;
+    unsigned crc;
+    if (sscanf(line, "%*s %199s", file) != 1) return 0;
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    int read = sv_image_read(path, &image, &error);
+    if (strncmp(line, "fails ", 6) == 0) {
+        const char *text = strchr(line + 6, ' ') + 1;
+        good = read == -1 && !image.rgb && strncmp(error.text, path, strlen(path)) == 0 && strstr(error.text, text)
+            && !strchr(error.text, '\n');
+    } else if (read) {
+        good = 0;
+    } else if (sscanf(line, "pixels %*s %d %d %x", &w, &h, &crc) == 3) {
+        good = w == image.width && h == image.height && crc == crc_of(&image);
+    } else if (sscanf(line, "resize %*s %d %d %x", &w, &h, &crc) == 3) {
+        good = sv_image_resize(&image, w, h, &out, &error) == 0 && out.width == w && out.height == h
+            && crc == crc_of(&out);
+        sv_image_free(&out);
+    } else if (sscanf(line, "split %*s %d %d %d %d %d %d %x", &longest, &side, &split, &rows, &cols, &count, &crc)
+               == 7) {
+        good = sv_image_split(&image, longest, side, split, &tiles, &error) == 0 && tiles.rows == rows
+            && tiles.cols == cols && tiles.count == count && tiles.side == side
+            && crc == sv_crc32(0, tiles.rgb, (size_t)count * (size_t)side * (size_t)side * 3);
+        sv_tiles_free(&tiles);
+    }
+    if (!good) printf("\n%s: %s\n  %s\n", folder, line, error.text);
+    sv_image_free(&image);
+    return good;
+}
+
+static enum greatest_test_res check_manifest(const char *folder)
+{
+    char path[300];
+    size_t size, checked = 0, wrong = 0;
+    snprintf(path, sizeof path, "%s/manifest.txt", folder);
+    char *text = (char *)load(path, &size);
+    if (!text) SKIPm("no manifest");
+    text[size] = 0;
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        if (*line == '#') continue;
+        checked++;
+        if (!check_line(folder, line)) wrong++;
+    }
+    free(text);
+    ASSERT(checked > 10);
+    ASSERT_EQ_FMT((size_t)0, wrong, "%zu");
+    PASS();
+}
+
+TEST image_manifest(void) { return check_manifest(folders[0]); }
+TEST jpeg_manifest(void) { return check_manifest(folders[1]); }
+
+/* ------------------------------------------------------------------------------------------------ damaged files */
+
+static const char *const small_files[] = {
+    "color2_8bit.png", "color3_4bit_adam7.png", "color0_16bit.png", "many_idat.png", "stored_many_idat.png",
+    "xmp_deflated.png", "raw_profile_deflated.png", "exif_long.png", "p1.pbm", "p2_100.pgm", "p3_1000.ppm", "p4.pbm",
+    "p5_1000.pgm", "p6_255.ppm", "comments.ppm" };
+
+/* A prefix is either refused with a sentence or, where only the end of the file is missing, read as the whole is. The
+   copy has exactly the prefix's size, so that a sanitizer sees every byte read too far. */
+TEST cut_at_every_byte(const char *name)
+{
+    char path[300];
+    size_t size;
+    SvImage whole, image;
+    SvError error;
+    snprintf(path, sizeof path, "%s/%s", folders[0], name);
+    uint8_t *data = load(path, &size);
+    ASSERTm(path, data);
+    ASSERT_EQm(path, 0, sv_image_decode(data, size, name, &whole, &error));
+    size_t refused = 0;
+    for (size_t n = 0; n < size; n++) {
+        uint8_t *copy = malloc(n + !n);
+        ASSERT(copy);
+        if (n) memcpy(copy, data, n);
+        error.text[0] = 0;
+        if (sv_image_decode(copy, n, name, &image, &error)) {
+            ASSERTm(path, !image.rgb && strncmp(error.text, name, strlen(name)) == 0 && strlen(error.text) > 20);
+            refused++;
+        } else if (data[0] != 'P' || data[1] == '1' || data[1] > '3') {         /* an ASCII number cut is a number */
+            bool same = image.width == whole.width && image.height == whole.height;
+            ASSERTm(path, strstr(name, "xmp") || (same && crc_of(&image) == crc_of(&whole)));
+        }
+        sv_image_free(&image);
+        free(copy);
+    }
+    ASSERTm(path, refused + 64 > size || refused * 10 > size * 7);
+    sv_image_free(&whole);
+    free(data);
+    PASS();
+}
+
+TEST change_every_byte(const char *name)
+{
+    static const uint8_t flips[] = { 0x01, 0x80, 0xff, 0x20 };
+    char path[300];
+    size_t size;
+    SvImage image;
+    SvError error;
+    snprintf(path, sizeof path, "%s/%s", folders[0], name);
+    uint8_t *data = load(path, &size);
+    ASSERTm(path, data);
+    for (size_t i = 0; i < size; i++)
+        for (size_t f = 0; f < sizeof flips; f++) {
+            data[i] ^= flips[f];
+            int result = sv_image_decode(data, size, name, &image, &error);
+            ASSERTm(path, (result == 0) == (image.rgb != NULL));
+            sv_image_free(&image);
+            data[i] ^= flips[f];
+        }
+    free(data);
+    PASS();
+}
+
+/* ------------------------------------------------------------------------------------------------ inflate
+
+   One gray line of eight pixels, its IDAT written by hand: the header's bytes are 78 01, the line 00 (no filter) and
+   eight bytes. */
+static size_t tiny_png(uint8_t *png, const uint8_t *stream, size_t size)
+{
+    static const uint8_t header[] = { 0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n', 0, 0, 0, 13, 'I', 'H', 'D', 'R',
+        0, 0, 0, 8, 0, 0, 0, 1, 8, 0, 0, 0, 0 };
+    memcpy(png, header, sizeof header);
+    size_t at = sizeof header;
+    uint32_t crc = sv_crc32(0, png + 12, 17);
+    for (int i = 0; i < 4; i++) png[at++] = (uint8_t)(crc >> (24 - 8 * i));
+    png[at++] = 0, png[at++] = 0, png[at++] = 0, png[at++] = (uint8_t)size;
+    memcpy(png + at, "IDAT", 4);
+    memcpy(png + at + 4, stream, size);
+    return at + 4 + size;
+}
+
+#define INFLATES(expected, ...)                                                                                        \
+    do {                                                                                                               \
+        static const uint8_t stream[] = { __VA_ARGS__ };                                                               \
+        uint8_t png[256];                                                                                              \
+        SvImage image;                                                                                                 \
+        SvError error = {""};                                                                                          \
+        size_t size = tiny_png(png, stream, sizeof stream);                                                            \
+        int result = sv_image_decode(png, size, "tiny", &image, &error), good = result == -1;                          \
+        const char *text = (expected);                                                                                 \
+        if (text[0] == '=') {                                                                                          \
+            good = result == 0;                                                                                        \
+            for (int i = 0; good && i < 8; i++) good = image.rgb[3 * i] == (uint8_t)text[i + 1];                       \
+        } else {                                                                                                       \
+            good = good && strstr(error.text, text);                                                                   \
+        }                                                                                                              \
+        if (!good) printf("\n%s\n", error.text);                                                                       \
+        sv_image_free(&image);                                                                                         \
+        ASSERTm(#__VA_ARGS__, good);                                                                                   \
+    } while (0)
+
+TEST inflate_blocks(void)
+{
+    /* stored; two stored blocks, one of them empty; its length's complement wrong; cut before the checksum */
+    INFLATES("=abcdefgh", 0x78, 1, 1, 9, 0, 0xf6, 0xff, 0, 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 0x0e, 1, 3, 0x25);
+    INFLATES("=abcdefgh", 0x78, 1, 0, 0, 0, 0xff, 0xff, 1, 9, 0, 0xf6, 0xff, 0, 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h');
+    INFLATES("checksum of its", 0x78, 1, 1, 9, 0, 0xf6, 0xff, 0, 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 0, 0, 0, 0);
+    INFLATES("decompressed", 0x78, 1, 1, 9, 0, 0xf6, 0xfe, 0, 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h');
+    INFLATES("cut short", 0x78, 1, 1, 9, 0, 0xf6, 0xff, 0, 'a', 'b', 'c', 'd', 'e', 'f', 'g');
+    INFLATES("fewer pixels", 0x78, 1, 1, 0, 0, 0xff, 0xff, 0, 0, 0, 1);
+
+    /* the wrapper: method, check bits, a preset dictionary, a block of type 3, nothing */
+    INFLATES("decompressed", 0x79, 1, 1, 9, 0, 0xf6, 0xff);
+    INFLATES("decompressed", 0x78, 2, 1, 9, 0, 0xf6, 0xff);
+    INFLATES("decompressed", 0x78, 0x20, 1, 9, 0, 0xf6, 0xff);
+    INFLATES("decompressed", 0x78, 1, 7, 0, 0);
+    INFLATES("cut short", 0x78);
+
+    /* fixed codes: the literal 0, then a match of 8 at distance 1; one of 9, so that the stream is longer than the
+       picture; a match before the first byte; distance code 30; length code 286 */
+    INFLATES("=\0\0\0\0\0\0\0\0", 0x78, 1, 0x63, 0x80, 0x01, 0x00, 0x00, 0x09, 0x00, 0x01);
+    INFLATES("checksum of its pixels", 0x78, 1, 0x63, 0x80, 0x01, 0x00, 0x00, 0x09, 0x00, 0x02);
+    INFLATES("=\0\0\0\0\0\0\0\0", 0x78, 1, 0x63, 0x80, 0x03, 0x00, 0, 0, 0, 0);
+    INFLATES("decompressed", 0x78, 1, 0x03, 0x02, 0x00, 0x00);
+    INFLATES("decompressed", 0x78, 1, 0x63, 0x00, 0x3e, 0x00, 0x00);
+    INFLATES("decompressed", 0x78, 1, 0x63, 0x18, 0x03, 0x00, 0x00);
+
+    /* dynamic codes: 0 and a match of 8 at distance 1; a distance without a code; too many symbols; code lengths'
+       codes that are over-subscribed, empty, incomplete; nothing to repeat, too much of it; no end of the block */
+    INFLATES("=\0\0\0\0\0\0\0\0", 0x78, 1, 0x35, 0xe0, 1, 9, 0, 0, 0, 0x80, 0x20, 0xf8, 0x7f, 0x75, 0, 0xa4, 5);
+    INFLATES("decompressed", 0x78, 1, 0x35, 0xe0, 1, 9, 0, 0, 0, 0x80, 0x20, 0xf8, 0x7f, 0x75, 0, 0xa4, 7, 0, 0);
+    INFLATES("decompressed", 0x78, 1, 0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff);
+    INFLATES("decompressed", 0x78, 1, 5, 0xe0, 0x93, 0x24, 0x49, 0x92, 0x24, 0x49, 0x92, 0);
+    INFLATES("decompressed", 0x78, 1, 5, 0xe0, 1, 0, 0, 0, 0, 0, 0, 0);
+    INFLATES("decompressed", 0x78, 1, 5, 0xe0, 1, 4, 0, 0, 0, 0, 0, 0);
+    INFLATES("decompressed", 0x78, 1, 5, 0xe0, 3, 0, 0, 0, 0, 0, 0x10, 4);
+    INFLATES("decompressed", 0x78, 1, 5, 0xe0, 0x81, 4, 0, 0, 0, 0, 0, 0xfc, 0xff, 3);
+    INFLATES("decompressed", 0x78, 1, 5, 0xe0, 0x81, 4, 0, 0, 0, 0, 0, 0xfc, 0x6f, 3);
+    PASS();
+}
+
+/* ------------------------------------------------------------------------------------------------ limits */
+
+TEST refusals(void)
+{
+    SvImage image, out;
+    SvTiles tiles;
+    SvError error;
+    uint8_t pixels[12] = {0};
+    SvImage two = { 2, 2, pixels };
+    ASSERT_EQ(-1, sv_image_read("tests/golden/images/not there.png", &image, &error));
+    ASSERT(strncmp(error.text, "tests/golden/images/not there.png: ", 35) == 0);
+    ASSERT_EQ(-1, sv_image_read("tests", &image, &error));
+    ASSERT(strncmp(error.text, "tests: ", 7) == 0);
+    ASSERT_EQ(-1, sv_image_read("tests", &image, NULL));
+    ASSERT_EQ(-1, sv_image_resize(&two, 0, 1, &out, &error));
+    ASSERT_EQ(-1, sv_image_resize(&two, 1, -1, &out, &error));
+    ASSERT_EQ(-1, sv_image_resize(&two, SV_MAX_SIDE + 1, 1, &out, &error));
+    ASSERT_EQ(-1, sv_image_resize(&two, SV_MAX_SIDE, SV_MAX_SIDE, &out, &error));
+    ASSERT_EQ(-1, sv_image_split(&two, 0, 2, true, &tiles, &error));
+    ASSERT_EQ(-1, sv_image_split(&two, 2, 0, true, &tiles, &error));
+    ASSERT_EQ(-1, sv_image_split(&two, 2, SV_MAX_SIDE, true, &tiles, &error));
+    ASSERT(!out.rgb && !tiles.rgb);
+    sv_image_free(&(SvImage){0});
+    sv_tiles_free(&(SvTiles){0});
+    PASS();
+}
+
+/* 1 x 49 pixels: int(49 * (1 / 49)) is 0 in double, and there the reference raises. */
+TEST split_too_narrow(void)
+{
+    uint8_t pixels[49 * 3] = {0};
+    SvImage line = { 1, 49, pixels };
+    SvTiles tiles;
+    SvError error;
+    int result = sv_image_split(&line, 49, 49, true, &tiles, &error);
+    if (result == 0) sv_tiles_free(&tiles);
+    ASSERT_EQ(-1, result);
+    ASSERT(strstr(error.text, "too narrow"));
+    PASS();
+}
+
+TEST crc32_in_pieces(void)
+{
+    enum { SIZE = 20000 };
+    static uint8_t data[SIZE];
+    ASSERT_EQ_FMT(0xcbf43926u, (unsigned)sv_crc32(0, "123456789", 9), "%x");
+    ASSERT_EQ_FMT(0u, (unsigned)sv_crc32(0, NULL, 0), "%x");
+    for (uint32_t i = 0, x = 1; i < SIZE; i++, x = x * 1664525 + 1013904223) data[i] = (uint8_t)(x >> 24);
+    uint32_t one = 0, whole = sv_crc32(0, data, SIZE);          /* the long way, with tables, and the short one */
+    for (size_t i = 0; i < SIZE; i++) one = sv_crc32(one, data + i, 1);
+    ASSERT_EQ_FMT((unsigned)one, (unsigned)whole, "%x");
+    ASSERT_EQ_FMT((unsigned)one, (unsigned)sv_crc32(sv_crc32(0, data, 9001), data + 9001, SIZE - 9001), "%x");
+    PASS();
+}
+
+SUITE(golden)
+{
+    RUN_TEST(image_manifest);
+    RUN_TEST(jpeg_manifest);
+}
+
+SUITE(damage)
+{
+    const size_t n = sizeof small_files / sizeof small_files[0];
+    for (size_t i = 0; i < n; i++) RUN_TESTp(cut_at_every_byte, small_files[i]);
+    for (size_t i = 0; i < n; i++) RUN_TESTp(change_every_byte, small_files[i]);
+    RUN_TEST(inflate_blocks);
+}
+
+SUITE(limits)
+{
+    RUN_TEST(refusals);
+    RUN_TEST(split_too_narrow);
+    RUN_TEST(crc32_in_pieces);
+}
+
+GREATEST_MAIN_DEFS();
+
+int main(int argc, char **argv)
+{
+    GREATEST_MAIN_BEGIN();
+    RUN_SUITE(golden);
+    RUN_SUITE(damage);
+    RUN_SUITE(limits);
+    GREATEST_MAIN_END();
+}
