@@ -237,11 +237,13 @@ def read_rope(text, fields):
 
 
 def inv_freq(rope, head_dim):
-    """[1, head_dim / 2] f32: the rotary frequencies (LlamaRotaryEmbedding, modeling_rope_utils), to the bit."""
+    """[1, head_dim / 2] f32: the rotary frequencies (LlamaRotaryEmbedding, modeling_rope_utils).
+
+    The power is the nearest f32 to the true one, which is torch's own for the published models; for other thetas torch's
+    powf is an ulp off in some entries, as its vectors' width has it (at position 1400, 1e-5 radians of an angle)."""
     f32 = np.float32
-    theta, exponents = f32(rope["rope_theta"]), np.arange(0, head_dim, 2, dtype=f32) / f32(head_dim)
-    vectors = len(exponents) // 16 * 16         # torch's loop takes two AVX2 vectors at a time, and libm for the rest
-    frequencies = 1 / np.append(sleef_pow(theta, exponents[:vectors]), np.power(theta, exponents[vectors:]))
+    exponents = np.arange(0, head_dim, 2, dtype=f32) / f32(head_dim)
+    frequencies = 1 / np.power(np.float64(rope["rope_theta"]), exponents.astype(np.float64)).astype(f32)
     if rope["rope_type"] == "linear":
         frequencies = frequencies / f32(real(rope, "factor", None))
     elif rope["rope_type"] == "llama3":
@@ -256,55 +258,6 @@ def inv_freq(rope, head_dim):
         smoothed = (1 - smooth) * frequencies / f32(factor) + smooth * frequencies
         frequencies = np.where(slow | fast, frequencies, smoothed)
     return frequencies.reshape(1, -1)
-
-
-def sleef_pow(x, y):
-    """x ** y, x > 1 an f32, y [n] f32, rounded as in SLEEF's powf, which torch calls: not always the nearest f32.
-
-    It is exp(y log x) in pairs (head, tail) of f32, with fused multiply-adds: exact in f64, then rounded to f32."""
-    f32, f64, zero = np.float32, np.float64, np.float32(0)
-
-    def fma(a, b, c):
-        return (f64(a) * f64(b) + f64(c)).astype(f32)
-
-    def mul(a, b):
-        head = a[0] * b[0]
-        return head, fma(a[0], b[1], fma(a[1], b[0], fma(a[0], b[0], -head)))
-
-    def square(a):
-        head = a[0] * a[0]
-        return head, fma(a[0] + a[0], a[1], fma(a[0], a[0], -head))
-
-    def add(a, b):                                                                      # any a and b
-        head = a[0] + b[0]
-        part = head - a[0]
-        return head, (a[0] - (head - part)) + (b[0] - part) + (a[1] + b[1])
-
-    def add_smaller(a, b):                                                              # |a| >= |b|
-        head = a[0] + b[0]
-        return head, a[0] - head + b[0] + a[1] + b[1]
-
-    e = f32(np.frexp(x * f32(1 / 0.75))[1] - 1)         # log x = e log 2 + 2 r + r^3 t(r^2), r = (m - 1) / (m + 1)
-    m = np.ldexp(x, -int(e)), zero
-    n, d = add((f32(-1), zero), m), add((f32(1), zero), m)
-    t = 1 / d[0]
-    head = n[0] * t
-    r = head, fma(head, fma(-d[1], t, fma(-d[0], t, 1)), fma(n[1], t, fma(t, n[0], -head)))
-    r2 = square(r)
-    t = fma(fma(f32(0.24032035), r2[0], f32(0.28511268)), r2[0], f32(0.40000799))
-    t = add(mul(r2, (t, zero)), (f32(0.6666666), f32(3.6918386e-9)))
-    log = mul((f32(0.6931472), f32(-1.9046543e-9)), (e, zero))
-    log = add_smaller(add_smaller(log, (2 * r[0], 2 * r[1])), mul(mul(r2, r), t))
-
-    d = mul(log, (y, zero))                             # exp d = 2^q exp s
-    q = np.rint((d[0] + d[1]) * f32(1.442695))
-    s = add(add(d, (q * f32(-0.69314575), zero)), (q * f32(-1.4286068e-6), zero))
-    s = s[0] + s[1], s[0] - (s[0] + s[1]) + s[1]
-    t = f32(0.0013632465)
-    for coefficient in (0.00836596917, 0.0416710824, 0.166665524, 0.499999851):
-        t = fma(t, s[0], f32(coefficient))
-    t = add_smaller((f32(1), zero), add_smaller(s, mul(square(s), (t, zero))))
-    return np.ldexp(t[0] + t[1], q.astype(int))
 
 
 def read_eos(directory, config, vocab_size):
