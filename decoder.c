@@ -66,8 +66,8 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
     d->gate = malloc(chunk * c->intermediate_size * sizeof(float));
     d->up = malloc(chunk * c->intermediate_size * sizeof(float));
     d->scores = malloc(sv_attention_scratch(t, d->threads) * sizeof(float));
-    if (!d->k_cache || !d->v_cache || !d->sine || !d->cosine || !d->norm || !d->q || !d->attention || !d->gate || !d->up ||
-        !d->scores) {
+    if (!d->k_cache || !d->v_cache || !d->sine || !d->cosine || !d->norm || !d->q || !d->attention || !d->gate ||
+        !d->up || !d->scores) {
         sv_decoder_free(d);
         return sv_fail(error, "%s: out of memory for a context of %d tokens (%llu MB)", model->path, capacity,
                        (unsigned long long)(sv_decoder_memory(c, capacity) >> 20));
@@ -98,7 +98,8 @@ void sv_decoder_free(SvDecoder *d) {
 }
 
 void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x) {
-    for (size_t i = 0; i < count; i++) sv_row(&model->text.embed_tokens, (size_t)ids[i], x + i * model->config.hidden_size);
+    size_t dim = model->config.hidden_size;
+    for (size_t i = 0; i < count; i++) sv_row(&model->text.embed_tokens, (size_t)ids[i], x + i * dim);
 }
 
 /* Rotates each head of x [count, heads * dim]: element i with element i + dim/2, by the angle of its position. */
@@ -136,7 +137,8 @@ static void forward_chunk(SvDecoder *d, float *x, size_t count, const SvEvents *
         sv_matmul(v, d->norm, &layer->v_proj, NULL, count, threads);
         rope(d, d->q, count, heads);
         rope(d, k, count, kv_heads);
-        sv_attention(d->attention, d->q, keys, values, count, seen, heads, kv_heads, c->head_dim, true, d->scores, threads);
+        sv_attention(d->attention, d->q, keys, values, count, seen, heads, kv_heads, c->head_dim, true, d->scores,
+                     threads);
         sv_matmul(d->q, d->attention, &layer->o_proj, NULL, count, threads);
         sv_add(x, d->q, count * dim);
 

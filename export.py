@@ -80,8 +80,10 @@ def read_layout():
     """smolvlm.h's lists: config [(kind, field)], tensors {list: [(field, name, rows, cols)]}, formats {name: int}."""
     with open(HEADER, encoding="utf-8") as f:
         header = f.read()
+    for name, text in re.findall(r'#define (SV_\w+_LAYER) "(.*)"', header):
+        header = header.replace(f'{name} "', f'"{text}')
     bodies = dict(re.findall(r"#define (SV_CONFIG|SV_\w+_TENSORS)\([^)]*\)((?:.*\\\n)+.*)", header))
-    entry = re.compile(r'\bT\((\w+),\s*"([^"]+)",\s*(.+),\s*(.+?)\)\s*\\?$', re.M)
+    entry = re.compile(r'\bT\((\w+),\s*"([^"]+)",[\s\\]*(.+),\s*(.+?)\)\s*\\?$', re.M)
     return types.SimpleNamespace(
         magic=re.search(r'#define SV_FILE_MAGIC\s+"(.*)"', header)[1].encode().decode("unicode_escape").encode(),
         version=int(re.search(r"#define SV_FILE_VERSION\s+(\d+)", header)[1]),
@@ -93,7 +95,7 @@ def read_layout():
 def list_tensors(layout, fields):
     """Every tensor of the file in its order: [(field, name, rows, cols)], the sizes as C would compute them."""
     c = types.SimpleNamespace(**fields)
-    value = lambda expression: eval(expression.replace("c->", "c.").replace("/", "//"), {"c": c})
+    value = lambda expression: eval(expression.replace("/", "//"), dict(fields))
     parts = [("SV_TEXT_TENSORS", 1), ("SV_TEXT_LAYER_TENSORS", c.num_hidden_layers)]
     if c.vision_num_hidden_layers:
         parts = [("SV_VISION_TENSORS", 1), ("SV_VISION_LAYER_TENSORS", c.vision_num_hidden_layers)] + parts
@@ -239,8 +241,8 @@ def read_rope(text, fields):
 def inv_freq(rope, head_dim):
     """[1, head_dim / 2] f32: the rotary frequencies (LlamaRotaryEmbedding, modeling_rope_utils).
 
-    The power is the nearest f32 to the true one, which is torch's own for the published models; for other thetas torch's
-    powf is an ulp off in some entries, as its vectors' width has it (at position 1400, 1e-5 radians of an angle)."""
+    The power is the nearest f32 to the true one, which is torch's own for the published models; for other thetas
+    torch's powf is an ulp off in some entries, as its vectors' width has it (1e-5 radians at position 1400)."""
     f32 = np.float32
     exponents = np.arange(0, head_dim, 2, dtype=f32) / f32(head_dim)
     frequencies = 1 / np.power(np.float64(rope["rope_theta"]), exponents.astype(np.float64)).astype(f32)

@@ -31,14 +31,12 @@ static uint32_t le16(const uint8_t *p) { return (uint32_t)p[1] << 8 | p[0]; }
 static uint32_t le32(const uint8_t *p) { return le16(p + 2) << 16 | le16(p); }
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-void sv_image_free(SvImage *image)
-{
+void sv_image_free(SvImage *image) {
     free(image->rgb);
     *image = (SvImage){0};
 }
 
-void sv_tiles_free(SvTiles *tiles)
-{
+void sv_tiles_free(SvTiles *tiles) {
     free(tiles->rgb);
     *tiles = (SvTiles){0};
 }
@@ -48,8 +46,7 @@ void sv_tiles_free(SvTiles *tiles)
    zlib's: reflected, polynomial 0xedb88320, complemented before and after. Short data go four bits at a time through
    the 16 constants; for long data it pays to make the tables that take 16 bytes a step ("slicing by 16"), where
    slice[k][b] is the remainder of the byte b followed by k zero bytes. */
-uint32_t sv_crc32(uint32_t crc, const void *data, size_t size)
-{
+uint32_t sv_crc32(uint32_t crc, const void *data, size_t size) {
     static const uint32_t nibble[16] = {
         0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
         0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c };
@@ -82,8 +79,7 @@ uint32_t sv_crc32(uint32_t crc, const void *data, size_t size)
 
 /* ------------------------------------------------------------------------------------------------ sizes and memory */
 
-static int check_size(uint64_t width, uint64_t height, const char *name, SvError *error)
-{
+static int check_size(uint64_t width, uint64_t height, const char *name, SvError *error) {
     if (width == 0 || height == 0)
         return sv_fail(error, "%s: the picture has no pixels: its header says %llu x %llu", name,
                        (unsigned long long)width, (unsigned long long)height);
@@ -94,8 +90,7 @@ static int check_size(uint64_t width, uint64_t height, const char *name, SvError
 }
 
 /* Sizes that came through check_size; the pixels are not initialised. */
-static int new_image(uint64_t width, uint64_t height, const char *name, SvImage *image, SvError *error)
-{
+static int new_image(uint64_t width, uint64_t height, const char *name, SvImage *image, SvError *error) {
     if (width * height * 3 > SIZE_MAX || !(image->rgb = malloc((size_t)(width * height * 3))))
         return sv_fail(error, "%s: not enough memory for %llu x %llu pixels", name,
                        (unsigned long long)width, (unsigned long long)height);
@@ -109,8 +104,7 @@ static int new_image(uint64_t width, uint64_t height, const char *name, SvImage 
 /* The orientation (1..8) that the TIFF block of an EXIF record states, 0 if it states none; a value outside 1..8 turns
    nothing and counts as 1. Follows Pillow's ImageFileDirectory_v2.load in what stops the reading: a tag before this
    one whose data lie outside the block ends it, one larger than what the block can hold is passed over. */
-static int exif_orientation(const uint8_t *tiff, size_t size)
-{
+static int exif_orientation(const uint8_t *tiff, size_t size) {
     static const uint8_t unit[14] = { 0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4 };   /* bytes, by TIFF type */
     for (int i = 0; i < 2 && size >= 6 && memcmp(tiff, "Exif\0", 6) == 0; i++) {
         tiff += 6;
@@ -148,8 +142,7 @@ static int exif_orientation(const uint8_t *tiff, size_t size)
 }
 
 /* The same from an XMP packet, which Pillow searches for tiff:Orientation(="|>)([0-9]) when EXIF states none. */
-static int xmp_orientation(const uint8_t *xmp, size_t size)
-{
+static int xmp_orientation(const uint8_t *xmp, size_t size) {
     static const char key[] = "tiff:Orientation";
     const size_t length = sizeof key - 1;
     for (size_t i = 0; size >= length + 2 && i <= size - length - 2; i++) {
@@ -164,8 +157,7 @@ static int xmp_orientation(const uint8_t *xmp, size_t size)
 }
 
 /* Turns the stored picture upright. Orientations 5..8 are the transposed ones. */
-static int orient(SvImage *image, int orientation, const char *name, SvError *error)
-{
+static int orient(SvImage *image, int orientation, const char *name, SvError *error) {
     if (orientation < 2 || orientation > 8) return 0;
     const ptrdiff_t w = image->width, h = image->height;
     const ptrdiff_t first[9] = { 0, 0, w - 1, h * w - 1, (h - 1) * w, 0, (h - 1) * w, h * w - 1, w - 1 };
@@ -221,8 +213,7 @@ typedef struct Inflate {
 enum { WINDOW = 32768, MAX_MATCH = 258 };
 
 /* want: the most that will be asked for at once. */
-static InflateStatus inflate_begin(Inflate *z, const uint8_t *in, const uint8_t *in_end, size_t want)
-{
+static InflateStatus inflate_begin(Inflate *z, const uint8_t *in, const uint8_t *in_end, size_t want) {
     memset(z, 0, sizeof *z);
     z->in = in;
     z->in_end = in_end;
@@ -234,8 +225,7 @@ static InflateStatus inflate_begin(Inflate *z, const uint8_t *in, const uint8_t 
 
 /* A PNG's stream goes on over the boundaries of its IDAT chunks. As in PngImageFile.load_read, their checksums are not
    looked at: the stream has its own. */
-static bool next_segment(Inflate *z)
-{
+static bool next_segment(Inflate *z) {
     if (!z->file_end || z->file_end - z->in_end < 12) return false;
     const uint8_t *header = z->in_end + 4;
     if (memcmp(header + 4, "IDAT", 4) != 0) return false;
@@ -244,8 +234,7 @@ static bool next_segment(Inflate *z)
     return true;
 }
 
-static void refill(Inflate *z)
-{
+static void refill(Inflate *z) {
     if (z->in_end - z->in >= 8) {
         z->bits |= ((uint64_t)le32(z->in + 4) << 32 | le32(z->in)) << z->count;
         z->in += (63 - z->count) / 8;
@@ -255,8 +244,7 @@ static void refill(Inflate *z)
     for (; z->count < 56 && z->in < z->in_end; z->count += 8) z->bits |= (uint64_t)*z->in++ << z->count;
 }
 
-static bool need_bits(Inflate *z, unsigned n)
-{
+static bool need_bits(Inflate *z, unsigned n) {
     while (z->count < n) {
         refill(z);
         if (z->count < n && z->in == z->in_end && !next_segment(z)) return false;
@@ -274,8 +262,7 @@ static uint32_t take_bits(Inflate *z, unsigned n)       /* n <= 32, and need_bit
 
 /* Canonical codes from their lengths, RFC 1951 section 3.2.2. zlib accepts an incomplete set only where there is no
    code at all or a single one of one bit, and only for literals and distances. */
-static bool build_huffman(Huffman *h, const uint8_t *length, int n, bool may_be_incomplete)
-{
+static bool build_huffman(Huffman *h, const uint8_t *length, int n, bool may_be_incomplete) {
     uint32_t offset[16], code[16], left = 1;
     memset(h, 0, sizeof *h);
     for (int i = 0; i < n; i++) h->count[length[i]]++;
@@ -304,8 +291,7 @@ static bool build_huffman(Huffman *h, const uint8_t *length, int n, bool may_be_
 }
 
 /* The next symbol, or -INFLATE_SHORT, -INFLATE_DAMAGED. */
-static int decode_symbol(Inflate *z, const Huffman *h)
-{
+static int decode_symbol(Inflate *z, const Huffman *h) {
     for (;;) {
         if (z->count < 15) refill(z);
         unsigned entry = h->fast[z->bits & 1023];
@@ -334,8 +320,7 @@ static int decode_symbol(Inflate *z, const Huffman *h)
     }
 }
 
-static InflateStatus read_dynamic_codes(Inflate *z)
-{
+static InflateStatus read_dynamic_codes(Inflate *z) {
     static const uint8_t order[19] = { 16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15 };
     uint8_t length[288 + 32] = {0};
     if (!need_bits(z, 14)) return INFLATE_SHORT;
@@ -369,8 +354,7 @@ static InflateStatus read_dynamic_codes(Inflate *z)
     return INFLATE_OK;
 }
 
-static void use_fixed_codes(Inflate *z)
-{
+static void use_fixed_codes(Inflate *z) {
     if (!z->fixed_built) {
         uint8_t length[288];
         for (int i = 0; i < 288; i++) length[i] = i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8;
@@ -383,8 +367,7 @@ static void use_fixed_codes(Inflate *z)
     z->distances = &z->fixed_distances;
 }
 
-static void sum_adler(Inflate *z)
-{
+static void sum_adler(Inflate *z) {
     while (z->summed < z->written) {
         size_t n = smaller(z->written - z->summed, 5552);       /* the most before the sums could overflow */
         const uint8_t *p = z->out + z->summed;
@@ -399,8 +382,7 @@ static void sum_adler(Inflate *z)
 }
 
 /* One literal or match, or the end of the block, at most MAX_MATCH bytes. */
-static InflateStatus inflate_symbol(Inflate *z)
-{
+static InflateStatus inflate_symbol(Inflate *z) {
     static const uint16_t length_base[29] = { 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59,
         67, 83, 99, 115, 131, 163, 195, 227, 258 };
     static const uint8_t length_extra[29] = { 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4,
@@ -437,8 +419,7 @@ static InflateStatus inflate_symbol(Inflate *z)
 }
 
 /* Decodes until n bytes stand at out + read, or says why there are fewer. */
-static InflateStatus inflate_fill(Inflate *z, size_t n)
-{
+static InflateStatus inflate_fill(Inflate *z, size_t n) {
     InflateStatus status = INFLATE_OK;
     while (z->written - z->read < n && status == INFLATE_OK) {
         if (z->capacity - z->written < n + MAX_MATCH) {
@@ -527,13 +508,11 @@ typedef struct Png {
 
 static const uint8_t png_channels[7] = { 1, 0, 3, 1, 2, 0, 4 };          /* by colour type */
 
-static int png_cut_short(const Png *png, SvError *error)
-{
+static int png_cut_short(const Png *png, SvError *error) {
     return sv_fail(error, "%s: the PNG file is cut short: it ends before its picture does", png->name);
 }
 
-static int png_header(Png *png, const uint8_t *data, uint32_t length, SvError *error)
-{
+static int png_header(Png *png, const uint8_t *data, uint32_t length, SvError *error) {
     static const uint8_t depths[7] = { 1 | 2 | 4 | 8 | 16, 0, 8 | 16, 1 | 2 | 4 | 8, 8 | 16, 0, 8 | 16 };
     if (length < 13) return sv_fail(error, "%s: a damaged PNG file: its header is too short", png->name);
     png->width = be32(data);
@@ -555,8 +534,7 @@ static int png_header(Png *png, const uint8_t *data, uint32_t length, SvError *e
 }
 
 /* ImageMagick's "Raw profile type exif": an empty line, the name, the length, then hexadecimal lines. */
-static int raw_profile_orientation(const uint8_t *text, size_t size, int *orientation)
-{
+static int raw_profile_orientation(const uint8_t *text, size_t size, int *orientation) {
     for (int lines = 0; lines < 3; lines++) {
         const uint8_t *end = size ? memchr(text, '\n', size) : NULL;
         if (!end) return 0;
@@ -581,8 +559,7 @@ static int raw_profile_orientation(const uint8_t *text, size_t size, int *orient
      zTXt   method 0, deflated text
      iTXt   flag, method 0, language, 0, translated keyword, 0, text, deflated if the flag is set
    Pillow inflates no more than 1 MiB of text; here what lies beyond is not searched. */
-static int png_text(Png *png, const uint8_t *data, size_t size, SvError *error)
-{
+static int png_text(Png *png, const uint8_t *data, size_t size, SvError *error) {
     enum { MAX_TEXT = 1 << 20 };
     char kind = (char)data[-4];
     const uint8_t *text = size ? memchr(data, 0, size) : NULL, *end = data + size;
@@ -627,8 +604,7 @@ static int png_text(Png *png, const uint8_t *data, size_t size, SvError *error)
 }
 
 /* One chunk other than IDAT and IEND. */
-static int png_chunk(Png *png, const uint8_t *data, uint32_t length, SvError *error)
-{
+static int png_chunk(Png *png, const uint8_t *data, uint32_t length, SvError *error) {
     const char *type = (const char *)data - 4;
     if (memcmp(type, "IHDR", 4) == 0) return png_header(png, data, length, error);
     if (memcmp(type, "tEXt", 4) == 0 || memcmp(type, "zTXt", 4) == 0 || memcmp(type, "iTXt", 4) == 0)
@@ -647,8 +623,7 @@ static int png_chunk(Png *png, const uint8_t *data, uint32_t length, SvError *er
     return 0;
 }
 
-static bool is_chunk_name(const uint8_t *name)
-{
+static bool is_chunk_name(const uint8_t *name) {
     for (int i = 0; i < 4; i++) {
         unsigned c = name[i];
         if (c - '0' >= 10 && (c | 32) - 'a' >= 26 && c != '_') return false;
@@ -658,8 +633,7 @@ static bool is_chunk_name(const uint8_t *name)
 
 /* PNG specification section 9: a scanline's bytes are differences to the byte one pixel to the left (a), above (b) and
    above left (c). Before the first pixel and above the first line all are 0. */
-static bool unfilter(int filter, uint8_t *row, const uint8_t *above, size_t size, size_t pixel)
-{
+static bool unfilter(int filter, uint8_t *row, const uint8_t *above, size_t size, size_t pixel) {
     size_t i = 0, first = smaller(pixel, size);
     switch (filter) {
     case 0:
@@ -690,8 +664,7 @@ static bool unfilter(int filter, uint8_t *row, const uint8_t *above, size_t size
 
 /* count pixels of a scanline to RGB, every step-th pixel of the picture's row. Alpha is dropped, as convert("RGB")
    does; of 16 bits the high byte is kept, but for gray without alpha see png_header. */
-static void png_pixels(const Png *png, const uint8_t *row, size_t count, uint8_t *rgb, size_t step)
-{
+static void png_pixels(const Png *png, const uint8_t *row, size_t count, uint8_t *rgb, size_t step) {
     size_t sample = (size_t)png->depth / 8;
     step *= 3;
     if (png->type == 2 && sample == 1 && step == 3) {
@@ -719,13 +692,11 @@ static const struct { uint8_t x, y, dx, dy; } adam7[8] = {
     { 0, 0, 8, 8 }, { 4, 0, 8, 8 }, { 0, 4, 4, 8 }, { 2, 0, 4, 4 }, { 0, 2, 2, 4 }, { 1, 0, 2, 2 }, { 0, 1, 1, 2 },
     { 0, 0, 1, 1 } };
 
-static size_t pass_size(size_t size, size_t first, size_t step)
-{
+static size_t pass_size(size_t size, size_t first, size_t step) {
     return size > first ? (size - first + step - 1) / step : 0;
 }
 
-static int png_scanlines(Png *png, Inflate *z, uint8_t *row, uint8_t *above, SvImage *image, SvError *error)
-{
+static int png_scanlines(Png *png, Inflate *z, uint8_t *row, uint8_t *above, SvImage *image, SvError *error) {
     const size_t bits = (size_t)png_channels[png->type] * (size_t)png->depth, pixel = (bits + 7) / 8;
     for (int pass = png->interlaced ? 0 : 7; pass < (png->interlaced ? 7 : 8); pass++) {
         const size_t x0 = adam7[pass].x, y0 = adam7[pass].y, dx = adam7[pass].dx, dy = adam7[pass].dy;
@@ -760,8 +731,7 @@ static int png_scanlines(Png *png, Inflate *z, uint8_t *row, uint8_t *above, SvI
 }
 
 static int decode_png(const uint8_t *data, size_t size, const char *name, SvImage *image, int *orientation,
-                      SvError *error)
-{
+                      SvError *error) {
     Png png = { .data = data, .size = size, .at = 8, .name = name };
     const uint8_t *chunk;
     for (;; png.at += 12 + (size_t)be32(chunk)) {                       /* up to the pixels */
@@ -938,21 +908,18 @@ static const uint8_t jpeg_standard_ac[2][178] = {
 static int16_t jpeg_wrap16(int32_t value) { return (int16_t)(uint16_t)((uint32_t)value & 0xffff); }
 static int jpeg_clamp8(int value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
 
-static int jpeg_truncated(const Jpeg *j)
-{
+static int jpeg_truncated(const Jpeg *j) {
     return sv_fail(j->error, "%s: the JPEG file is truncated", j->name);
 }
 
-static int jpeg_no_memory(const Jpeg *j)
-{
+static int jpeg_no_memory(const Jpeg *j) {
     return sv_fail(j->error, "%s: not enough memory to decode the JPEG", j->name);
 }
 
 /* ----------------------------------------------------------------------------- JPEG: bits and codes */
 
 /* At least 57 bits afterwards. FF 00 stands for the byte FF; FF and anything else is a marker, where a scan stops. */
-static void jpeg_refill(JpegBits *b)
-{
+static void jpeg_refill(JpegBits *b) {
     while (b->count <= 56) {
         unsigned byte = 0;
         if (b->at < b->end && *b->at != 0xff) {
@@ -983,8 +950,7 @@ static inline unsigned jpeg_take(JpegBits *b, int n)      /* 1 <= n <= 16 */
 }
 
 /* The next symbol, or -1 for a code the table does not have. */
-static inline int jpeg_symbol(JpegBits *b, const JpegHuffman *table)
-{
+static inline int jpeg_symbol(JpegBits *b, const JpegHuffman *table) {
     if (b->count < 32) jpeg_refill(b);
     unsigned entry = table->lookup[b->bits >> (64 - JPEG_LOOKAHEAD)];
     if (entry) {
@@ -1013,8 +979,7 @@ static inline int jpeg_value(JpegBits *b, int size)       /* 0 <= size <= 15 */
 
 /* Makes a table from 16 counts and the symbols; the caller has checked that symbols holds them all. Returns -1 for
    counts that are no prefix code, or that use the code of all ones, and for DC symbols over 15, as jdhuff.c does. */
-static int jpeg_build_huffman(JpegHuffman *table, const uint8_t counts[16], const uint8_t *symbols, bool is_dc)
-{
+static int jpeg_build_huffman(JpegHuffman *table, const uint8_t counts[16], const uint8_t *symbols, bool is_dc) {
     int n = 0;
     int32_t code = 0;
     memset(table, 0, sizeof *table);
@@ -1041,8 +1006,7 @@ static int jpeg_build_huffman(JpegHuffman *table, const uint8_t counts[16], cons
 /* Eight values to eight, the "islow" algorithm of jidctint.c (Loeffler, Ligtenberg and Moschytz) with 13 fractional
    bits in the constants. The sums that wrap to 16 bits are those that libjpeg-turbo's x86 code makes in 16 bits; for
    what an encoder writes it makes no difference. No 32-bit sum overflows for any 16-bit input. */
-static inline void jpeg_idct_1d(const int16_t *in, int step, int32_t out[8])
-{
+static inline void jpeg_idct_1d(const int16_t *in, int step, int32_t out[8]) {
     int32_t in0 = in[0], in1 = in[step], in2 = in[2 * step], in3 = in[3 * step];
     int32_t in4 = in[4 * step], in5 = in[5 * step], in6 = in[6 * step], in7 = in[7 * step];
 
@@ -1067,8 +1031,7 @@ static inline void jpeg_idct_1d(const int16_t *in, int step, int32_t out[8])
 
 /* One block, coefficients in natural order, to 8 x 8 samples. Right shifts of negative numbers round down, as on every
    compiler this is built with. */
-static void jpeg_idct(const int16_t coefficients[64], const uint16_t quant[64], uint8_t *out, size_t stride)
-{
+static void jpeg_idct(const int16_t coefficients[64], const uint16_t quant[64], uint8_t *out, size_t stride) {
     int16_t in[64], columns[64];                            /* columns: [row, column] after the first pass */
     int32_t sums[8];
     int first_row = 0, others = 0;
@@ -1105,8 +1068,7 @@ static void jpeg_idct(const int16_t coefficients[64], const uint16_t quant[64], 
    Each function reads one block's share of the scan, and returns -1 for data that no encoder writes. */
 
 /* Sequential, T.81 F.2.2. block holds zeros before. */
-static int jpeg_block_sequential(Jpeg *j, JpegComponent *c, int16_t *block)
-{
+static int jpeg_block_sequential(Jpeg *j, JpegComponent *c, int16_t *block) {
     JpegBits *b = &j->bits;
     int size = jpeg_symbol(b, c->dc);
     if (size < 0) return -1;
@@ -1128,8 +1090,7 @@ static int jpeg_block_sequential(Jpeg *j, JpegComponent *c, int16_t *block)
 }
 
 /* Progressive, T.81 G.2: the DC coefficient's upper bits, then one more of them a scan. */
-static int jpeg_block_dc_first(Jpeg *j, JpegComponent *c, int16_t *block)
-{
+static int jpeg_block_dc_first(Jpeg *j, JpegComponent *c, int16_t *block) {
     int size = jpeg_symbol(&j->bits, c->dc);
     if (size < 0) return -1;
     c->prediction = jpeg_wrap16(c->prediction + jpeg_value(&j->bits, size));
@@ -1137,21 +1098,18 @@ static int jpeg_block_dc_first(Jpeg *j, JpegComponent *c, int16_t *block)
     return 0;
 }
 
-static int jpeg_block_dc_refine(Jpeg *j, JpegComponent *c, int16_t *block)
-{
+static int jpeg_block_dc_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
     (void)c;
     if (jpeg_take(&j->bits, 1)) block[0] = jpeg_wrap16(block[0] | 1 << j->al);
     return 0;
 }
 
 /* Symbol r0 with r < 15: this block and 2^r - 1 + (r more bits) others have no further new coefficients in the band. */
-static uint32_t jpeg_eob_run(JpegBits *b, int r)
-{
+static uint32_t jpeg_eob_run(JpegBits *b, int r) {
     return (1u << r) + (r ? jpeg_take(b, r) : 0);
 }
 
-static int jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block)
-{
+static int jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block) {
     if (j->eob_run) {
         j->eob_run--;
         return 0;
@@ -1175,14 +1133,12 @@ static int jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block)
 }
 
 /* One more bit of a coefficient that is not zero, away from zero. */
-static void jpeg_correct(JpegBits *b, int16_t *coefficient, int bit)
-{
+static void jpeg_correct(JpegBits *b, int16_t *coefficient, int bit) {
     if (jpeg_take(b, 1) && !(*coefficient & bit))
         *coefficient = jpeg_wrap16(*coefficient + (*coefficient < 0 ? -bit : bit));
 }
 
-static int jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block)
-{
+static int jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
     JpegBits *b = &j->bits;
     int bit = 1 << j->al, k = j->ss;
     if (!j->eob_run) {
@@ -1220,8 +1176,7 @@ static int jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block)
 /* ----------------------------------------------------------------------------- JPEG: a scan */
 
 /* Moves past the next marker and returns it, or -1 at the end of the file. Anything in between is skipped. */
-static int jpeg_next_marker(Jpeg *j)
-{
+static int jpeg_next_marker(Jpeg *j) {
     for (;;) {
         while (j->at < j->end && *j->at != 0xff) j->at++;
         while (j->at < j->end && *j->at == 0xff) j->at++;
@@ -1238,8 +1193,7 @@ static void jpeg_reset_entropy(Jpeg *j)                   /* T.81 F.2.1.3.1, at 
 }
 
 /* Where a scan went wrong: past the end of the file, past a marker, or in the midst of it. */
-static int jpeg_scan_failed(const Jpeg *j)
-{
+static int jpeg_scan_failed(const Jpeg *j) {
     const JpegBits *b = &j->bits;
     if (b->count >= b->padding)
         return sv_fail(j->error, "%s: the JPEG's compressed data is damaged (in scan %d)", j->name, j->n_scans);
@@ -1250,8 +1204,7 @@ static int jpeg_scan_failed(const Jpeg *j)
                    j->name, *marker, j->n_scans);
 }
 
-static int jpeg_decode_block(Jpeg *j, JpegComponent *c, int x, int y)
-{
+static int jpeg_decode_block(Jpeg *j, JpegComponent *c, int x, int y) {
     if (!j->progressive) {
         int16_t block[64] = { 0 };
         if (jpeg_block_sequential(j, c, block)) return -1;
@@ -1265,8 +1218,7 @@ static int jpeg_decode_block(Jpeg *j, JpegComponent *c, int x, int y)
 }
 
 /* A scan of one component goes over its own blocks; one of several over MCUs, of h x v blocks of each (T.81 A.2). */
-static int decode_scan(Jpeg *j)
-{
+static int decode_scan(Jpeg *j) {
     JpegComponent *only = j->n_scan_components == 1 ? j->scan[0] : NULL;
     int mcus_x = only ? only->blocks_x : j->mcus_x, mcus_y = only ? only->blocks_y : j->mcus_y;
     int to_restart = j->restart_interval, restarts = 0;
@@ -1305,8 +1257,7 @@ static int decode_scan(Jpeg *j)
 
    T.81 B.2. p[0 .. size) is what follows the length. */
 
-static int read_sof(Jpeg *j, int marker, const uint8_t *p, size_t size)
-{
+static int read_sof(Jpeg *j, int marker, const uint8_t *p, size_t size) {
     static const char *const process[16] = {
         [3] = "lossless", [5] = "hierarchical", "hierarchical", "hierarchical", [9] = "arithmetic-coded",
         "arithmetic-coded", "lossless", [13] = "hierarchical", "hierarchical", "hierarchical"
@@ -1360,8 +1311,7 @@ static int read_sof(Jpeg *j, int marker, const uint8_t *p, size_t size)
     return 0;
 }
 
-static int read_dqt(Jpeg *j, const uint8_t *p, size_t size)
-{
+static int read_dqt(Jpeg *j, const uint8_t *p, size_t size) {
     while (size > 0) {
         int index = p[0] & 15, bytes = p[0] >> 4 ? 2 : 1;
         if (index > 3 || size < 1 + 64 * (size_t)bytes)
@@ -1375,8 +1325,7 @@ static int read_dqt(Jpeg *j, const uint8_t *p, size_t size)
     return 0;
 }
 
-static int read_dht(Jpeg *j, const uint8_t *p, size_t size)
-{
+static int read_dht(Jpeg *j, const uint8_t *p, size_t size) {
     while (size > 0) {
         size_t n = 0;
         if (size >= 17)
@@ -1391,8 +1340,7 @@ static int read_dht(Jpeg *j, const uint8_t *p, size_t size)
 }
 
 /* Pillow's JpegImagePlugin looks at APP1 only before the first scan, joins all Exif segments and keeps the last XMP. */
-static int read_app(Jpeg *j, int marker, const uint8_t *p, size_t size)
-{
+static int read_app(Jpeg *j, int marker, const uint8_t *p, size_t size) {
     static const char exif_name[6] = "Exif\0", xmp_name[29] = "http://ns.adobe.com/xap/1.0/";
     if (marker == 0xe0 && size >= 14 && memcmp(p, "JFIF", 5) == 0) {
         j->has_jfif = true;
@@ -1414,8 +1362,7 @@ static int read_app(Jpeg *j, int marker, const uint8_t *p, size_t size)
 }
 
 /* What libjpeg takes the components for: jdapimin.c, default_decompress_parms. */
-static JpegColour jpeg_colour(const Jpeg *j)
-{
+static JpegColour jpeg_colour(const Jpeg *j) {
     const JpegComponent *c = j->components;
     if (j->n_components == 1) return JPEG_GREY;
     if (j->n_components == 4) return j->has_adobe && j->adobe_transform != 0 ? JPEG_YCCK : JPEG_CMYK;
@@ -1425,8 +1372,7 @@ static JpegColour jpeg_colour(const Jpeg *j)
 }
 
 /* Once the first scan's header is read: the tables a file may leave out, and the memory. */
-static int jpeg_begin(Jpeg *j)
-{
+static int jpeg_begin(Jpeg *j) {
     j->colour = jpeg_colour(j);
     for (int i = 0; i < 2 && !j->progressive; i++) {
         const uint8_t *dc = jpeg_standard_dc[i], *ac = jpeg_standard_ac[i];
@@ -1446,8 +1392,7 @@ static int jpeg_begin(Jpeg *j)
     return 0;
 }
 
-static int read_sos(Jpeg *j, const uint8_t *p, size_t size)
-{
+static int read_sos(Jpeg *j, const uint8_t *p, size_t size) {
     if (!j->has_frame) return sv_fail(j->error, "%s: the JPEG has a scan before its frame header", j->name);
     if (j->complete) return sv_fail(j->error, "%s: the JPEG has a second scan of a finished picture", j->name);
     if (++j->n_scans > JPEG_MAX_SCANS)
@@ -1518,8 +1463,7 @@ static int read_sos(Jpeg *j, const uint8_t *p, size_t size)
 
 /* Markers up to EOI. A file of a single scan may be cut after its last MCU: nothing is missing then. With several scans
    only EOI tells that none is missing. */
-static int read_jpeg(Jpeg *j)
-{
+static int read_jpeg(Jpeg *j) {
     if (j->end - j->at < 3 || j->at[0] != 0xff || j->at[1] != 0xd8 || j->at[2] != 0xff)
         return sv_fail(j->error, "%s: not a JPEG file", j->name);
     j->at += 2;
@@ -1595,8 +1539,7 @@ static const int16_t jpeg_smooth_mixed[6][25] = {
         0,   0,   0,   0,   0 }
 };
 
-static bool jpeg_needs_smoothing(const Jpeg *j)
-{
+static bool jpeg_needs_smoothing(const Jpeg *j) {
     bool useful = false;
     for (int i = 0; i < j->n_components; i++) {
         const JpegComponent *c = &j->components[i];
@@ -1611,8 +1554,7 @@ static bool jpeg_needs_smoothing(const Jpeg *j)
 
 /* The five block rows whose DC values count for block row y, libjpeg's way of stopping at the top and the bottom: in
    the last row of MCUs it counts rows as if every row of MCUs had as few as that one. */
-static void jpeg_smooth_rows(const Jpeg *j, const JpegComponent *c, int y, int rows[5])
-{
+static void jpeg_smooth_rows(const Jpeg *j, const JpegComponent *c, int y, int rows[5]) {
     int mcu_y = y / c->v, per_mcu = c->v;
     if (mcu_y == j->mcus_y - 1 && c->blocks_y % c->v) per_mcu = c->blocks_y % c->v;
     int counted = mcu_y * per_mcu + y % c->v, total = per_mcu * j->mcus_y;
@@ -1623,8 +1565,7 @@ static void jpeg_smooth_rows(const Jpeg *j, const JpegComponent *c, int y, int r
     rows[4] = counted < total - 2 ? y + 2 : rows[3];
 }
 
-static void jpeg_smooth_block(const JpegComponent *c, const int rows[5], int x, int16_t block[64])
-{
+static void jpeg_smooth_block(const JpegComponent *c, const int rows[5], int x, int16_t block[64]) {
     bool dc_only = true;
     int dc[25];
     for (int k = 1; k < 10; k++) dc_only = dc_only && c->precision[k] == -1;
@@ -1647,8 +1588,7 @@ static void jpeg_smooth_block(const JpegComponent *c, const int rows[5], int x, 
     }
 }
 
-static int jpeg_progressive_planes(Jpeg *j)
-{
+static int jpeg_progressive_planes(Jpeg *j) {
     bool smooth = jpeg_needs_smoothing(j);
     for (int i = 0; i < j->n_components; i++) {
         JpegComponent *c = &j->components[i];
@@ -1675,8 +1615,7 @@ static int jpeg_progressive_planes(Jpeg *j)
 /* Row y of the picture of one component: either in its plane or, if it has fewer samples, made in row. Ratios of 2:1
    are interpolated, 3/4 of the nearer sample and 1/4 of the farther, and the rounding alternates; all others repeat
    samples. jdsample.c does not interpolate across a component of one or two samples a row. */
-static const uint8_t *upsample_row(const Jpeg *j, const JpegComponent *c, int y, uint8_t *row)
-{
+static const uint8_t *upsample_row(const Jpeg *j, const JpegComponent *c, int y, uint8_t *row) {
     int x_ratio = j->max_h / c->h, y_ratio = j->max_v / c->v, n = c->width;
     size_t stride = (size_t)c->padded_x * 8;
     const uint8_t *nearer = c->plane + (size_t)(y / y_ratio) * stride;
@@ -1720,8 +1659,7 @@ static const uint8_t *upsample_row(const Jpeg *j, const JpegComponent *c, int y,
 }
 
 /* YCbCr to RGB with 16 fractional bits, jdcolor.c's constants and rounding. */
-static inline void jpeg_ycc_to_rgb(int luma, int cb, int cr, uint8_t rgb[3])
-{
+static inline void jpeg_ycc_to_rgb(int luma, int cb, int cr, uint8_t rgb[3]) {
     cb -= 128;
     cr -= 128;
     rgb[0] = (uint8_t)jpeg_clamp8(luma + ((91881 * cr + 32768) >> 16));                 /* 1.40200 */
@@ -1731,14 +1669,12 @@ static inline void jpeg_ycc_to_rgb(int luma, int cb, int cr, uint8_t rgb[3])
 
 /* Pillow takes every file of four components for Adobe's inverted CMYK; what is stored is then 255 - ink. Its
    Convert.c makes each colour nk - ink * nk / 255 of it, nk = 255 - black, rounded in its own way. */
-static inline uint8_t jpeg_ink(int stored, int nk)
-{
+static inline uint8_t jpeg_ink(int stored, int nk) {
     int product = (255 - stored) * nk + 128;
     return (uint8_t)jpeg_clamp8(nk - ((product + (product >> 8)) >> 8));
 }
 
-static void colour_row(const Jpeg *j, const uint8_t *const row[4], uint8_t *rgb)
-{
+static void colour_row(const Jpeg *j, const uint8_t *const row[4], uint8_t *rgb) {
     for (int x = 0; x < j->width; x++, rgb += 3) {
         switch (j->colour) {
         case JPEG_GREY:
@@ -1761,8 +1697,7 @@ static void colour_row(const Jpeg *j, const uint8_t *const row[4], uint8_t *rgb)
     }
 }
 
-static int jpeg_pixels(Jpeg *j, SvImage *image)
-{
+static int jpeg_pixels(Jpeg *j, SvImage *image) {
     size_t row_size = (size_t)j->width + 8;                 /* 2:1 may write one sample more than the width */
     uint8_t *made = malloc(4 * row_size);
     if (!made) return jpeg_no_memory(j);
@@ -1782,8 +1717,7 @@ static int jpeg_pixels(Jpeg *j, SvImage *image)
 
 /* The pixels as the file has them, and how they are to be turned: Exif's orientation, or XMP's if there is none. */
 static int decode_jpeg(const uint8_t *data, size_t size, const char *name, SvImage *image, int *orientation,
-                       SvError *error)
-{
+                       SvError *error) {
     Jpeg *j = calloc(1, sizeof *j);
     if (!j) return sv_fail(error, "%s: not enough memory", name);
     j->at = data;
@@ -1821,8 +1755,7 @@ static bool is_space(uint8_t c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 /* Up to 10 characters up to white space, of which one is taken. Returns the number, -1 where the data end, or -2 if it
    is no number. */
-static int64_t pnm_number(Pnm *pnm)
-{
+static int64_t pnm_number(Pnm *pnm) {
     char token[10];
     int length = 0;
     while (pnm->at < pnm->end) {
@@ -1850,8 +1783,7 @@ static int64_t pnm_number(Pnm *pnm)
 
 /* Python's round(value / maxval * out_max), halves to even, then what convert("RGB") makes of it: gray of more than
    8 bits is scaled to 65535 in Pillow's mode "I" and cut off at 255 from there (i2rgb in Convert.c). */
-static uint8_t pnm_scale(uint32_t value, uint32_t maxval, uint32_t out_max)
-{
+static uint8_t pnm_scale(uint32_t value, uint32_t maxval, uint32_t out_max) {
     double scaled = (double)value / maxval * out_max;
     double whole = floor(scaled), rest = scaled - whole;
     uint32_t rounded = (uint32_t)whole;
@@ -1860,8 +1792,7 @@ static uint8_t pnm_scale(uint32_t value, uint32_t maxval, uint32_t out_max)
 }
 
 static int pnm_pixels(Pnm *pnm, int kind, uint32_t maxval, const uint8_t *scaled, SvImage *image, const char *name,
-                      SvError *error)
-{
+                      SvError *error) {
     const size_t width = (size_t)image->width, height = (size_t)image->height;
     const size_t samples = width * height * (kind == 3 || kind == 6 ? 3 : 1);
     uint8_t *to = image->rgb;
@@ -1899,8 +1830,7 @@ static int pnm_pixels(Pnm *pnm, int kind, uint32_t maxval, const uint8_t *scaled
     return 0;
 }
 
-static int decode_pnm(const uint8_t *data, size_t size, const char *name, SvImage *image, SvError *error)
-{
+static int decode_pnm(const uint8_t *data, size_t size, const char *name, SvImage *image, SvError *error) {
     Pnm pnm = { data + 2, data + size };
     const int kind = data[1] - '0';
     int64_t width = pnm_number(&pnm), height = pnm_number(&pnm), maxval = kind % 3 == 1 ? 1 : pnm_number(&pnm);
@@ -1949,14 +1879,12 @@ static const struct { uint8_t at, size; const char *bytes, *kind; } unread[] = {
 
 static bool is_png(const uint8_t *p, size_t size) { return size >= 8 && memcmp(p, "\x89PNG\r\n\x1a\n", 8) == 0; }
 static bool is_jpeg(const uint8_t *p, size_t size) { return size >= 3 && memcmp(p, "\xff\xd8\xff", 3) == 0; }
-static bool is_pnm(const uint8_t *p, size_t size)
-{
+static bool is_pnm(const uint8_t *p, size_t size) {
     return size >= 3 && p[0] == 'P' && p[1] >= '1' && p[1] <= '6' && is_space(p[2]);
 }
 
 /* 0 if the data begin like a picture that is read. */
-static int check_kind(const uint8_t *data, size_t size, const char *name, SvError *error)
-{
+static int check_kind(const uint8_t *data, size_t size, const char *name, SvError *error) {
     if (size == 0) return sv_fail(error, "%s: the file is empty", name);
     if (is_png(data, size) || is_jpeg(data, size) || is_pnm(data, size)) return 0;
 
@@ -1982,8 +1910,7 @@ static int check_kind(const uint8_t *data, size_t size, const char *name, SvErro
     return sv_fail(error, "%s: not a picture that is read here: neither PNG, JPEG nor PNM (PBM, PGM, PPM)", name);
 }
 
-int sv_image_decode(const void *data, size_t size, const char *name, SvImage *image, SvError *error)
-{
+int sv_image_decode(const void *data, size_t size, const char *name, SvImage *image, SvError *error) {
     int orientation = 1, result;
     *image = (SvImage){0};
     if (check_kind(data, size, name, error)) return -1;
@@ -1995,8 +1922,7 @@ int sv_image_decode(const void *data, size_t size, const char *name, SvImage *im
     return result;
 }
 
-int sv_image_read(const char *path, SvImage *image, SvError *error)
-{
+int sv_image_read(const char *path, SvImage *image, SvError *error) {
     /* Beyond this a file is no picture within SV_MAX_PIXELS, but a device or a mistake. */
     const size_t most = (size_t)SV_MAX_PIXELS * 8 + ((size_t)64 << 20);
     const bool is_stdin = strcmp(path, "-") == 0;
@@ -2053,8 +1979,7 @@ typedef struct Coeffs {
 /* sin for |x| <= 10 from basic operations alone, so that no libm has a say: what is left of x after the nearest
    multiple of pi (in three parts, of which the first two leave room for an exact product), through its Taylor series.
    Within 2 ulp; what counts is that it stays far below the 22 bits that are kept. */
-static double sine(double x)
-{
+static double sine(double x) {
     double turns = floor(x / 3.14159265358979323846 + 0.5);
     double r = ((x - turns * 0x1.921fb5p+1) - turns * 0x1.110b46p-25) - turns * 0x1.1a62633145c07p-53;
     double r2 = r * r, sum = 0;
@@ -2063,8 +1988,7 @@ static double sine(double x)
     return (int)turns % 2 ? -sum : sum;
 }
 
-static double sinc(double x)
-{
+static double sinc(double x) {
     if (x == 0) return 1;
     x *= 3.14159265358979323846;
     return sine(x) / x;
@@ -2072,8 +1996,7 @@ static double sinc(double x)
 
 static double lanczos(double x) { return -3 <= x && x < 3 ? sinc(x) * sinc(x / 3) : 0; }
 
-static int precompute_coeffs(int in, int out, Coeffs *coeffs)
-{
+static int precompute_coeffs(int in, int out, Coeffs *coeffs) {
     const double scale = (double)in / out, filterscale = scale < 1 ? 1 : scale, support = 3 * filterscale;
     const int ksize = (int)ceil(support) * 2 + 1;
     double *weights = malloc((size_t)ksize * sizeof *weights);
@@ -2105,14 +2028,12 @@ static int precompute_coeffs(int in, int out, Coeffs *coeffs)
     return 0;
 }
 
-static void free_coeffs(Coeffs *coeffs)
-{
+static void free_coeffs(Coeffs *coeffs) {
     free(coeffs->bounds);
     free(coeffs->k);
 }
 
-static uint8_t clip8(int32_t sum)
-{
+static uint8_t clip8(int32_t sum) {
     return sum < 0 ? 0 : sum >> PRECISION_BITS > 255 ? 255 : (uint8_t)(sum >> PRECISION_BITS);
 }
 
@@ -2120,8 +2041,7 @@ static uint8_t clip8(int32_t sum)
    neighbours with one weight. block: room for that. */
 enum { BLOCK = 8 };
 static void resample_rows(const uint8_t *from, int in, int rows, const Coeffs *coeffs, uint8_t *to, int out,
-                          uint8_t *block)
-{
+                          uint8_t *block) {
     const size_t row_size = (size_t)out * 3;
     for (int y = 0; y < rows; y += BLOCK) {
         int n = rows - y < BLOCK ? rows - y : BLOCK;
@@ -2146,8 +2066,7 @@ static void resample_rows(const uint8_t *from, int in, int rows, const Coeffs *c
 
 /* Down the columns, a stretch of a row at a time. from begins with the source's row first. */
 static void resample_columns(const uint8_t *from, int first, size_t row_size, const Coeffs *coeffs, uint8_t *to,
-                             int out)
-{
+                             int out) {
     for (int y = 0; y < out; y++, to += row_size) {
         const int32_t *k = coeffs->k + (size_t)y * (size_t)coeffs->ksize;
         const uint8_t *rows = from + (size_t)(coeffs->bounds[2 * y] - first) * row_size;
@@ -2166,8 +2085,7 @@ static void resample_columns(const uint8_t *from, int first, size_t row_size, co
     }
 }
 
-int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, SvError *error)
-{
+int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, SvError *error) {
     const uint64_t w = width > 0 ? (uint64_t)width : 0, h = height > 0 ? (uint64_t)height : 0;
     const bool need_horizontal = width != image->width, need_vertical = height != image->height;
     Coeffs horizontal = {0}, vertical = {0};
@@ -2220,8 +2138,7 @@ int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, S
 /* ------------------------------------------------------------------------------------------------ tiles */
 
 /* _resize_output_size_rescale_to_max_len, then _scale_below_upper_bound: Python's int() is the cast to int. */
-static void longest_edge_size(int *width, int *height, int longest_edge)
-{
+static void longest_edge_size(int *width, int *height, int longest_edge) {
     enum { MAX_IMAGE_SIZE = 4096 };
     double aspect_ratio = (double)*width / *height;
     if (*width >= *height) {
@@ -2249,8 +2166,7 @@ static void longest_edge_size(int *width, int *height, int longest_edge)
 }
 
 /* resize_for_vision_encoder: the long edge up to a multiple of side, the other from it by the aspect and then up. */
-static void vision_encoder_size(int *width, int *height, int side)
-{
+static void vision_encoder_size(int *width, int *height, int side) {
     double aspect_ratio = (double)*width / *height;
     if (*width >= *height) {
         *width = (*width + side - 1) / side * side;
@@ -2263,8 +2179,7 @@ static void vision_encoder_size(int *width, int *height, int side)
     }
 }
 
-static int split_tiles(const SvImage *image, int side, SvTiles *tiles, SvError *error)
-{
+static int split_tiles(const SvImage *image, int side, SvTiles *tiles, SvError *error) {
     const size_t row_size = (size_t)side * 3, tile_size = row_size * (size_t)side;
     SvImage whole = {0};
     tiles->side = side;
@@ -2287,8 +2202,7 @@ static int split_tiles(const SvImage *image, int side, SvTiles *tiles, SvError *
     return 0;
 }
 
-int sv_image_split(const SvImage *image, int longest_edge, int side, bool split, SvTiles *tiles, SvError *error)
-{
+int sv_image_split(const SvImage *image, int longest_edge, int side, bool split, SvTiles *tiles, SvError *error) {
     SvImage resized = {0}, padded = {0};
     int width = image->width, height = image->height, result;
     *tiles = (SvTiles){0};

@@ -89,7 +89,7 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ------------------------------------------------------------------------------------------------ arguments */
+/* -------------------------------------------------------------------------------------------------------- arguments */
 
 static bool whole_number(const char *text, long long low, long long high, long long *value) {
     char *end;
@@ -152,7 +152,9 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
         case SEED: ok = whole_number(value, 0, INT64_MAX, &number), a->options.seed = (uint64_t)number; break;
         case THREADS: ok = whole_number(value, 1, 1024, &number), a->options.threads = (int)number; break;
         case NO_SPLIT: a->options.no_split = true; break;
-        case LONGEST_EDGE: ok = whole_number(value, 1, SV_MAX_SIDE, &number), a->options.longest_edge = (int)number; break;
+        case LONGEST_EDGE:
+            ok = whole_number(value, 1, SV_MAX_SIDE, &number), a->options.longest_edge = (int)number;
+            break;
         case JSON: a->json = true; break;
         case DUMP: a->dump = value; break;
         case TILES: a->tiles = value; break;
@@ -172,7 +174,7 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
     return -1;
 }
 
-/* ------------------------------------------------------------------------------------------------ files */
+/* ------------------------------------------------------------------------------------------------------------ files */
 
 /* A file is written under another name and renamed when it is whole. */
 typedef struct Output { FILE *file; char path[1024], temporary[1040]; } Output;
@@ -213,19 +215,19 @@ static bool write_ppm(const char *directory, const char *name, const uint8_t *rg
 static bool write_tiles(const char *directory, const SvPrompt *prompt) {
     for (int k = 0; k < prompt->n_pictures; k++) {
         const SvTiles *t = &prompt->pictures[k];
+        size_t tile = 3 * (size_t)t->side * (size_t)t->side;
         for (int i = 0; i < t->count; i++) {
             char name[80];
             if (i == t->count - 1) snprintf(name, sizeof name, "image%d_global.ppm", k);
             else snprintf(name, sizeof name, "image%d_row%d_col%d.ppm", k, i / t->cols + 1, i % t->cols + 1);
-            if (!write_ppm(directory, name, t->rgb + (size_t)i * 3 * (size_t)t->side * (size_t)t->side, t->side, t->side))
-                return false;
+            if (!write_ppm(directory, name, t->rgb + (size_t)i * tile, t->side, t->side)) return false;
         }
     }
     return true;
 }
 
-/* --dump: one .npy a module. Its pieces arrive in order and are appended; the header, of fixed size, is written again at
-   the end, when the length of the joined axis is known. Numbers are in this machine's byte order, which .npy can say. */
+/* --dump: one .npy a module. Its pieces arrive in order and are appended; the header, of fixed size, is written again
+   at the end, when the joined axis's length is known. Numbers are in this machine's byte order, as .npy can say. */
 typedef struct Dump { Output output; char module[96]; int dims, shape[5], axis; } Dump;
 typedef struct Dumps { const char *directory; Dump *list; int count; bool failed; } Dumps;
 
@@ -314,7 +316,7 @@ static char *read_stdin(size_t *size) {
     return data;
 }
 
-/* ------------------------------------------------------------------------------------------------ what happens meanwhile */
+/* ------------------------------------------------------------------------------------------- what happens meanwhile */
 
 typedef struct Show { const Arguments *arguments; Dumps dumps; bool terminal, line_open, started; } Show;
 
@@ -344,9 +346,12 @@ static bool show_token(void *user, int32_t id, const char *text, size_t size) {
     return ferror(stdout) != 0;
 }
 
-static void show_activation(void *user, const SvActivation *activation) { dump_activation(&((Show *)user)->dumps, activation); }
+static void show_activation(void *user, const SvActivation *activation) {
+    Show *show = user;
+    dump_activation(&show->dumps, activation);
+}
 
-/* ------------------------------------------------------------------------------------------------ what is printed */
+/* -------------------------------------------------------------------------------------------------- what is printed */
 
 static void print_json_string(const char *text, size_t size) {
     putchar('"');
@@ -367,7 +372,9 @@ static void print_ids(const int32_t *ids, size_t count, const char *separator) {
 static double rate(double count, double seconds) { return seconds > 0 && count > 0 ? count / seconds : 0; }
 
 /* The first token of an answer comes with the prefill; the others take a decoding step each. */
-static double decode_rate(const SvAnswer *a) { return rate((double)a->n_ids - (a->stopped ? 0 : 1), a->decode_seconds); }
+static double decode_rate(const SvAnswer *a) {
+    return rate((double)a->n_ids - (a->stopped ? 0 : 1), a->decode_seconds);
+}
 
 static void print_json(const SvPrompt *prompt, const SvAnswer *a, double load, double image) {
     fputs("{\"text\": ", stdout);
@@ -396,8 +403,9 @@ static int print_info(const SvModel *m) {
     printf("%s: %.*s, %.1f MB, checksum ok\n", m->path, (int)c->name.size, c->name.data, (double)m->file_size / 1e6);
     if (c->vision_num_hidden_layers) {
         uint32_t side = c->image_size / c->patch_size;
-        printf("vision   %u layers, width %u, %u heads of %u, MLP %u\n", c->vision_num_hidden_layers, c->vision_hidden_size,
-               c->vision_num_attention_heads, c->vision_hidden_size / c->vision_num_attention_heads, c->vision_intermediate_size);
+        uint32_t heads = c->vision_num_attention_heads;
+        printf("vision   %u layers, width %u, %u heads of %u, MLP %u\n", c->vision_num_hidden_layers,
+               c->vision_hidden_size, heads, c->vision_hidden_size / heads, c->vision_intermediate_size);
         printf("tiles    %u x %u pixels, %u x %u patches of %u, %d image tokens; longest edge %u%s\n", c->image_size,
                c->image_size, side, side, c->patch_size, sv_image_tokens(c), c->longest_edge,
                c->do_image_splitting ? "" : ", not split");
@@ -407,7 +415,8 @@ static int print_info(const SvModel *m) {
     printf("text     %u layers, width %u, %u heads (%u for keys and values) of %u, MLP %u\n", c->num_hidden_layers,
            c->hidden_size, c->num_attention_heads, c->num_key_value_heads, c->head_dim, c->intermediate_size);
     printf("tokens   %u in the vocabulary, context %u, rope theta %g, lm_head %s\n", c->vocab_size,
-           c->max_position_embeddings, (double)c->rope_theta, c->tie_word_embeddings ? "tied to embed_tokens" : "its own");
+           c->max_position_embeddings, (double)c->rope_theta,
+           c->tie_word_embeddings ? "tied to embed_tokens" : "its own");
     uint64_t total = 0;
     for (uint32_t format = 0; format < 4; format++) {
         uint64_t tensors = 0, numbers = 0, bytes = 0;
@@ -431,7 +440,7 @@ static int print_info(const SvModel *m) {
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------ the three uses */
+/* --------------------------------------------------------------------------------------------------- the three uses */
 
 static int tokenize(const SvModel *m) {
     SvError error;
@@ -464,7 +473,8 @@ static int detokenize(const SvModel *m) {
         else ids[count++] = (int32_t)id;
         at = end;
     }
-    if (result == 0 && sv_detokenize(m->tokenizer, ids, count, &out, &out_size, &error) != 0) result = complain("%s", error.text);
+    if (result == 0 && sv_detokenize(m->tokenizer, ids, count, &out, &out_size, &error) != 0)
+        result = complain("%s", error.text);
     if (result == 0) {
         fwrite(out, 1, out_size, stdout);
         free(out);
@@ -503,7 +513,8 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
         complain("-p: the prompt is empty");
         goto done;
     }
-    if (sv_prompt(m, a->system ? messages : messages + 1, a->system ? 2 : 1, &a->options, &prompt, &error) != 0) goto failed;
+    if (sv_prompt(m, a->system ? messages : messages + 1, a->system ? 2 : 1, &a->options, &prompt, &error) != 0)
+        goto failed;
     for (int i = 0; i < a->n_images; i++) sv_image_free(&images[i]);
     double image_seconds = now() - start;
 

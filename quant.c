@@ -60,7 +60,7 @@ static int thread_index(void) {
 #endif
 }
 
-/* ------------------------------------------------------------------------------------------------ functions of a number */
+/* -------------------------------------------------------------------------------------------- functions of a number */
 
 /* e^x within 1 ulp-and-a-bit: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series (the first term left out is
    below 2^-27), times 2^n put into the exponent. Clamped to where a float's e^x and its inverse are both normal. */
@@ -107,7 +107,7 @@ void sv_sin_cos(double angle, float *sine, float *cosine) {
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ sums in the fixed order */
+/* ------------------------------------------------------------------------------------------ sums in the fixed order */
 
 static inline float tree(const float s[LANES]) {
     float t[8];
@@ -139,7 +139,8 @@ static float sum_of_squares(const float *x, size_t n, float mean) {
 /* Dot products of four rows of x (x_stride apart) with one row w. Four by one is the shape that gcc and clang keep in
    registers; the rest of a row is filled up with zeros, which change no sum. */
 #define DOT4(name, step)                                                                                               \
-    static NOINLINE void name(float out[4], const float *restrict x, size_t x_stride, const float *restrict w, size_t n) { \
+    static NOINLINE void name(float out[4], const float *restrict x, size_t x_stride, const float *restrict w,         \
+                              size_t n) {                                                                              \
         float s[4][LANES] = { { 0 } };                                                                                 \
         size_t i = 0;                                                                                                  \
         for (; i + LANES <= n; i += LANES)                                                                             \
@@ -168,7 +169,7 @@ static inline float dot(const float *restrict x, const float *restrict w, size_t
     return tree(s);
 }
 
-/* ------------------------------------------------------------------------------------------------ weights and their formats */
+/* ---------------------------------------------------------------------------------------- weights and their formats */
 
 static inline float from_bf16(uint16_t bits) {
     union { uint32_t u; float f; } value = { (uint32_t)bits << 16 };
@@ -202,8 +203,8 @@ static inline float dot_row(const SvTensor *w, size_t row, const float *x) {
 }
 
 /* out[i * rows + r] for every row i of x and the `count` rows of w at `panel`, which are f32. */
-static NOINLINE void panel_product(float *out, const float *x, const float *panel, const float *bias, size_t n, size_t count,
-                                   size_t rows, size_t cols) {
+static NOINLINE void panel_product(float *out, const float *x, const float *panel, const float *bias, size_t n,
+                                   size_t count, size_t rows, size_t cols) {
     size_t i = 0;
     for (; i + 4 <= n; i += 4)
         for (size_t r = 0; r < count; r++) {
@@ -247,7 +248,7 @@ void sv_matmul(float *out, const float *x, const SvTensor *w, const float *bias,
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ attention */
+/* -------------------------------------------------------------------------------------------------------- attention */
 
 /* softmax(x) in place: exp(x - max) / sum. */
 void sv_softmax(float *x, size_t n) {
@@ -259,8 +260,8 @@ void sv_softmax(float *x, size_t n) {
 }
 
 /* p[r][j] = scale * q[r] . k[j] for up to four queries q and all n keys */
-static NOINLINE void score4(float *p, const float *q, size_t q_stride, size_t count, const float *k, size_t k_stride, size_t n,
-                            size_t dim, float scale) {
+static NOINLINE void score4(float *p, const float *q, size_t q_stride, size_t count, const float *k, size_t k_stride,
+                            size_t n, size_t dim, float scale) {
     if (count == 4) {
         for (size_t j = 0; j < n; j++) {
             float value[4];
@@ -326,10 +327,11 @@ void sv_attention(float *out, const float *q, const float *k, const float *v, si
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ norms and activations */
+/* -------------------------------------------------------------------------------------------- norms and activations */
 
 /* nn.LayerNorm: (x - mean) / sqrt(var + eps) * weight + bias */
-void sv_layer_norm(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size, float eps, int threads) {
+void sv_layer_norm(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size, float eps,
+                   int threads) {
     (void)threads;
 #pragma omp parallel for num_threads(threads) if (n * size > WORTH_THREADS)
     for (int64_t i = 0; i < (int64_t)n; i++) {

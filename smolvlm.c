@@ -16,7 +16,6 @@
 #endif
 #include "smolvlm.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
@@ -52,7 +51,7 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ------------------------------------------------------------------------------------------------ reading the file */
+/* ------------------------------------------------------------------------------------------------- reading the file */
 
 static bool big_endian(void) {
     const uint16_t one = 1;
@@ -121,7 +120,7 @@ static void take_config(Cursor *cursor, SvConfig *c) {
 static int check_config(const SvConfig *c, const char *path, SvError *error) {
 #define BETWEEN(field, low, high)                                                                                      \
     if (c->field < (low) || c->field > (high))                                                                         \
-        return sv_fail(error, "%s: %s is %u, expected %u to %u", path, #field, c->field, (unsigned)(low), (unsigned)(high));
+        return sv_fail(error, "%s: %s is %u, expected %d to %u", path, #field, c->field, low, (uint32_t)(high));
 #define REQUIRE(condition, sentence)                                                                                   \
     if (!(condition)) return sv_fail(error, "%s: %s", path, sentence);
     BETWEEN(hidden_size, 1, 65536)
@@ -133,7 +132,8 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     BETWEEN(vocab_size, 1, 1u << 22)
     BETWEEN(max_position_embeddings, 1, 1u << 24)
     REQUIRE(c->tie_word_embeddings <= 1 && c->chat_role_capitalize <= 1, "a setting that is 0 or 1 is neither")
-    REQUIRE(c->num_attention_heads % c->num_key_value_heads == 0, "num_key_value_heads does not divide num_attention_heads")
+    REQUIRE(c->num_attention_heads % c->num_key_value_heads == 0,
+            "num_key_value_heads does not divide num_attention_heads")
     REQUIRE(c->head_dim % 2 == 0, "head_dim is odd, RoPE rotates pairs")
     REQUIRE(c->rms_norm_eps >= 0 && c->rms_norm_eps < 1, "rms_norm_eps is out of range")
     for (uint32_t i = 0; i < c->eos_token_id.count; i++)
@@ -149,7 +149,8 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     BETWEEN(scale_factor, 1, 64)
     BETWEEN(longest_edge, 1, SV_MAX_SIDE)
     REQUIRE(c->do_image_splitting <= 1, "a setting that is 0 or 1 is neither")
-    REQUIRE(c->vision_hidden_size % c->vision_num_attention_heads == 0, "vision_num_attention_heads does not divide vision_hidden_size")
+    REQUIRE(c->vision_hidden_size % c->vision_num_attention_heads == 0,
+            "vision_num_attention_heads does not divide vision_hidden_size")
     REQUIRE(c->image_size / c->patch_size % c->scale_factor == 0, "scale_factor does not divide the patches of a side")
     REQUIRE(c->layer_norm_eps >= 0 && c->layer_norm_eps < 1, "layer_norm_eps is out of range")
     REQUIRE(c->rescale_factor > 0 && c->rescale_factor <= 1, "rescale_factor is out of range")
@@ -178,15 +179,17 @@ static int check_entry(const SvModel *m, const SvEntry *e, SvError *error) {
                        e->name.data, e->format, sv_format_name(e->format));
     if (e->rows == 0 || e->cols == 0 || e->size != sv_tensor_bytes(e->format, e->rows, e->cols))
         return sv_fail(error, "%s: tensor %.*s has a size that does not fit its shape", m->path, length, e->name.data);
-    if (e->offset % 64 != 0 || e->offset < m->data_offset || e->offset > m->file_size || e->size > m->file_size - e->offset)
+    if (e->offset % 64 != 0 || e->offset < m->data_offset || e->offset > m->file_size ||
+        e->size > m->file_size - e->offset)
         return sv_fail(error, "%s: tensor %.*s lies outside the file", m->path, length, e->name.data);
     return 0;
 }
 
-/* Finds a tensor by name and points to it. Vectors are read as floats in place, so they must be f32. */
-static int bind(const SvModel *m, SvTensor *tensor, const char *name_format, uint32_t layer, bool vector, uint64_t rows,
+/* Finds a tensor by name and points to it. Vectors and position_embedding are read as floats in place. */
+static int bind(const SvModel *m, SvTensor *tensor, const char *name_format, uint32_t layer, uint64_t rows,
                 uint64_t cols, SvError *error) {
     char name[128];
+    bool in_place = rows == 1 || strstr(name_format, "position_embedding");
     int length = snprintf(name, sizeof name, name_format, (int)layer);
     for (uint32_t i = 0; i < m->n_entries; i++) {
         const SvEntry *e = &m->entries[i];
@@ -194,45 +197,42 @@ static int bind(const SvModel *m, SvTensor *tensor, const char *name_format, uin
         if (e->rows != rows || e->cols != cols)
             return sv_fail(error, "%s: tensor %s is %u x %u, expected %llu x %llu", m->path, name, e->rows, e->cols,
                            (unsigned long long)rows, (unsigned long long)cols);
-        if (vector && e->format != SV_F32) return sv_fail(error, "%s: tensor %s is not f32", m->path, name);
+        if (in_place && e->format != SV_F32) return sv_fail(error, "%s: tensor %s is not f32", m->path, name);
         *tensor = (SvTensor){ m->file + e->offset, e->format, e->rows, e->cols };
         return 0;
     }
     return sv_fail(error, "%s: tensor %s is missing", m->path, name);
 }
 
-/* The lists of smolvlm.h, read as: bind every tensor to its field. position_embedding is added to x as floats, too. */
+/* The lists of smolvlm.h, read as: bind every tensor to its field. The locals are what the lists' sizes are made of. */
 static int bind_all(SvModel *m, SvError *error) {
     const SvConfig *c = &m->config;
-    const uint64_t one = 1;
-#define BIND(field, name, rows, cols)                                                                                  \
-    if (bind(m, &to->field, name, layer, one * (rows) == 1 || !strcmp(#field, "position_embedding"), one * (rows),     \
-             one * (cols), error) != 0)                                                                                \
-        return -1;
-#define BIND_UNLESS_TIED(field, name, rows, cols)                                                                      \
-    if (c->tie_word_embeddings && !strcmp(#field, "lm_head")) to->lm_head = to->embed_tokens;                          \
-    else BIND(field, name, rows, cols)
+    uint64_t image_size = c->image_size, patch_size = c->patch_size, scale_factor = c->scale_factor;
+    uint64_t vision_hidden_size = c->vision_hidden_size, vision_intermediate_size = c->vision_intermediate_size;
+    uint64_t hidden_size = c->hidden_size, intermediate_size = c->intermediate_size, vocab_size = c->vocab_size;
+    uint64_t num_attention_heads = c->num_attention_heads, num_key_value_heads = c->num_key_value_heads;
+    uint64_t head_dim = c->head_dim;
     uint32_t layer = 0;
-    {
-        SvText *to = &m->text;
-        SV_TEXT_TENSORS(BIND_UNLESS_TIED)
-    }
-    m->text.layers = calloc(c->num_hidden_layers, sizeof *m->text.layers);
-    if (!m->text.layers) return sv_fail(error, "%s: out of memory", m->path);
-    for (layer = 0; layer < c->num_hidden_layers; layer++) {
-        SvTextLayer *to = &m->text.layers[layer];
+#define BIND(field, name, rows, cols)                                                                                  \
+    if (c->tie_word_embeddings && strcmp(#field, "lm_head") == 0) m->text.lm_head = m->text.embed_tokens;              \
+    else if (bind(m, &to->field, name, layer, rows, cols, error) != 0) return -1;
+
+    SvText *text = &m->text;
+    text->layers = calloc(c->num_hidden_layers, sizeof *text->layers);
+    if (!text->layers) return sv_fail(error, "%s: out of memory", m->path);
+    { SvText *to = text; SV_TEXT_TENSORS(BIND) }
+    for (; layer < c->num_hidden_layers; layer++) {
+        SvTextLayer *to = &text->layers[layer];
         SV_TEXT_LAYER_TENSORS(BIND)
     }
+
     if (c->vision_num_hidden_layers == 0) return 0;
-    layer = 0;
-    {
-        SvVision *to = &m->vision;
-        SV_VISION_TENSORS(BIND)
-    }
-    m->vision.layers = calloc(c->vision_num_hidden_layers, sizeof *m->vision.layers);
-    if (!m->vision.layers) return sv_fail(error, "%s: out of memory", m->path);
+    SvVision *vision = &m->vision;
+    vision->layers = calloc(c->vision_num_hidden_layers, sizeof *vision->layers);
+    if (!vision->layers) return sv_fail(error, "%s: out of memory", m->path);
+    { SvVision *to = vision; SV_VISION_TENSORS(BIND) }
     for (layer = 0; layer < c->vision_num_hidden_layers; layer++) {
-        SvVisionLayer *to = &m->vision.layers[layer];
+        SvVisionLayer *to = &vision->layers[layer];
         SV_VISION_LAYER_TENSORS(BIND)
     }
     return 0;
@@ -248,7 +248,8 @@ static int load_file(SvModel *m, SvError *error) {
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
         bool directory = S_ISDIR(st.st_mode);
         close(fd);
-        return sv_fail(error, "%s: %s, expected a checkpoint made by export.py", m->path, directory ? "a directory" : "not a file");
+        return sv_fail(error, "%s: %s, expected a checkpoint made by export.py", m->path,
+                       directory ? "a directory" : "not a file");
     }
     if (st.st_size < 64) {
         close(fd);
@@ -344,7 +345,8 @@ static int parse(SvModel *m, SvError *error) {
     }
     size_t used;
     SvError why;
-    if (sv_tokenizer_load(cursor.at, (size_t)(cursor.end - cursor.at), m->config.vocab_size, &used, &m->tokenizer, &why) != 0)
+    if (sv_tokenizer_load(cursor.at, (size_t)(cursor.end - cursor.at), m->config.vocab_size, &used, &m->tokenizer,
+                          &why) != 0)
         return sv_fail(error, "%s: %.500s", m->path, why.text);
     if (m->file_size <= SV_VERIFY_SIZE &&
         sv_crc32(0, m->file + m->data_offset, m->file_size - m->data_offset) != m->weights_crc)
@@ -383,7 +385,8 @@ int sv_verify(const SvModel *m, SvError *error) {
     free(piece);
     if (f) fclose(f);
     if (at != m->file_size) return sv_fail(error, "%s: could not be read to its end", m->path);
-    return crc == m->weights_crc ? 0 : sv_fail(error, "%s: the weights' checksum is wrong, the file is damaged", m->path);
+    if (crc == m->weights_crc) return 0;
+    return sv_fail(error, "%s: the weights' checksum is wrong, the file is damaged", m->path);
 }
 
 void sv_close(SvModel *m) {
@@ -408,7 +411,8 @@ uint64_t sv_memory_needed(const SvModel *m, int positions, int tiles) {
            (uint64_t)tiles * 3 * c->image_size * c->image_size;
 }
 
-void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape, int axis) {
+void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
+             int axis) {
     if (!events || !events->activation) return;
     char name[96];
     snprintf(name, sizeof name, module, layer);
@@ -417,7 +421,7 @@ void sv_emit(const SvEvents *events, const char *module, int layer, const float 
     events->activation(events->user, &a);
 }
 
-/* ------------------------------------------------------------------------------------------------ conversation -> prompt */
+/* ------------------------------------------------------------------------------------------- conversation -> prompt */
 
 SvOptions sv_default_options(void) {
     return (SvOptions){ .threads = 0, .max_tokens = 256, .temperature = 0, .top_k = 0, .top_p = 1, .seed = 0 };
@@ -477,7 +481,8 @@ static bool contains(const char *text, SvString word) {
 static void put_role(Text *t, const SvConfig *c, const char *role) {
     for (size_t i = 0; role[i]; i++) {
         char letter = role[i];
-        if (c->chat_role_capitalize) letter = (char)(i == 0 ? toupper((unsigned char)letter) : tolower((unsigned char)letter));
+        if (c->chat_role_capitalize && i == 0 && letter >= 'a' && letter <= 'z') letter = (char)(letter - 'a' + 'A');
+        if (c->chat_role_capitalize && i > 0 && letter >= 'A' && letter <= 'Z') letter = (char)(letter - 'A' + 'a');
         put(t, &letter, 1);
     }
 }
@@ -495,7 +500,7 @@ static int render(const SvModel *m, const SvMessage *messages, int count, const 
         const SvMessage *message = &messages[i];
         bool picture_first = message->count > 0 && message->content[0].image;
         put_string(text, c->chat_role_prefix);
-        if (c->chat_generation_prompt.size > 0) put_role(text, c, message->role);   /* a completion model names no roles */
+        if (c->chat_generation_prompt.size > 0) put_role(text, c, message->role);   /* a completion model has no roles */
         put_string(text, picture_first ? c->chat_role_suffix_image : c->chat_role_suffix);
         for (int j = 0; j < message->count; j++) {
             const SvContent *content = &message->content[j];
@@ -503,14 +508,16 @@ static int render(const SvModel *m, const SvMessage *messages, int count, const 
                 if (c->vision_num_hidden_layers == 0)
                     return sv_fail(error, "%s: a text-only model, it takes no pictures", m->path);
                 SvTiles *tiles = &prompt->pictures[prompt->n_pictures];
-                if (sv_image_split(content->image, longest_edge, (int)c->image_size, split, tiles, error) != 0) return -1;
+                SvError why;
+                if (sv_image_split(content->image, longest_edge, (int)c->image_size, split, tiles, &why) != 0)
+                    return sv_fail(error, "picture %d: %.600s", prompt->n_pictures + 1, why.text);
                 prompt->n_pictures++;
                 prompt->n_tiles += tiles->count;
                 put_picture(text, c, tiles);
             } else {
                 if (c->image_token.size > 0 && contains(content->text, c->image_token))
-                    return sv_fail(error, "the prompt contains %.*s, which stands for a picture", (int)c->image_token.size,
-                                   c->image_token.data);
+                    return sv_fail(error, "the prompt contains %.*s, which stands for a picture",
+                                   (int)c->image_token.size, c->image_token.data);
                 if (content->text[strspn(content->text, " \t\r\n")]) empty = false;
                 put(text, content->text, strlen(content->text));
             }
@@ -569,7 +576,7 @@ void sv_prompt_free(SvPrompt *prompt) {
     *prompt = (SvPrompt){ 0 };
 }
 
-/* ------------------------------------------------------------------------------------------------ logits -> next token */
+/* --------------------------------------------------------------------------------------------- logits -> next token */
 
 typedef struct Candidate { float logit; int32_t id; } Candidate;
 
@@ -591,7 +598,8 @@ static float uniform(uint64_t *state) {
 /* Greedy, or: divide by the temperature, keep the top k, of these the likeliest that together reach p, draw. (The order
    of HF's logits processors.) Tokens e^-30 less likely than the best are left out before sorting: all of them together
    weigh less than a millionth. Returns -1 if the best logit is no number. */
-static int32_t sample(const float *logits, uint32_t vocab, const SvOptions *o, uint64_t *random, Candidate *candidates) {
+static int32_t sample(const float *logits, uint32_t vocab, const SvOptions *o, uint64_t *random,
+                      Candidate *candidates) {
     int32_t best = 0;
     for (uint32_t i = 1; i < vocab; i++)
         if (logits[i] > logits[best]) best = (int32_t)i;
@@ -613,7 +621,7 @@ static int32_t sample(const float *logits, uint32_t vocab, const SvOptions *o, u
     return candidates[kept - 1].id;
 }
 
-/* ------------------------------------------------------------------------------------------------ prompt -> answer */
+/* ------------------------------------------------------------------------------------------------- prompt -> answer */
 
 /* x [n_ids, hidden]: the tokens' embeddings, and at the <image> positions, in order, the rows of features. */
 static int embed_prompt(const SvModel *m, const SvPrompt *prompt, const float *features, float *x, SvError *error) {
@@ -684,7 +692,8 @@ int sv_generate(const SvModel *m, const SvPrompt *prompt, const SvOptions *optio
     if (sv_decoder_new(m, (int)(n + max), options->threads, &decoder, error) != 0) goto done;
 
     double start = now();
-    if (prompt->n_tiles && sv_vision(m, prompt->tiles, prompt->n_tiles, options->threads, features, events, error) != 0) goto done;
+    if (prompt->n_tiles &&
+        sv_vision(m, prompt->tiles, prompt->n_tiles, options->threads, features, events, error) != 0) goto done;
     answer->vision_seconds = now() - start;
 
     start = now();

@@ -36,7 +36,7 @@ int sv_fail(SvError *error, const char *format, ...)
 #endif
     ;
 
-/* ------------------------------------------------------------------------------------------------ the checkpoint file
+/* ------------------------------------------------------------------------------------------------- the checkpoint file
 
    One flat file that holds everything: written by export.py, mapped into memory by sv_open. All numbers are
    little-endian; STR is a u32 length and that many bytes; nothing is aligned but the weights.
@@ -59,7 +59,7 @@ int sv_fail(SvError *error, const char *format, ...)
                   u32      single_digits: 1 if every digit (\p{N}) stands alone before the GPT-2 pattern splits
                 zeros up to data_offset, then the weights, each tensor followed by zeros up to the next multiple of 64
 
-   export.py reads the lists below out of this header, so that the layout is stated only here: keep one entry a line. */
+   export.py reads the lists below out of this header, so that the layout is stated only here. */
 
 #define SV_FILE_MAGIC   "SMOLVLM\n"
 #define SV_FILE_VERSION 1
@@ -113,49 +113,54 @@ enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
 
 /* Every tensor: its field in the structs below, its name in the file (HF's name; %d is the layer), rows, cols. */
 #define SV_VISION_TENSORS(T)                                                                                           \
-    T(patch_embedding_weight,  "model.vision_model.embeddings.patch_embedding.weight",  c->vision_hidden_size, 3 * c->patch_size * c->patch_size) \
-    T(patch_embedding_bias,    "model.vision_model.embeddings.patch_embedding.bias",    1, c->vision_hidden_size)      \
-    T(position_embedding,      "model.vision_model.embeddings.position_embedding.weight", (c->image_size / c->patch_size) * (c->image_size / c->patch_size), c->vision_hidden_size) \
-    T(post_layernorm_weight,   "model.vision_model.post_layernorm.weight",              1, c->vision_hidden_size)      \
-    T(post_layernorm_bias,     "model.vision_model.post_layernorm.bias",                1, c->vision_hidden_size)      \
-    T(modality_projection,     "model.connector.modality_projection.proj.weight",       c->hidden_size, c->vision_hidden_size * c->scale_factor * c->scale_factor)
+    T(patch_embedding_weight, "model.vision_model.embeddings.patch_embedding.weight",                                  \
+                              vision_hidden_size, 3 * patch_size * patch_size)                                         \
+    T(patch_embedding_bias,   "model.vision_model.embeddings.patch_embedding.bias", 1, vision_hidden_size)             \
+    T(position_embedding,     "model.vision_model.embeddings.position_embedding.weight",                               \
+                              (image_size / patch_size) * (image_size / patch_size), vision_hidden_size)               \
+    T(post_layernorm_weight,  "model.vision_model.post_layernorm.weight", 1, vision_hidden_size)                       \
+    T(post_layernorm_bias,    "model.vision_model.post_layernorm.bias",   1, vision_hidden_size)                       \
+    T(modality_projection,    "model.connector.modality_projection.proj.weight",                                       \
+                              hidden_size, vision_hidden_size * scale_factor * scale_factor)
 
+#define SV_VISION_LAYER "model.vision_model.encoder.layers.%d."
 #define SV_VISION_LAYER_TENSORS(T)                                                                                     \
-    T(layer_norm1_weight, "model.vision_model.encoder.layers.%d.layer_norm1.weight",       1, c->vision_hidden_size)   \
-    T(layer_norm1_bias,   "model.vision_model.encoder.layers.%d.layer_norm1.bias",         1, c->vision_hidden_size)   \
-    T(q_proj_weight,      "model.vision_model.encoder.layers.%d.self_attn.q_proj.weight",  c->vision_hidden_size, c->vision_hidden_size) \
-    T(q_proj_bias,        "model.vision_model.encoder.layers.%d.self_attn.q_proj.bias",    1, c->vision_hidden_size)   \
-    T(k_proj_weight,      "model.vision_model.encoder.layers.%d.self_attn.k_proj.weight",  c->vision_hidden_size, c->vision_hidden_size) \
-    T(k_proj_bias,        "model.vision_model.encoder.layers.%d.self_attn.k_proj.bias",    1, c->vision_hidden_size)   \
-    T(v_proj_weight,      "model.vision_model.encoder.layers.%d.self_attn.v_proj.weight",  c->vision_hidden_size, c->vision_hidden_size) \
-    T(v_proj_bias,        "model.vision_model.encoder.layers.%d.self_attn.v_proj.bias",    1, c->vision_hidden_size)   \
-    T(out_proj_weight,    "model.vision_model.encoder.layers.%d.self_attn.out_proj.weight", c->vision_hidden_size, c->vision_hidden_size) \
-    T(out_proj_bias,      "model.vision_model.encoder.layers.%d.self_attn.out_proj.bias",  1, c->vision_hidden_size)   \
-    T(layer_norm2_weight, "model.vision_model.encoder.layers.%d.layer_norm2.weight",       1, c->vision_hidden_size)   \
-    T(layer_norm2_bias,   "model.vision_model.encoder.layers.%d.layer_norm2.bias",         1, c->vision_hidden_size)   \
-    T(fc1_weight,         "model.vision_model.encoder.layers.%d.mlp.fc1.weight",           c->vision_intermediate_size, c->vision_hidden_size) \
-    T(fc1_bias,           "model.vision_model.encoder.layers.%d.mlp.fc1.bias",             1, c->vision_intermediate_size) \
-    T(fc2_weight,         "model.vision_model.encoder.layers.%d.mlp.fc2.weight",           c->vision_hidden_size, c->vision_intermediate_size) \
-    T(fc2_bias,           "model.vision_model.encoder.layers.%d.mlp.fc2.bias",             1, c->vision_hidden_size)
+    T(layer_norm1_weight, SV_VISION_LAYER "layer_norm1.weight",        1, vision_hidden_size)                          \
+    T(layer_norm1_bias,   SV_VISION_LAYER "layer_norm1.bias",          1, vision_hidden_size)                          \
+    T(q_proj_weight,      SV_VISION_LAYER "self_attn.q_proj.weight",   vision_hidden_size, vision_hidden_size)         \
+    T(q_proj_bias,        SV_VISION_LAYER "self_attn.q_proj.bias",     1, vision_hidden_size)                          \
+    T(k_proj_weight,      SV_VISION_LAYER "self_attn.k_proj.weight",   vision_hidden_size, vision_hidden_size)         \
+    T(k_proj_bias,        SV_VISION_LAYER "self_attn.k_proj.bias",     1, vision_hidden_size)                          \
+    T(v_proj_weight,      SV_VISION_LAYER "self_attn.v_proj.weight",   vision_hidden_size, vision_hidden_size)         \
+    T(v_proj_bias,        SV_VISION_LAYER "self_attn.v_proj.bias",     1, vision_hidden_size)                          \
+    T(out_proj_weight,    SV_VISION_LAYER "self_attn.out_proj.weight", vision_hidden_size, vision_hidden_size)         \
+    T(out_proj_bias,      SV_VISION_LAYER "self_attn.out_proj.bias",   1, vision_hidden_size)                          \
+    T(layer_norm2_weight, SV_VISION_LAYER "layer_norm2.weight",        1, vision_hidden_size)                          \
+    T(layer_norm2_bias,   SV_VISION_LAYER "layer_norm2.bias",          1, vision_hidden_size)                          \
+    T(fc1_weight,         SV_VISION_LAYER "mlp.fc1.weight",            vision_intermediate_size, vision_hidden_size)   \
+    T(fc1_bias,           SV_VISION_LAYER "mlp.fc1.bias",              1, vision_intermediate_size)                    \
+    T(fc2_weight,         SV_VISION_LAYER "mlp.fc2.weight",            vision_hidden_size, vision_intermediate_size)   \
+    T(fc2_bias,           SV_VISION_LAYER "mlp.fc2.bias",              1, vision_hidden_size)
 
 #define SV_TEXT_TENSORS(T)                                                                                             \
-    T(embed_tokens, "model.text_model.embed_tokens.weight",        c->vocab_size, c->hidden_size)                      \
-    T(inv_freq,     "model.text_model.rotary_emb.inv_freq",        1, c->head_dim / 2)                                 \
-    T(norm,         "model.text_model.norm.weight",                1, c->hidden_size)                                  \
-    T(lm_head,      "lm_head.weight",                              c->vocab_size, c->hidden_size)
+    T(embed_tokens, "model.text_model.embed_tokens.weight", vocab_size, hidden_size)                                   \
+    T(inv_freq,     "model.text_model.rotary_emb.inv_freq", 1, head_dim / 2)                                           \
+    T(norm,         "model.text_model.norm.weight",         1, hidden_size)                                            \
+    T(lm_head,      "lm_head.weight",                       vocab_size, hidden_size)
 
+#define SV_TEXT_LAYER "model.text_model.layers.%d."
 #define SV_TEXT_LAYER_TENSORS(T)                                                                                       \
-    T(input_layernorm, "model.text_model.layers.%d.input_layernorm.weight",  1, c->hidden_size)                        \
-    T(q_proj,    "model.text_model.layers.%d.self_attn.q_proj.weight",  c->num_attention_heads * c->head_dim, c->hidden_size) \
-    T(k_proj,    "model.text_model.layers.%d.self_attn.k_proj.weight",  c->num_key_value_heads * c->head_dim, c->hidden_size) \
-    T(v_proj,    "model.text_model.layers.%d.self_attn.v_proj.weight",  c->num_key_value_heads * c->head_dim, c->hidden_size) \
-    T(o_proj,    "model.text_model.layers.%d.self_attn.o_proj.weight",  c->hidden_size, c->num_attention_heads * c->head_dim) \
-    T(post_attention_layernorm, "model.text_model.layers.%d.post_attention_layernorm.weight", 1, c->hidden_size)       \
-    T(gate_proj, "model.text_model.layers.%d.mlp.gate_proj.weight",     c->intermediate_size, c->hidden_size)          \
-    T(up_proj,   "model.text_model.layers.%d.mlp.up_proj.weight",       c->intermediate_size, c->hidden_size)          \
-    T(down_proj, "model.text_model.layers.%d.mlp.down_proj.weight",     c->hidden_size, c->intermediate_size)
+    T(input_layernorm, SV_TEXT_LAYER "input_layernorm.weight",  1, hidden_size)                                        \
+    T(q_proj,    SV_TEXT_LAYER "self_attn.q_proj.weight",       num_attention_heads * head_dim, hidden_size)           \
+    T(k_proj,    SV_TEXT_LAYER "self_attn.k_proj.weight",       num_key_value_heads * head_dim, hidden_size)           \
+    T(v_proj,    SV_TEXT_LAYER "self_attn.v_proj.weight",       num_key_value_heads * head_dim, hidden_size)           \
+    T(o_proj,    SV_TEXT_LAYER "self_attn.o_proj.weight",       hidden_size, num_attention_heads * head_dim)           \
+    T(post_attention_layernorm, SV_TEXT_LAYER "post_attention_layernorm.weight", 1, hidden_size)                       \
+    T(gate_proj, SV_TEXT_LAYER "mlp.gate_proj.weight",          intermediate_size, hidden_size)                        \
+    T(up_proj,   SV_TEXT_LAYER "mlp.up_proj.weight",            intermediate_size, hidden_size)                        \
+    T(down_proj, SV_TEXT_LAYER "mlp.down_proj.weight",          hidden_size, intermediate_size)
 
-/* ------------------------------------------------------------------------------------------------ the model in memory */
+/* ---------------------------------------------------------------------------------------------- the model in memory */
 
 typedef struct SvString { const char *data; size_t size; } SvString;    /* bytes in the mapped file, not terminated */
 typedef struct SvIds { uint32_t count, id[16]; } SvIds;
@@ -176,7 +181,7 @@ typedef struct SvVision { SV_VISION_TENSORS(SV_TENSOR) SvVisionLayer *layers; } 
 typedef struct SvTextLayer { SV_TEXT_LAYER_TENSORS(SV_TENSOR) } SvTextLayer;
 typedef struct SvText { SV_TEXT_TENSORS(SV_TENSOR) SvTextLayer *layers; } SvText;
 
-/* ------------------------------------------------------------------------------------------------ pictures (image.c) */
+/* ----------------------------------------------------------------------------------------------- pictures (image.c) */
 
 typedef struct SvImage { int width, height; uint8_t *rgb; } SvImage;    /* rgb: [height, width, 3] */
 
@@ -208,7 +213,7 @@ void sv_tiles_free(SvTiles *tiles);
 /* CRC-32 as zlib's crc32(crc, data, size): start with 0, feed in pieces. PNG's and the checkpoint's checksum. */
 uint32_t sv_crc32(uint32_t crc, const void *data, size_t size);
 
-/* ------------------------------------------------------------------------------------------------ tokens (tokenizer.c) */
+/* --------------------------------------------------------------------------------------------- tokens (tokenizer.c) */
 
 typedef struct SvTokenizer SvTokenizer;
 
@@ -220,9 +225,10 @@ void sv_tokenizer_free(SvTokenizer *tokenizer);
 
 /* Text (any bytes; what is not UTF-8 counts as U+FFFD, as Python's errors="replace" would) to ids, added tokens
    included, none put in front. The caller frees *ids. */
-int sv_tokenize(const SvTokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count, SvError *error);
+int sv_tokenize(const SvTokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count,
+                SvError *error);
 
-/* The bytes one id stands for; *size 0 for an id out of range or without a token. They live as long as the tokenizer. */
+/* The bytes one id stands for, alive as long as the tokenizer; *size 0 for an id out of range or without a token. */
 const char *sv_token_bytes(const SvTokenizer *tokenizer, int32_t id, size_t *size);
 
 /* Bytes in, whole UTF-8 characters out: what a stream of tokens is read through. Feed writes what is complete to out
@@ -232,9 +238,10 @@ typedef struct SvUtf8 { uint8_t kept[4]; int count; } SvUtf8;
 size_t sv_utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char *out);
 
 /* Ids to text, as tokenizer.decode(ids): valid UTF-8, zero-terminated. The caller frees *text. */
-int sv_detokenize(const SvTokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size, SvError *error);
+int sv_detokenize(const SvTokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size,
+                  SvError *error);
 
-/* ------------------------------------------------------------------------------------------------ the model (smolvlm.c) */
+/* -------------------------------------------------------------------------------------------- the model (smolvlm.c) */
 
 typedef struct SvEntry { SvString name; uint32_t format, rows, cols; uint64_t offset, size; } SvEntry;
 
@@ -285,9 +292,10 @@ typedef struct SvEvents {
 } SvEvents;
 
 /* How the forward passes report an activation, if anybody listens; %d in module is the layer. */
-void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape, int axis);
+void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
+             int axis);
 
-/* ------------------------------------------------------------------------------------- conversation to answer (smolvlm.c) */
+/* ------------------------------------------------------------------------------- conversation to answer (smolvlm.c) */
 
 /* A conversation: messages with a role ("system", "user", "assistant") and contents, each a text or a picture. */
 typedef struct SvContent { const char *text; const SvImage *image; } SvContent;
@@ -335,14 +343,14 @@ int sv_generate(const SvModel *model, const SvPrompt *prompt, const SvOptions *o
                 SvAnswer *answer, SvError *error);
 void sv_answer_free(SvAnswer *answer);
 
-/* ------------------------------------------------------------------------------------------ the vision tower (vision.c) */
+/* -------------------------------------------------------------------------------------- the vision tower (vision.c) */
 
 /* tiles [count, image_size, image_size, 3] bytes -> features [count, sv_image_tokens, hidden_size] */
 int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads, float *features,
               const SvEvents *events, SvError *error);
 uint64_t sv_vision_memory(const SvConfig *config, int tiles);
 
-/* ---------------------------------------------------------------------------------------------- the decoder (decoder.c) */
+/* ------------------------------------------------------------------------------------------ the decoder (decoder.c) */
 
 typedef struct SvDecoder SvDecoder;
 
@@ -356,9 +364,10 @@ void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x);
 
 /* Runs `count` more positions, x [count, hidden_size], through the layers; x is used as the residual stream and
    overwritten. Writes the last position's logits [vocab_size] unless logits is NULL. Fails only past the capacity. */
-int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits, const SvEvents *events, SvError *error);
+int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits, const SvEvents *events,
+                       SvError *error);
 
-/* -------------------------------------------------------------------------------------------------- arithmetic (quant.c)
+/* ------------------------------------------------------------------------------------------------ arithmetic (quant.c)
 
    Sums are taken in one fixed order whatever the machine: 16 running sums, then a tree. So a result does not depend on
    the number of threads, on the number of rows computed together, or on how wide the vectors are. */
@@ -369,15 +378,16 @@ void sv_matmul(float *out, const float *x, const SvTensor *w, const float *bias,
 /* Row `row` of w as floats. */
 void sv_row(const SvTensor *w, size_t row, float *out);
 
-/* Attention for n_q queries over n_k keys, all heads: out and q [n_q, heads * dim], k and v [n_k, kv_heads * dim]; query
-   head h reads kv head h / (heads / kv_heads). causal: query i sees the keys 0 .. n_k - n_q + i. scores: room for
-   sv_attention_scratch floats. */
+/* Attention for n_q queries over n_k keys, all heads: out and q [n_q, heads * dim], k and v [n_k, kv_heads * dim];
+   query head h reads kv head h / (heads / kv_heads). causal: query i sees the keys 0 .. n_k - n_q + i. scores: room
+   for sv_attention_scratch floats. */
 void sv_attention(float *out, const float *q, const float *k, const float *v, size_t n_q, size_t n_k,
                   size_t heads, size_t kv_heads, size_t dim, bool causal, float *scores, int threads);
 size_t sv_attention_scratch(size_t n_k, int threads);
 
 /* Norms over each of n rows of `size`; out may be x. */
-void sv_layer_norm(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size, float eps, int threads);
+void sv_layer_norm(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size, float eps,
+                   int threads);
 void sv_rms_norm(float *out, const float *x, const float *weight, size_t n, size_t size, float eps, int threads);
 
 void sv_softmax(float *x, size_t n);

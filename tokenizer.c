@@ -96,16 +96,14 @@ static const uint32_t digit_only[] = {
 
 enum { LETTER = 1, NUMBER = 2, SPACE = 4, PATTERN_CLASS = 7, DIGIT = 8 };      /* bits; 0: in none of the classes */
 
-static void set_class(uint8_t *class_of, const uint16_t *run, size_t n_runs, uint8_t bits)
-{
+static void set_class(uint8_t *class_of, const uint16_t *run, size_t n_runs, uint8_t bits) {
     uint32_t c = 0;
     for (size_t i = 0; i < n_runs; i++)
         for (uint32_t end = c + run[i]; c < end; c++)
             if (i % 2) class_of[c] |= bits;
 }
 
-static void set_classes(uint8_t *class_of)
-{
+static void set_classes(uint8_t *class_of) {
     set_class(class_of, letter, sizeof letter / sizeof *letter, LETTER);
     set_class(class_of, number, sizeof number / sizeof *number, NUMBER | DIGIT);
     set_class(class_of, space, sizeof space / sizeof *space, SPACE);
@@ -118,15 +116,13 @@ static void set_classes(uint8_t *class_of)
    one byte. Python's errors="replace" and Rust's from_utf8_lossy agree on it. */
 
 /* The length of the character that this byte begins; 0: it begins none. */
-static int utf8_length(uint8_t lead)
-{
+static int utf8_length(uint8_t lead) {
     return lead < 0x80 ? 1 : lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
 }
 
 /* Whether byte may follow the count (1 to 3) bytes of a character's beginning: no surrogate, no character written
    longer than it needs to be, none beyond U+10FFFF; all of that shows in the second byte. */
-static bool utf8_continues(const uint8_t *kept, int count, uint8_t byte)
-{
+static bool utf8_continues(const uint8_t *kept, int count, uint8_t byte) {
     if (count == 1 && kept[0] == 0xE0) return byte >= 0xA0 && byte <= 0xBF;
     if (count == 1 && kept[0] == 0xED) return byte >= 0x80 && byte <= 0x9F;
     if (count == 1 && kept[0] == 0xF0) return byte >= 0x90 && byte <= 0xBF;
@@ -135,8 +131,7 @@ static bool utf8_continues(const uint8_t *kept, int count, uint8_t byte)
 }
 
 /* sv_utf8_feed, which may also only measure (out NULL), and tells whether it replaced anything. */
-static size_t utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char *out, bool *replaced)
-{
+static size_t utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char *out, bool *replaced) {
     static const uint8_t replacement[] = { 0xEF, 0xBF, 0xBD };
     uint8_t *kept = utf8->kept;
     size_t n = 0;
@@ -164,15 +159,13 @@ static size_t utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, 
     return n;
 }
 
-size_t sv_utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char *out)
-{
+size_t sv_utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char *out) {
     bool replaced;
     return utf8_feed(utf8, bytes, size, end, out, &replaced);
 }
 
 /* The character at s, which is valid UTF-8; *length gets its bytes. */
-static uint32_t utf8_decode(const uint8_t *s, size_t *length)
-{
+static uint32_t utf8_decode(const uint8_t *s, size_t *length) {
     *length = (size_t)utf8_length(s[0]);
     switch (*length) {
     case 2:  return (s[0] & 0x1Fu) << 6 | (s[1] & 0x3Fu);
@@ -204,8 +197,7 @@ struct SvTokenizer {
 };
 
 /* The place of the pair left, right in the table: where it is, or the free one where it would be. */
-static Merge *find_merge(const SvTokenizer *t, uint32_t left, uint32_t right)
-{
+static Merge *find_merge(const SvTokenizer *t, uint32_t left, uint32_t right) {
     uint64_t hash = ((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15u;
     for (size_t i = (size_t)(hash >> 32) & t->merge_mask; ; i = (i + 1) & t->merge_mask) {
         Merge *m = &t->merge[i];
@@ -213,8 +205,7 @@ static Merge *find_merge(const SvTokenizer *t, uint32_t left, uint32_t right)
     }
 }
 
-static int compare_added(const void *x, const void *y)
-{
+static int compare_added(const void *x, const void *y) {
     const Added *a = x, *b = y;
     int order = memcmp(a->content.data, b->content.data,
                        a->content.size < b->content.size ? a->content.size : b->content.size);
@@ -223,8 +214,7 @@ static int compare_added(const void *x, const void *y)
 }
 
 /* The longest added token that the text begins with, or NULL. */
-static const Added *find_added(const SvTokenizer *t, const uint8_t *text, size_t size)
-{
+static const Added *find_added(const SvTokenizer *t, const uint8_t *text, size_t size) {
     /* begin .. end: the added tokens that share their first depth bytes with the text. The shortest comes first. */
     size_t begin = t->added_begin[text[0]], end = t->added_begin[text[0] + 1];
     const Added *longest = NULL;
@@ -254,8 +244,7 @@ static const Added *find_added(const SvTokenizer *t, const uint8_t *text, size_t
 
 typedef struct Reader { const uint8_t *at; size_t left; bool short_of; } Reader;
 
-static uint32_t read_u32(Reader *r)
-{
+static uint32_t read_u32(Reader *r) {
     if (r->left < 4) {
         r->short_of = true;
         r->left = 0;
@@ -267,8 +256,7 @@ static uint32_t read_u32(Reader *r)
     return b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
 }
 
-static SvString read_string(Reader *r)
-{
+static SvString read_string(Reader *r) {
     SvString s = { "", read_u32(r) };
     if (s.size > r->left || s.size > SIZE_MAX / 8) {    /* the second: 3 bytes for each, as text, must be countable */
         r->short_of = true;
@@ -282,8 +270,7 @@ static SvString read_string(Reader *r)
 }
 
 /* A count of things that take at least min_size bytes each: nothing is allocated for more than the file can hold. */
-static uint32_t read_count(Reader *r, size_t min_size)
-{
+static uint32_t read_count(Reader *r, size_t min_size) {
     uint32_t n = read_u32(r);
     if (r->left / min_size < n) {
         r->short_of = true;
@@ -292,8 +279,7 @@ static uint32_t read_count(Reader *r, size_t min_size)
     return n;
 }
 
-static int load(SvTokenizer *t, Reader *r, uint32_t vocab_size, SvError *error)
-{
+static int load(SvTokenizer *t, Reader *r, uint32_t vocab_size, SvError *error) {
     t->n_ids = read_count(r, 4);
     if (t->n_ids > vocab_size || t->n_ids > INT32_MAX)
         return sv_fail(error, "the tokenizer has %lu ids, but the vocabulary only %lu",
@@ -353,8 +339,7 @@ static int load(SvTokenizer *t, Reader *r, uint32_t vocab_size, SvError *error)
 }
 
 int sv_tokenizer_load(const uint8_t *data, size_t size, uint32_t vocab_size, size_t *used,
-                      SvTokenizer **tokenizer, SvError *error)
-{
+                      SvTokenizer **tokenizer, SvError *error) {
     *used = 0;
     *tokenizer = NULL;
     SvTokenizer *t = calloc(1, sizeof *t);
@@ -369,8 +354,7 @@ int sv_tokenizer_load(const uint8_t *data, size_t size, uint32_t vocab_size, siz
     return 0;
 }
 
-void sv_tokenizer_free(SvTokenizer *tokenizer)
-{
+void sv_tokenizer_free(SvTokenizer *tokenizer) {
     if (!tokenizer) return;
     free(tokenizer->token);
     free(tokenizer->merge);
@@ -394,8 +378,7 @@ typedef struct Work {
 
 /* Room for count items: *capacity grows at least by half, so that many small steps cost no more than a large one.
    NULL without memory, and then old is as it was. */
-static void *make_room(void *old, size_t *capacity, size_t count, size_t item_size)
-{
+static void *make_room(void *old, size_t *capacity, size_t count, size_t item_size) {
     if (count <= *capacity) return old;
     size_t n = *capacity + *capacity / 2 + 64;
     if (n < count) n = count;
@@ -405,22 +388,19 @@ static void *make_room(void *old, size_t *capacity, size_t count, size_t item_si
     return items;
 }
 
-static bool make_room_for_ids(Work *w, size_t count)
-{
+static bool make_room_for_ids(Work *w, size_t count) {
     int32_t *ids = make_room(w->ids, &w->ids_capacity, w->ids_count + count, sizeof *ids);
     if (ids) w->ids = ids;
     return ids != NULL;
 }
 
-static void heap_push(Work *w, uint64_t key)
-{
+static void heap_push(Work *w, uint64_t key) {
     size_t i = w->heap_count++;
     for (; i > 0 && w->heap[(i - 1) / 2] > key; i = (i - 1) / 2) w->heap[i] = w->heap[(i - 1) / 2];
     w->heap[i] = key;
 }
 
-static uint64_t heap_pop(Work *w)
-{
+static uint64_t heap_pop(Work *w) {
     uint64_t top = w->heap[0], key = w->heap[--w->heap_count];
     size_t n = w->heap_count, i = 0;
     for (size_t child; (child = 2 * i + 1) < n; i = child) {
@@ -433,15 +413,13 @@ static uint64_t heap_pop(Work *w)
 }
 
 /* Puts the pair of symbol i and the next one into the heap, if they merge. */
-static void push_pair(Work *w, int32_t i)
-{
+static void push_pair(Work *w, int32_t i) {
     if (i < 0 || w->symbol[i].next < 0) return;
     const Merge *m = find_merge(w->t, w->symbol[i].id, w->symbol[w->symbol[i].next].id);
     if (m->rank != NO_ID) heap_push(w, (uint64_t)m->rank << 32 | (uint32_t)i);
 }
 
-static bool merge_piece(Work *w, const uint8_t *piece, size_t size)
-{
+static bool merge_piece(Work *w, const uint8_t *piece, size_t size) {
     /* Each merge takes one pair out of the heap and puts at most two in: it never holds 2 * size. */
     Symbol *symbol = make_room(w->symbol, &w->symbol_capacity, size, sizeof *symbol);
     if (symbol) w->symbol = symbol;
@@ -481,8 +459,7 @@ static bool merge_piece(Work *w, const uint8_t *piece, size_t size)
 /* --------------------------------------------------------------------------------------- from text to pieces */
 
 /* The class of the character at s, and its length in bytes. */
-static unsigned class_at(const SvTokenizer *t, const uint8_t *s, size_t *length)
-{
+static unsigned class_at(const SvTokenizer *t, const uint8_t *s, size_t *length) {
     uint32_t c = utf8_decode(s, length);
     return c < N_CLASSED ? t->class_of[c] : 0;
 }
@@ -490,8 +467,7 @@ static unsigned class_at(const SvTokenizer *t, const uint8_t *s, size_t *length)
 /* How many bytes of s, size > 0 of them, the GPT-2 pattern takes first:
 
      's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+                                       */
-static size_t match_pattern(const SvTokenizer *t, const uint8_t *s, size_t size)
-{
+static size_t match_pattern(const SvTokenizer *t, const uint8_t *s, size_t size) {
     if (s[0] == '\'' && size >= 2) {
         if (strchr("stmd", s[1]) && s[1]) return 2;
         if (size >= 3 && ((s[1] == 'r' && s[2] == 'e') || (s[1] == 'v' && s[2] == 'e') || (s[1] == 'l' && s[2] == 'l')))
@@ -517,8 +493,7 @@ static size_t match_pattern(const SvTokenizer *t, const uint8_t *s, size_t size)
 }
 
 /* Text without added tokens and digits that stand alone. */
-static bool tokenize_text(Work *w, const uint8_t *s, size_t size)
-{
+static bool tokenize_text(Work *w, const uint8_t *s, size_t size) {
     for (size_t n; size; s += n, size -= n) {
         n = match_pattern(w->t, s, size);
         if (!merge_piece(w, s, n)) return false;
@@ -527,8 +502,7 @@ static bool tokenize_text(Work *w, const uint8_t *s, size_t size)
 }
 
 /* Text without added tokens. */
-static bool tokenize_digits(Work *w, const uint8_t *s, size_t size)
-{
+static bool tokenize_digits(Work *w, const uint8_t *s, size_t size) {
     size_t begin = 0, length;
     for (size_t i = 0; i < size && w->t->single_digits; i += length) {
         if (!(class_at(w->t, s + i, &length) & DIGIT)) continue;
@@ -539,8 +513,7 @@ static bool tokenize_digits(Work *w, const uint8_t *s, size_t size)
 }
 
 /* Text of valid UTF-8. */
-static bool tokenize_added(Work *w, const uint8_t *s, size_t size)
-{
+static bool tokenize_added(Work *w, const uint8_t *s, size_t size) {
     size_t begin = 0;
     for (size_t i = 0; i < size; ) {
         const Added *added = find_added(w->t, s + i, size - i);
@@ -556,8 +529,7 @@ static bool tokenize_added(Work *w, const uint8_t *s, size_t size)
 }
 
 int sv_tokenize(const SvTokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count,
-                SvError *error)
-{
+                SvError *error) {
     *ids = NULL;
     *count = 0;
     if (size == 0) return 0;
@@ -589,16 +561,14 @@ int sv_tokenize(const SvTokenizer *tokenizer, const char *text, size_t size, int
 
 /* --------------------------------------------------------------------------------------- from ids to text */
 
-const char *sv_token_bytes(const SvTokenizer *tokenizer, int32_t id, size_t *size)
-{
+const char *sv_token_bytes(const SvTokenizer *tokenizer, int32_t id, size_t *size) {
     SvString s = id < 0 || (uint32_t)id >= tokenizer->n_ids ? (SvString){ "", 0 } : tokenizer->token[id];
     *size = s.size;
     return s.data;
 }
 
 int sv_detokenize(const SvTokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size,
-                  SvError *error)
-{
+                  SvError *error) {
     *text = NULL;
     *size = 0;
     for (int pass = 0; pass < 2; pass++) {      /* measure, then write */

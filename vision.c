@@ -61,7 +61,8 @@ static void pixel_values(const SvConfig *c, float value[3][256]) {
 }
 
 /* tile [S, S, 3] -> [3, S, S], only for those who look at it: the tower takes its patches from the bytes. */
-static int emit_pixels(const SvConfig *c, const uint8_t *tiles, int count, float value[3][256], const SvEvents *events, SvError *error) {
+static int emit_pixels(const SvConfig *c, const uint8_t *tiles, int count, float value[3][256], const SvEvents *events,
+                       SvError *error) {
     if (!events || !events->activation) return 0;
     size_t area = (size_t)c->image_size * c->image_size;
     float *plane = malloc(3 * area * sizeof(float));
@@ -95,6 +96,11 @@ static void pixel_shuffle(const SvConfig *c, const float *x, float *out) {
         for (size_t j = 0; j < side / s; j++)
             for (size_t r = 0; r < s; r++, out += s * width)
                 memcpy(out, x + ((i * s + r) * side + j * s) * width, s * width * sizeof(float));
+}
+
+static void layer_norm(float *out, const float *x, const SvTensor *weight, const SvTensor *bias, size_t rows, float eps,
+                       int threads) {
+    sv_layer_norm(out, x, weight->data, bias->data, rows, weight->cols, eps, threads);
 }
 
 int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads, float *features,
@@ -145,19 +151,20 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
             const SvVisionLayer *layer = &w->layers[l];
 
             /* x += out_proj(attention(layer_norm1(x))) */
-            sv_layer_norm(norm, x, layer->layer_norm1_weight.data, layer->layer_norm1_bias.data, rows, width, c->layer_norm_eps, threads);
+            layer_norm(norm, x, &layer->layer_norm1_weight, &layer->layer_norm1_bias, rows, c->layer_norm_eps, threads);
             sv_matmul(q, norm, &layer->q_proj_weight, layer->q_proj_bias.data, rows, threads);
             sv_matmul(k, norm, &layer->k_proj_weight, layer->k_proj_bias.data, rows, threads);
             sv_matmul(v, norm, &layer->v_proj_weight, layer->v_proj_bias.data, rows, threads);
             for (size_t t = 0; t < b; t++) {
                 size_t at = t * n * width;
-                sv_attention(norm + at, q + at, k + at, v + at, n, n, heads, heads, width / heads, false, scores, threads);
+                sv_attention(norm + at, q + at, k + at, v + at, n, n, heads, heads, width / heads, false, scores,
+                             threads);
             }
             sv_matmul(q, norm, &layer->out_proj_weight, layer->out_proj_bias.data, rows, threads);
             sv_add(x, q, rows * width);
 
             /* x += fc2(gelu_tanh(fc1(layer_norm2(x)))) */
-            sv_layer_norm(norm, x, layer->layer_norm2_weight.data, layer->layer_norm2_bias.data, rows, width, c->layer_norm_eps, threads);
+            layer_norm(norm, x, &layer->layer_norm2_weight, &layer->layer_norm2_bias, rows, c->layer_norm_eps, threads);
             sv_matmul(wide, norm, &layer->fc1_weight, layer->fc1_bias.data, rows, threads);
             sv_gelu_tanh(wide, rows * mlp, threads);
             sv_matmul(q, wide, &layer->fc2_weight, layer->fc2_bias.data, rows, threads);
@@ -165,7 +172,7 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
             sv_emit(events, "model.vision_model.encoder.layers.%d", (int)l, x, 3, shape, 0);
         }
 
-        sv_layer_norm(norm, x, w->post_layernorm_weight.data, w->post_layernorm_bias.data, rows, width, c->layer_norm_eps, threads);
+        layer_norm(norm, x, &w->post_layernorm_weight, &w->post_layernorm_bias, rows, c->layer_norm_eps, threads);
         sv_emit(events, "model.vision_model.post_layernorm", 0, norm, 3, shape, 0);
 
         /* features = modality_projection(pixel_shuffle(x)) */

@@ -26,6 +26,7 @@ def make(name, out, dtype="bfloat16", seed=0, shard="5GB"):
         model = SmolVLMForConditionalGeneration(SmolVLMConfig.from_pretrained(os.path.join(PUBLISHED, name)))
     finally:
         torch.set_default_dtype(before)
+    model.to(getattr(torch, dtype))         # text_config.torch_dtype of the published files may say otherwise
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim == 1:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Parity with Hugging Face: runs transformers (float32, PIL processor) and ./smolvlm on the same checkpoints, pictures and
-prompts, and prints one table: per module the largest difference, relative to the module's largest magnitude, and the
-cosine. The first module that leaves the tolerance is named.
+"""Parity with Hugging Face: runs transformers (float32, PIL processor) and ./smolvlm on the same checkpoints, pictures
+and prompts, and prints one table: per module the largest difference, relative to the module's largest magnitude, and
+the cosine. The first module that leaves the tolerance is named.
 
     python tests/parity.py                                        small random checkpoints of odd shapes
     python tests/parity.py --full [256m 500m 2.2b]                the published shapes, random weights
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image, ImageDraw
+from safetensors import safe_open
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -94,6 +95,18 @@ def run_ours(binary, model, pictures, prompt, system, tokens, options, dump):
     if done.returncode != 0:
         raise SystemExit(f"parity.py: {' '.join(command)}\n{done.stderr.decode(errors='replace')}")
     return json.loads(done.stdout)
+
+
+def exact_format(directory):
+    """The smallest format that loses nothing of a directory's weights: bf16 if all matrices are stored so, else f32."""
+    for name in sorted(os.listdir(directory)):
+        if name.endswith(".safetensors"):
+            with safe_open(os.path.join(directory, name), "numpy") as f:
+                for tensor in f.keys():
+                    piece = f.get_slice(tensor)
+                    if len(piece.get_shape()) > 1 and piece.get_dtype() != "BF16":
+                        return "f32"
+    return "bf16"
 
 
 def our_name(name):
@@ -170,9 +183,9 @@ def check_greedy(report, title, model, batch, ours, tokens):
 
 
 def check(report, title, directory, binary, work, pictures, prompt, system=None, options=(), processor_options=None,
-          tokens=16, attention_noise=True, export_format="f32"):
+          tokens=16, attention_noise=True):
     """Exports directory, runs both sides, prints the table of one checkpoint."""
-    start = time.time()
+    start, export_format = time.time(), exact_format(directory)
     checkpoint, dump = os.path.join(work, "model.bin"), os.path.join(work, "dump")
     subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), directory, checkpoint, "--format", export_format],
                    check=True, capture_output=True)
@@ -233,18 +246,17 @@ def small(report, binary, work, only=None):
         pictures = [draw_picture(os.path.join(place, f"picture{i}.{'jpg' if i == 0 else 'png'}"), size, number + i)
                     for i, size in enumerate(sizes)]
         check(report, title, directory, binary, place, pictures, "What is in this picture? Count to 12.",
-              "You answer\nin one word." if number % 2 else None, options, processor_options, tokens=24,
-              export_format="bf16" if settings.get("dtype") == "bfloat16" else "f32")
+              "You answer\nin one word." if number % 2 else None, options, processor_options, tokens=24)
 
 
-def full(report, binary, work, names, picture, tokens, export_format):
+def full(report, binary, work, names, picture, tokens):
     import make_model
     for name in names:
         place = os.path.join(work, name)
         directory = os.path.join(place, "hf")
         make_model.make(name, directory)
         check(report, name, directory, binary, place, [picture], "What is in this picture?", tokens=tokens,
-              attention_noise=False, export_format=export_format)
+              attention_noise=False)
         subprocess.run(["rm", "-rf", place])
 
 
@@ -255,7 +267,6 @@ def main():
     parser.add_argument("--image", action="append", default=[])
     parser.add_argument("--prompt", default="What is in this picture?")
     parser.add_argument("--tokens", type=int, default=16, help="how many greedy tokens to compare")
-    parser.add_argument("--format", default="bf16", help="what --full and --model export (default: bf16)")
     parser.add_argument("--full", nargs="*", metavar="NAME", help="256m, 500m, 2.2b (default: all three)")
     parser.add_argument("--picture", default=os.path.join(HERE, "pictures", "cat.jpg"), help="what --full looks at")
     parser.add_argument("--only", help="only the small checkpoints whose title contains this")
@@ -263,9 +274,9 @@ def main():
     report = Report()
     with tempfile.TemporaryDirectory() as work:
         if a.model:
-            check(report, a.model, a.model, a.binary, work, a.image, a.prompt, tokens=a.tokens, export_format=a.format)
+            check(report, a.model, a.model, a.binary, work, a.image, a.prompt, tokens=a.tokens)
         elif a.full is not None:
-            full(report, a.binary, work, a.full or ["256m", "500m", "2.2b"], a.picture, a.tokens, a.format)
+            full(report, a.binary, work, a.full or ["256m", "500m", "2.2b"], a.picture, a.tokens)
         else:
             small(report, a.binary, work, a.only)
     print(f"\n{report.passed} passed, {len(report.failed)} failed")

@@ -193,7 +193,7 @@ class Whole(unittest.TestCase):
                 self.assertEqual(file.formats[name], 0 if plain else {"f32": 0, "bf16": 1}[form])
                 if name.endswith("inv_freq"):
                     ours = np.frombuffer(data.tobytes(), "<f4")
-                    np.testing.assert_array_max_ulp(ours, rotary.inv_freq.numpy().ravel(), 4)  # scaled: several roundings
+                    np.testing.assert_array_max_ulp(ours, rotary.inv_freq.numpy().ravel(), 4)   # scaled: more roundings
                     continue
                 np.testing.assert_array_equal(data, bits(state[source], file.formats[name]), err_msg=name)
                 seen.add(source)
