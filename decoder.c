@@ -164,13 +164,14 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
     bool listening = events && events->activation;
     for (size_t done = 0; done < count;) {
         size_t chunk = count - done < CHUNK ? count - done : CHUNK;
+        if (events && events->progress && count > 1)
+            events->progress(events->user, "prefill", (int)(done + chunk), (int)count);
         forward_chunk(d, x + done * dim, chunk, events);
         if (listening) {                                    /* HF normalises every position; an answer needs the last */
             sv_rms_norm(d->norm, x + done * dim, d->model->text.norm.data, chunk, dim, c->rms_norm_eps, d->threads);
             sv_emit(events, "model.text_model.norm", 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
         }
         done += chunk;
-        if (events && events->progress && count > 1) events->progress(events->user, "prefill", (int)done, (int)count);
     }
     if (logits) {
         sv_rms_norm(d->norm, x + (count - 1) * dim, d->model->text.norm.data, 1, dim, c->rms_norm_eps, d->threads);

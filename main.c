@@ -318,13 +318,18 @@ static char *read_stdin(size_t *size) {
 
 /* ------------------------------------------------------------------------------------------- what happens meanwhile */
 
-typedef struct Show { const Arguments *arguments; Dumps dumps; bool terminal, line_open, started; } Show;
+typedef struct Show {
+    const Arguments *arguments;
+    Dumps dumps;
+    bool terminal, line_open, started;
+    int tokens;
+} Show;
 
 /* One line that is written over on a terminal, a line each elsewhere. */
-static void show_progress(void *user, const char *phase, int done, int total) {
+static void show_progress(void *user, const char *phase, int at, int total) {
     Show *show = user;
     if (show->arguments->quiet) return;
-    fprintf(stderr, show->terminal ? "\r%s %d/%d\x1b[K" : "%s %d/%d\n", phase, done, total);
+    fprintf(stderr, show->terminal ? "\r%s %d/%d\x1b[K" : "%s %d/%d\n", phase, at, total);
     show->line_open = show->terminal;
 }
 
@@ -337,8 +342,11 @@ static void end_progress(Show *show) {
 static bool show_token(void *user, int32_t id, const char *text, size_t size) {
     Show *show = user;
     (void)id;
+    if (show->arguments->json) {
+        if (show->terminal) show_progress(show, "token", ++show->tokens, show->arguments->options.max_tokens);
+        return false;
+    }
     end_progress(show);
-    if (show->arguments->json) return false;
     while (!show->started && size > 0 && strchr(" \n\t\r", *text)) text++, size--;
     if (size > 0) show->started = true;
     fwrite(text, 1, size, stdout);

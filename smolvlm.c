@@ -500,7 +500,7 @@ static int render(const SvModel *m, const SvMessage *messages, int count, const 
         const SvMessage *message = &messages[i];
         bool picture_first = message->count > 0 && message->content[0].image;
         put_string(text, c->chat_role_prefix);
-        if (c->chat_generation_prompt.size > 0) put_role(text, c, message->role);   /* a completion model has no roles */
+        if (c->chat_generation_prompt.size > 0) put_role(text, c, message->role);   /* completion: no roles */
         put_string(text, picture_first ? c->chat_role_suffix_image : c->chat_role_suffix);
         for (int j = 0; j < message->count; j++) {
             const SvContent *content = &message->content[j];

@@ -278,7 +278,7 @@ uint64_t sv_memory_needed(const SvModel *model, int positions, int tiles);
 
 /* What happens on the way, told to whoever wants to know; every function may be NULL.
 
-   progress    phase is "tile" or "prefill", done of total (pieces: tiles or prompt tokens)
+   progress    what is being worked on: phase "tile" or "prefill", up to tile or prompt token `at` of `total`
    token       one more token of the answer; text is the characters that became complete with it (maybe none; not
                terminated). Not called for the end token. Return true to stop there.
    activation  one module's output: data is a piece of a tensor, of this shape; the pieces of a module come in order and
@@ -286,7 +286,7 @@ uint64_t sv_memory_needed(const SvModel *model, int positions, int tiles);
 typedef struct SvActivation { const char *module; const float *data; int dims, shape[5], axis; } SvActivation;
 typedef struct SvEvents {
     void *user;
-    void (*progress)(void *user, const char *phase, int done, int total);
+    void (*progress)(void *user, const char *phase, int at, int total);
     bool (*token)(void *user, int32_t id, const char *text, size_t size);
     void (*activation)(void *user, const SvActivation *activation);
 } SvEvents;

@@ -137,6 +137,7 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
         size_t b = (size_t)count - first < batch ? (size_t)count - first : batch;
         int shape[] = { (int)b, (int)n, (int)width };
         rows = b * n;
+        if (events && events->progress) events->progress(events->user, "tile", (int)(first + b), count);
 
         /* embeddings = patch_embedding(pixel_values) + position_embedding */
         const uint8_t *pixels = tiles + first * tile_bytes;
@@ -180,8 +181,6 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
         for (size_t t = 0; t < b; t++) pixel_shuffle(c, norm + t * n * width, q + t * n * width);
         sv_matmul(out, q, &w->modality_projection, NULL, b * tokens, threads);
         sv_emit(events, "model.connector", 0, out, 3, (int[]){ (int)b, (int)tokens, (int)dim }, 0);
-
-        if (events && events->progress) events->progress(events->user, "tile", (int)(first + b), count);
     }
     result = 0;
 

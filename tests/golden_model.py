@@ -7,7 +7,7 @@ tests/test_quant.c, tests/test_model.c, tests/test_checkpoint.c and tests/test_c
     a.png  b.ppm            pictures
     vlm.golden text.golden  transformers' answers in float32: CASES below, by the name of the case and a slash:
                               text ids               the prompt, as rendered and expanded, and its token ids
-                              greedy margins answer  the greedy ids, how far the best logit was above the second, the text
+                              greedy margins answer  the greedy ids, by how much each beat the next best, the text
                               a module's name        its output for the prompt; pixel_values too (only some cases)
     functions.golden        torch's answers in float64, rounded to float32, to inputs that noise() makes on both sides;
                             except cos and sin, which are transformers' in float32
@@ -36,11 +36,11 @@ import tiny_model  # noqa: E402
 # No dimension equals another by chance, no head is a multiple of 16 wide, and the channels are normalised differently.
 VLM = dict(
     vision_hidden_size=24, vision_num_attention_heads=2, vision_num_hidden_layers=2, vision_intermediate_size=40,
-    image_size=32, patch_size=8, scale_factor=2, longest_edge=64, image_mean=(0.5, 0.45, 0.4), image_std=(0.5, 0.25, 0.3),
-    hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=10, num_hidden_layers=2, intermediate_size=52,
-    max_position_embeddings=640, rope_theta=273768.0, merges=100)
+    image_size=32, patch_size=8, scale_factor=2, longest_edge=64, image_mean=(0.5, 0.45, 0.4),
+    image_std=(0.5, 0.25, 0.3), hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=10,
+    num_hidden_layers=2, intermediate_size=52, max_position_embeddings=640, rope_theta=273768.0, merges=100)
 TEXT = dict(
-    hidden_size=32, num_attention_heads=6, num_key_value_heads=2, head_dim=6, num_hidden_layers=2, intermediate_size=44,
+    hidden_size=36, num_attention_heads=6, num_key_value_heads=2, head_dim=6, num_hidden_layers=2, intermediate_size=44,
     max_position_embeddings=400, merges=100, dtype="bfloat16", tie_word_embeddings=True)
 
 IMAGE = {"type": "image"}
@@ -65,9 +65,9 @@ CASES = {
                       ("user", [text("Are you sure?")])], ["a.png", "b.ppm", "a.png"], {}, False),
 }
 TEXT_CASES = {
-    "question": ([("user", "What is in this picture?")], True),
-    "system": ([("system", "You answer\nin one word."), ("user", "I'm sure we've seen 300 of them.")], False),
-    "conversation": ([("user", "Hello!"), ("assistant", "A tree."), ("user", "Are you sure?")], False),
+    "question": ([("user", "What is in this picture?")], [], {}, True),
+    "system": ([("system", "You answer\nin one word."), ("user", "I'm sure we've seen 300 of them.")], [], {}, False),
+    "conversation": ([("user", "Hello!"), ("assistant", "A tree."), ("user", "Are you sure?")], [], {}, False),
 }
 GREEDY = 24
 
@@ -85,9 +85,9 @@ class Golden:
             value = np.frombuffer(value, np.uint8)
         value = np.asarray(value)
         kind = {"f": 0, "i": 1, "u": 2}[value.dtype.kind]
+        shape = struct.pack(f"<{2 + value.ndim}I", kind, value.ndim, *value.shape)
         data = value.astype(["<f4", "<i4", "u1"][kind]).tobytes()
-        self.file.write(struct.pack("<I", len(name)) + name.encode() + struct.pack(f"<{2 + value.ndim}I", kind, value.ndim,
-                                                                                 *value.shape) + data)
+        self.file.write(struct.pack("<I", len(name)) + name.encode() + shape + data)
 
 
 def put_case(golden, name, model, processor, batch, keep):
@@ -112,24 +112,21 @@ def put_case(golden, name, model, processor, batch, keep):
 
 
 def models(work):
-    for name, kind, settings, form in [("vlm", "smolvlm", VLM, "f32"), ("text", "llama", TEXT, "bf16")]:
+    for name, kind, settings, form, cases in [("vlm", "smolvlm", VLM, "f32", CASES),
+                                              ("text", "llama", TEXT, "bf16", TEXT_CASES)]:
         directory = tiny_model.make_tiny(os.path.join(work, name), seed=7, kind=kind, **settings)
         subprocess.run([sys.executable, os.path.join(HERE, "..", "export.py"), directory,
                         os.path.join(GOLDEN, name + ".bin"), "--format", form], check=True)
         model, processor = hf.load_model(directory), hf.load_processor(directory)
         golden = Golden(name + ".golden")
-        if name == "text":
-            for case, (messages, keep) in TEXT_CASES.items():
-                messages = [dict(role=role, content=content) for role, content in messages]
-                rendered = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-                batch = processor(rendered, return_tensors="pt", add_special_tokens=False)
-                put_case(golden, case, model, processor, batch, keep)
-            continue
-        for case, (messages, pictures, options, keep) in CASES.items():
+        for case, (messages, pictures, options, keep) in cases.items():
             messages = [dict(role=role, content=content) for role, content in messages]
             rendered = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             images = [hf.open_picture(os.path.join(GOLDEN, picture)) for picture in pictures]
-            batch = processor(text=rendered, images=[images] if images else None, return_tensors="pt", **options)
+            if name == "text":
+                batch = processor(rendered, return_tensors="pt", add_special_tokens=False)
+            else:
+                batch = processor(text=rendered, images=[images] if images else None, return_tensors="pt", **options)
             put_case(golden, case, model, processor, batch, keep)
 
 
@@ -155,9 +152,9 @@ def functions():
     for n in [1, 2, 15, 16, 17, 333]:
         golden.put(f"softmax {n}", torch.softmax(float32(noise(4, n) * 9), -1).numpy())
     for size in [1, 2, 15, 17, 100, 1153]:
-        x, weight, bias = float32(noise(5, 3, size) * 3) + 1, noise(6, size), noise(7, size)
-        golden.put(f"layer_norm {size}", F.layer_norm(float32(x), (size,), weight, bias, float(np.float32(1e-6))).numpy())
-        golden.put(f"rms_norm {size}", F.rms_norm(float32(x), (size,), weight, float(np.float32(1e-5))).numpy())
+        x, weight, bias = float32(float32(noise(5, 3, size) * 3) + 1), noise(6, size), noise(7, size)
+        golden.put(f"layer_norm {size}", F.layer_norm(x, (size,), weight, bias, float(np.float32(1e-6))).numpy())
+        golden.put(f"rms_norm {size}", F.rms_norm(x, (size,), weight, float(np.float32(1e-5))).numpy())
     for n, rows, cols in [(1, 7, 13), (3, 19, 1), (5, 33, 100), (6, 3, 577)]:
         x, weight, bias = noise(8, n, cols), noise(9, rows, cols), noise(10, rows)
         golden.put(f"linear f32 {n} {rows} {cols}", F.linear(x, weight, bias).numpy())

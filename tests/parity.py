@@ -200,6 +200,8 @@ def check(report, title, directory, binary, work, pictures, prompt, system=None,
     print(f"\n{title}: {tiles} tiles, {len(ids)} tokens, {export_format}; export and ./smolvlm took {seconds:.1f} s")
     report.check(ours["prompt_ids"] == ids, f"{title}: the prompt's ids differ")
     report.check(load("input_ids").tolist() == [ids], f"{title}: input_ids.npy differs")
+    text = getattr(processor, "tokenizer", processor).decode(ours["ids"])
+    report.check(ours["text"] == text, f"{title}: the text is {ours['text']!r}, HF decodes {text!r}")
     if pictures:
         pixels = batch["pixel_values"].numpy()
         report.check(load("pixel_values").shape == pixels.shape and np.array_equal(load("pixel_values"), pixels),

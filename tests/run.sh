@@ -1,0 +1,34 @@
+#!/bin/sh
+# tests/run.sh BUILD TEST...: runs BUILD/TEST for each test, then tests/test_cli.sh with BUILD/smolvlm; the last line is
+# the sum of what they say. Exit code 1 if a test failed; a test program that ends badly without saying so counts as one.
+# Run from the repository's root, as make test does.
+build=$1
+shift
+passed=0 failed=0 skipped=0
+
+# run NAME COMMAND...: prints its output and adds up its line "Pass: N, fail: N, skip: N."
+run() {
+    name=$1
+    shift
+    echo "== $name"
+    log=$build/$name.log
+    { "$@" 2>&1; echo "exit $?"; } | tee "$log" | sed '$d'
+    code=$(sed -n '$s/^.*exit //p' "$log")
+    counts=$(sed -n 's/^Pass: \([0-9]*\), fail: \([0-9]*\), skip: \([0-9]*\)\.$/\1 \2 \3/p' "$log" | tail -n 1)
+    # shellcheck disable=SC2086  # three numbers, or none from a program that crashed
+    set -- $counts
+    passed=$((passed + ${1:-0})) failed=$((failed + ${2:-0})) skipped=$((skipped + ${3:-0}))
+    if [ "$code" != 0 ] && [ "${2:-0}" -eq 0 ] || [ $# -ne 3 ]; then
+        echo "FAIL $name: ended with exit code $code"
+        failed=$((failed + 1))
+    fi
+}
+
+for test in "$@"; do
+    run "$test" "$build/$test"
+done
+run test_cli tests/test_cli.sh "$build/smolvlm"
+
+echo
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,381 @@
+/* test_checkpoint.c: sv_open on files that are not what they should be. Whatever a file holds, it is refused with a
+   sentence that names it, or it opens and works; under make sanitize, without a wrong access or a leak.
+   Run from the repository's root; the damaged copies are written beside the test program. */
+#if !defined(_WIN32)
+#define _POSIX_C_SOURCE 200809L             /* ftruncate */
+#endif
+#include "greatest.h"
+#include "golden/model/golden.h"
+#include "../smolvlm.h"
+
+#include <math.h>
+#include <unistd.h>
+
+#define LENGTH(array) (sizeof(array) / sizeof(array)[0])
+
+static char copy_path[1024];                /* the damaged file */
+static SvError error;
+static SvImage picture;
+
+/* ------------------------------------------------------------------------------------------------------------ files */
+
+typedef struct Bytes { uint8_t *data; size_t size, data_offset; } Bytes;
+
+static uint64_t read_u64(const uint8_t *at) {
+    uint64_t n = 0;
+    for (int i = 8; i-- > 0;) n = n << 8 | at[i];
+    return n;
+}
+
+static void write_u32(uint8_t *at, uint32_t n) {
+    for (int i = 0; i < 4; i++) at[i] = (uint8_t)(n >> 8 * i);
+}
+
+static void write_u64(uint8_t *at, uint64_t n) {
+    for (int i = 0; i < 8; i++) at[i] = (uint8_t)(n >> 8 * i);
+}
+
+static Bytes read_checkpoint(const char *path) {
+    FILE *f = fopen(path, "rb");
+    if (!f || fseek(f, 0, SEEK_END) != 0) exit(EXIT_FAILURE);
+    Bytes b = { NULL, (size_t)ftell(f), 0 };
+    rewind(f);
+    b.data = malloc(b.size);
+    if (!b.data || fread(b.data, 1, b.size, f) != b.size) exit(EXIT_FAILURE);
+    fclose(f);
+    b.data_offset = (size_t)read_u64(b.data + 16);
+    return b;
+}
+
+/* Makes both checksums right again. */
+static void repair(Bytes *b) {
+    write_u32(b->data + 32, sv_crc32(0, b->data + b->data_offset, b->size - b->data_offset));
+    write_u32(b->data + 12, sv_crc32(0, b->data + 16, b->data_offset - 16));
+}
+
+static void write_copy(const void *data, size_t size) {
+    FILE *f = fopen(copy_path, "wb");
+    if (!f || (size && fwrite(data, 1, size, f) != size) || fclose(f) != 0) {
+        fprintf(stderr, "%s: cannot be written\n", copy_path);
+        exit(EXIT_FAILURE);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------- opening */
+
+static bool names(const char *path) {
+    return strncmp(error.text, path, strlen(path)) == 0 && error.text[strlen(path)] == ':';
+}
+
+static bool refused(const char *path, const char *words) {
+    SvModel *model = (SvModel *)&error;
+    memset(&error, 0, sizeof error);
+    if (sv_open(path, &model, &error) == 0) {
+        sv_close(model);
+        snprintf(error.text, sizeof error.text, "it was opened");
+        return false;
+    }
+    return !model && names(path) && strstr(error.text, words);
+}
+
+#define ASSERT_REFUSED(path, words) ASSERTm(error.text, refused(path, words))
+
+/* Opens the damaged copy and, if that succeeds, uses it: two tokens, about a picture if it may see. 1: it worked, 0: a
+   sentence came instead, -1: the sentence does not name the file. */
+static int try_copy(bool see) {
+    SvModel *model;
+    memset(&error, 0, sizeof error);
+    if (sv_open(copy_path, &model, &error) != 0) return names(copy_path) ? 0 : -1;
+    see = see && model->config.vision_num_hidden_layers > 0 && model->config.longest_edge <= 1024;
+    SvContent contents[] = { { NULL, &picture }, { "?", NULL } };
+    SvMessage messages[] = { { "system", &(SvContent){ "Hm", NULL }, 1 }, { "user", contents + !see, 1 + see } };
+    SvOptions options = sv_default_options();
+    options.threads = 1;
+    options.max_tokens = 2;
+    options.no_split = true;
+    SvPrompt prompt;
+    int result = sv_prompt(model, messages, 2, &options, &prompt, &error);
+    if (result == 0) {
+        SvAnswer answer;
+        result = sv_generate(model, &prompt, &options, NULL, &answer, &error);
+        sv_answer_free(&answer);
+        sv_prompt_free(&prompt);
+    }
+    int verdict = result == 0 ? 1 : error.text[0] ? 0 : -1;
+    sv_close(model);
+    return verdict;
+}
+
+/* -------------------------------------------------------------------------------------------- what is no checkpoint */
+
+TEST no_checkpoint_at_all(const char *directory) {
+    ASSERT_REFUSED(directory, "a directory");
+    ASSERT_REFUSED("no/such/file.bin", "No such file");
+    ASSERT_REFUSED("tests/golden/model/a.png", "not a checkpoint");
+    ASSERT_REFUSED("tests/test_checkpoint.c", "not a checkpoint");
+    ASSERT_REFUSED("/dev/null", "not a file");
+    write_copy("", 0);
+    ASSERT_REFUSED(copy_path, "not a checkpoint");
+    write_copy(SV_FILE_MAGIC, 8);
+    ASSERT_REFUSED(copy_path, "not a checkpoint");
+    uint8_t zeros[4096] = { 0 };
+    write_copy(zeros, sizeof zeros);
+    ASSERT_REFUSED(copy_path, "not a checkpoint");
+    memcpy(zeros, SV_FILE_MAGIC, 8);
+    write_copy(zeros, sizeof zeros);
+    ASSERT_REFUSED(copy_path, "file version 0");
+    SvModel *model;
+    ASSERT_EQ(-1, sv_open("no/such/file.bin", &model, NULL));
+    ASSERT(!model);
+    PASS();
+}
+
+TEST whole(const char *path) {
+    Bytes b = read_checkpoint(path);
+    write_copy(b.data, b.size);
+    ASSERT_EQm(error.text, 1, try_copy(true));
+    SvModel *model;
+    ASSERT_EQm(error.text, 0, sv_open(copy_path, &model, &error));
+    ASSERT_EQm(error.text, 0, sv_verify(model, &error));
+    ASSERT_EQ_FMT(b.size, model->file_size, "%zu");
+    ASSERT_EQ_FMT(b.data_offset, model->data_offset, "%zu");
+    ASSERT_STR_EQ(copy_path, model->path);
+    sv_close(model);
+
+    write_u32(b.data + 8, SV_FILE_VERSION + 1);
+    write_copy(b.data, b.size);
+    ASSERT_REFUSED(copy_path, "file version 2, this program reads version 1");
+    free(b.data);
+    PASS();
+}
+
+/* -------------------------------------------------------------------------------------------------------- cut short */
+
+/* At every byte of the metadata and every step-th of the weights; the file keeps saying how long it was, so the length
+   is what is wrong. */
+TEST cut_short(const char *path, size_t step) {
+    Bytes b = read_checkpoint(path);
+    write_copy(b.data, b.size);
+    FILE *f = fopen(copy_path, "r+b");
+    ASSERT(f);
+    for (size_t size = b.size - 1; size > 0; size -= size > b.data_offset + step ? step : 1) {
+        ASSERT_EQ(0, ftruncate(fileno(f), (off_t)size));
+        ASSERT_REFUSED(copy_path, size < 64 ? "not a checkpoint" : "cut short");
+    }
+    fclose(f);
+    free(b.data);
+    PASS();
+}
+
+/* One that says so of itself and has its checksums right: only what is behind the end shows it. */
+TEST cut_and_repaired(const char *path) {
+    Bytes b = read_checkpoint(path);
+    size_t whole = b.size, step = 64 * (1 + whole / 64 / 150);
+    for (b.size = b.data_offset; b.size < whole; b.size += step) {
+        write_u64(b.data + 24, b.size);
+        repair(&b);
+        write_copy(b.data, b.size);
+        ASSERT_REFUSED(copy_path, "lies outside the file");
+    }
+    free(b.data);
+    PASS();
+}
+
+/* The metadata ends early, at each multiple of 64, and the weights begin there. */
+TEST metadata_cut_and_repaired(const char *path) {
+    Bytes b = read_checkpoint(path);
+    size_t whole = b.data_offset;
+    for (b.data_offset = 64; b.data_offset < whole; b.data_offset += 64) {
+        write_u64(b.data + 16, b.data_offset);
+        repair(&b);
+        write_copy(b.data, b.size);
+        ASSERT_REFUSED(copy_path, "");
+    }
+    free(b.data);
+    PASS();
+}
+
+/* ---------------------------------------------------------------------------------------------------------- damaged */
+
+/* A bit of a byte turned and the checksums left: every byte of the metadata, and of the weights with a stride. */
+TEST damage_is_noticed(const char *path) {
+    Bytes b = read_checkpoint(path);
+    write_copy(b.data, b.size);
+    FILE *f = fopen(copy_path, "r+b");
+    ASSERT(f);
+    setvbuf(f, NULL, _IONBF, 0);
+    for (size_t i = 0; i < b.size; i += i < b.data_offset ? 1 : 1009) {
+        fseek(f, (long)i, SEEK_SET);
+        fputc(b.data[i] ^ 1 << i % 8, f);
+        ASSERT_REFUSED(copy_path, i < 8 ? "not a checkpoint" : i < 12 ? "file version"
+                                  : i < b.data_offset ? "" : "the weights' checksum is wrong");
+        fseek(f, (long)i, SEEK_SET);
+        fputc(b.data[i], f);
+    }
+    fclose(f);
+    ASSERT_EQm(error.text, 1, try_copy(true));                  /* every byte was put back */
+    free(b.data);
+    PASS();
+}
+
+typedef struct Tally { unsigned opened, refused; } Tally;
+
+/* b with size bytes at `at` changed to `to` and the header's checksum repaired, opened and used, and changed back. The
+   file is made longer than SV_VERIFY_SIZE by a hole, so that its weights are not summed ten thousand times;
+   and the tower works for one in four, to save time. */
+static bool changed(const Bytes *b, FILE *f, size_t at, const void *to, size_t size, Tally *tally) {
+    uint8_t kept[8], crc[4];
+    memcpy(kept, b->data + at, size);
+    memcpy(b->data + at, to, size);
+    write_u32(crc, sv_crc32(0, b->data + 16, b->data_offset - 16));
+    fseek(f, (long)at, SEEK_SET);
+    fwrite(to, 1, size, f);
+    fseek(f, 12, SEEK_SET);
+    fwrite(crc, 1, 4, f);
+    int verdict = try_copy((tally->opened + tally->refused) % 4 == 0);
+    memcpy(b->data + at, kept, size);
+    fseek(f, (long)at, SEEK_SET);
+    fwrite(kept, 1, size, f);
+    if (verdict < 0) printf("\nat byte %zu: \"%s\"\n", at, error.text);
+    *(verdict == 1 ? &tally->opened : &tally->refused) += 1;
+    return verdict >= 0;
+}
+
+static FILE *open_long_copy(Bytes *b) {
+    const size_t size = (size_t)SV_VERIFY_SIZE + 64;
+    write_u64(b->data + 24, size);
+    write_copy(b->data, b->size);
+    FILE *f = fopen(copy_path, "r+b");
+    if (!f || ftruncate(fileno(f), (off_t)size) != 0) exit(EXIT_FAILURE);
+    setvbuf(f, NULL, _IONBF, 0);
+    return f;
+}
+
+/* Every byte of the metadata, changed and the checksum repaired: a sentence or an answer, never a crash. Those of the
+   header and the config are changed in three ways. */
+TEST repaired_damage_is_harmless(const char *path) {
+    Bytes b = read_checkpoint(path);
+    FILE *f = open_long_copy(&b);
+    Tally tally = { 0, 0 };
+    for (size_t i = 16; i < b.data_offset; i++) {
+        uint8_t to[] = { (uint8_t)(b.data[i] ^ 1 << i % 8), 0, (uint8_t)~b.data[i] };
+        for (size_t k = 0; k < (i < 330 ? LENGTH(to) : 1); k++) ASSERT(changed(&b, f, i, to + k, 1, &tally));
+    }
+    fclose(f);
+    if (greatest_info.verbose) printf("[%u opened, %u refused] ", tally.opened, tally.refused);
+    ASSERT(tally.opened > 0 && tally.refused > 0);
+    free(b.data);
+    PASS();
+}
+
+/* Any four bytes taken as a number and set to the edges of what a length, a dimension or a float may be: in the header,
+   the config and the first entries of the tensor table each to all of them, in the rest to one or another. */
+TEST extreme_numbers_are_harmless(const char *path) {
+    const uint32_t extremes[] = { 0, 1, 2, 0xffff, 0x3fffffff, 0x7f800000, 0x7fc00000, 0x7fffffff, 0xffffffff };
+    Bytes b = read_checkpoint(path);
+    FILE *f = open_long_copy(&b);
+    Tally tally = { 0, 0 };
+    for (size_t i = 16; i + 4 <= b.data_offset; i += i < 330 ? 1 : 5)
+        for (size_t k = 0; k < LENGTH(extremes); k += i < 330 ? 1 : LENGTH(extremes)) {
+            uint8_t bytes[4];
+            write_u32(bytes, extremes[(k + i) % LENGTH(extremes)]);
+            ASSERT(changed(&b, f, i, bytes, 4, &tally));
+        }
+    fclose(f);
+    if (greatest_info.verbose) printf("[%u opened, %u refused] ", tally.opened, tally.refused);
+    ASSERT(tally.refused > 0);
+    free(b.data);
+    PASS();
+}
+
+/* A checkpoint whose vectors of one kind are all `value`, with good checksums. */
+static void spoil_weights(const char *path, const char *kind, float value) {
+    Bytes b = read_checkpoint(path);
+    SvModel *model;
+    if (sv_open(path, &model, &error) != 0) exit(EXIT_FAILURE);
+    for (uint32_t i = 0; i < model->n_entries; i++) {
+        const SvEntry *e = &model->entries[i];
+        size_t length = strlen(kind);
+        bool meant = e->name.size >= length && memcmp(e->name.data + e->name.size - length, kind, length) == 0;
+        for (size_t at = 0; meant && at < e->size; at += sizeof value)
+            memcpy(b.data + e->offset + at, &value, sizeof value);
+    }
+    sv_close(model);
+    repair(&b);
+    write_copy(b.data, b.size);
+    free(b.data);
+}
+
+/* Numbers that are none, or beyond all bounds, reach the logits, and there are found. */
+TEST weights_that_are_no_numbers(const char *path, const char *kind, float value) {
+    spoil_weights(path, kind, value);
+    for (int temperature = 0; temperature <= 1; temperature++) {
+        SvModel *model;
+        ASSERT_EQm(error.text, 0, sv_open(copy_path, &model, &error));
+        SvMessage message = { "user", &(SvContent){ "What?", NULL }, 1 };
+        SvOptions options = sv_default_options();
+        options.temperature = (float)temperature;
+        SvPrompt prompt;
+        SvAnswer answer;
+        ASSERT_EQm(error.text, 0, sv_prompt(model, &message, 1, &options, &prompt, &error));
+        ASSERT_EQ(-1, sv_generate(model, &prompt, &options, NULL, &answer, &error));
+        ASSERT(!answer.text && !answer.ids);
+        ASSERTm(error.text, names(copy_path) && strstr(error.text, "the logits are not numbers"));
+        sv_prompt_free(&prompt);
+        sv_close(model);
+    }
+    PASS();
+}
+
+/* sv_verify reads the file anew: it notices what changed after opening. */
+TEST verify_reads_the_file(const char *path) {
+    Bytes b = read_checkpoint(path);
+    write_copy(b.data, b.size);
+    SvModel *model;
+    ASSERT_EQm(error.text, 0, sv_open(copy_path, &model, &error));
+    FILE *f = fopen(copy_path, "r+b");
+    ASSERT(f);
+    fseek(f, (long)b.size - 100, SEEK_SET);
+    fputc(b.data[b.size - 100] ^ 4, f);
+    fclose(f);
+    ASSERT_EQ(-1, sv_verify(model, &error));
+    ASSERTm(error.text, names(copy_path) && strstr(error.text, "the weights' checksum is wrong"));
+    remove(copy_path);
+    ASSERT_EQ(-1, sv_verify(model, &error));
+    ASSERTm(error.text, names(copy_path));
+    sv_close(model);
+    free(b.data);
+    PASS();
+}
+
+SUITE(damaged_files) {
+    const char *const paths[] = { GOLDEN "text.bin", GOLDEN "vlm.bin" };
+    RUN_TEST1(no_checkpoint_at_all, "tests/golden");
+    for (size_t i = 0; i < LENGTH(paths); i++) {
+        RUN_TEST1(whole, paths[i]);
+        RUN_TESTp(cut_short, paths[i], i == 0 ? 1 : 101);
+        RUN_TEST1(cut_and_repaired, paths[i]);
+        RUN_TEST1(metadata_cut_and_repaired, paths[i]);
+        RUN_TEST1(damage_is_noticed, paths[i]);
+        RUN_TEST1(repaired_damage_is_harmless, paths[i]);
+        RUN_TEST1(extreme_numbers_are_harmless, paths[i]);
+        RUN_TESTp(weights_that_are_no_numbers, paths[i], ".norm.weight", NAN);
+        RUN_TESTp(weights_that_are_no_numbers, paths[i], ".input_layernorm.weight", INFINITY);
+        RUN_TEST1(verify_reads_the_file, paths[i]);
+    }
+}
+
+GREATEST_MAIN_DEFS();
+
+int main(int argc, char **argv) {
+    GREATEST_MAIN_BEGIN();
+    snprintf(copy_path, sizeof copy_path, "%s.tmp", argv[0]);
+    if (sv_image_read(GOLDEN "a.png", &picture, &error) != 0) {
+        fprintf(stderr, "%s\n", error.text);
+        return EXIT_FAILURE;
+    }
+    RUN_SUITE(damaged_files);
+    sv_image_free(&picture);
+    remove(copy_path);
+    GREATEST_MAIN_END();
+}

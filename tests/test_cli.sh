@@ -1,0 +1,350 @@
+#!/bin/sh
+# tests/test_cli.sh BINARY: the command line as a script sees it: exit codes, what is on stdout and what on stderr,
+# which files it writes. Run from the repository's root; works in a folder of its own beside the binary.
+# SV_SANITIZE=1 in the environment: the binary is sanitized, its address space cannot be limited.
+smolvlm=$1
+golden=tests/golden/model
+vlm=$golden/vlm.bin
+text=$golden/text.bin
+question='What is in this picture?'
+tmp=$smolvlm.cli.tmp
+passed=0 failed=0 skipped=0
+
+rm -rf "$tmp"
+mkdir -p "$tmp" || exit 1
+trap 'rm -rf "$tmp"' EXIT
+
+# check WHAT COMMAND...: a test that passes if the command succeeds
+check() {
+    what=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAIL $what"
+        echo "  exit code $code, stdout: $(head -c 300 "$tmp/out"), stderr: $(head -c 300 "$tmp/err")"
+    fi
+}
+
+skip() {
+    skipped=$((skipped + 1))
+    echo "SKIP $1"
+}
+
+# run ARGUMENT...: the program, with its output in $tmp/out and $tmp/err and its exit code in $code
+run() {
+    "$smolvlm" "$@" > "$tmp/out" 2> "$tmp/err"
+    code=$?
+}
+
+# run_with FILE ARGUMENT...: the same with the file as stdin
+run_with() {
+    input=$1
+    shift
+    "$smolvlm" "$@" < "$input" > "$tmp/out" 2> "$tmp/err"
+    code=$?
+}
+
+# sentence CODE WORDS: this exit code, nothing on stdout, and on stderr one line, "smolvlm: " with these words in it
+sentence() {
+    [ "$code" -eq "$1" ] && [ ! -s "$tmp/out" ] && [ "$(wc -l < "$tmp/err")" -eq 1 ] &&
+        grep '^smolvlm: ' "$tmp/err" | grep -qF -- "$2"
+}
+
+succeeded() { [ "$code" -eq 0 ]; }
+differs() { ! cmp -s "$tmp/out" "$1"; }
+quiet() { [ "$code" -eq 0 ] && [ ! -s "$tmp/err" ]; }
+
+# ------------------------------------------------------------------------------------------------------- help and usage
+
+run --help
+check '--help' succeeded
+for option in --image --prompt --system --max-tokens --temperature --top-p --top-k --seed --threads --no-split \
+    --longest-edge --json --dump --tiles --tokenize --detokenize --info --quiet --help --version; do
+    check "--help names $option" grep -qe " $option" "$tmp/out"
+done
+check '--help writes to stdout only' test ! -s "$tmp/err"
+check '--help fits 120 columns' test "$(awk 'length > 120' "$tmp/out" | wc -l)" -eq 0
+run -h
+check '-h' grep -q -e '--longest-edge' "$tmp/out"
+run --version
+check '--version' grep -q '^smolvlm [0-9]*\.[0-9]*\.[0-9]*$' "$tmp/out"
+run
+check 'no arguments' sentence 2 'which model?'
+run -p hello
+check 'no model' sentence 2 'which model?'
+run $vlm
+check 'no prompt' sentence 2 'what is the question?'
+run $vlm -i $golden/a.png
+check 'a picture but no prompt' sentence 2 'what is the question?'
+run $vlm photo.jpg -p hello
+check 'a second model' sentence 2 'photo.jpg'
+for option in --nothing -x --prompts --imag --; do
+    run $vlm -p hello "$option"
+    check "unknown option $option" sentence 2 "$option: no such option"
+done
+for option in -i --image -p --prompt -s -n -t --top-p --top-k --seed -j --longest-edge --dump --tiles; do
+    run $vlm "$option"
+    check "$option without a value" sentence 2 "$option: needs a value"
+done
+for option in '-n -1' '-n 1x' '-n 99999999999999999999' '-n 1.5' '-t -0.5' '-t hot' '-t nan' '--top-p 1.5' \
+    '--top-k -2' '--seed -1' '-j 0' '-j 2000' '--longest-edge 0' '--longest-edge 65536'; do
+    # shellcheck disable=SC2086  # an option and its value
+    run $vlm -p hello $option
+    check "$option" sentence 2 'not a number it takes'
+done
+for option in '-n' '-t' '-j'; do
+    run $vlm -p hello "$option" ''
+    check "$option with an empty value" sentence 2 'not a number it takes'
+done
+run $vlm -p hello --json=yes
+check '--json=yes' sentence 2 '--json: takes no value'
+
+# ---------------------------------------------------------------------------------------------- inputs that are no good
+
+head -c 1000 $golden/a.png > "$tmp/cut.png"
+head -c 1000 $vlm > "$tmp/cut.bin"
+: > "$tmp/empty"
+run $vlm -q -p x -i "$tmp/missing.png"
+check 'missing picture' sentence 1 "$tmp/missing.png: cannot be opened: No such file"
+run $vlm -q -p x -i tests
+check 'directory as picture' sentence 1 'tests: '
+run $vlm -q -p x -i "$tmp/cut.png"
+check 'truncated PNG' sentence 1 "$tmp/cut.png: "
+run $vlm -q -p x -i tests/golden/images/bad_photo.webp
+check 'WebP' sentence 1 'bad_photo.webp: WebP'
+run $vlm -q -p x -i "$tmp/empty"
+check 'empty picture' sentence 1 "$tmp/empty: "
+run $vlm -q -p x -i $golden/a.png -i "$tmp/cut.png"
+check 'second picture truncated' sentence 1 "$tmp/cut.png: "
+run_with "$tmp/cut.png" $vlm -q -p x -i -
+check 'truncated PNG on stdin' sentence 1 'smolvlm: '
+run tests -q -p x
+check 'directory as model' sentence 1 'tests: a directory'
+run "$tmp/missing.bin" -q -p x
+check 'missing model' sentence 1 "$tmp/missing.bin: No such file"
+run "$tmp/cut.bin" -q -p x
+check 'truncated model' sentence 1 "$tmp/cut.bin: "
+run $golden/a.png -q -p x
+check 'picture as model' sentence 1 "$golden/a.png: not a checkpoint"
+run "$tmp/empty" -q -p x
+check 'empty model' sentence 1 "$tmp/empty: "
+run $text -q -p x -i $golden/a.png
+check 'picture for a text-only model' sentence 1 "$text: a text-only model"
+run $vlm -q -p ''
+check 'empty prompt' sentence 1 'the prompt is empty'
+run $vlm -q -p '  ' -i $golden/a.png
+check 'blank prompt' sentence 1 'the prompt is empty'
+run $vlm -q -p 'What is <image> here?' -i $golden/a.png
+check 'image token in the prompt' sentence 1 '<image>'
+run $vlm -q -p "$(printf '%2000s' | tr ' ' 7)"
+check 'prompt over the context' sentence 1 'more than the context of 640'
+run $vlm -q -p x -i $golden/a.png --longest-edge 640
+check 'picture over the context' sentence 1 'no-split or a smaller longest-edge'
+run $vlm -q -p x -i $golden/a.png --dump "$tmp/no/such/folder"
+check '--dump into a missing folder' sentence 1 "$tmp/no/such/folder: "
+run $vlm -q -p x -i $golden/a.png --tiles $vlm
+check '--tiles into a file' sentence 1 "$vlm"
+run $vlm -q -p x -i $golden/a.png --dump "$tmp/empty"
+check '--dump into a file' sentence 1 "$tmp/empty"
+
+# -------------------------------------------------------------------------------------------------------------- answers
+
+run $vlm -i $golden/a.png -p "$question" -n 8
+check 'an answer' succeeded
+cp "$tmp/out" "$tmp/answer"
+check 'the answer is one line' test "$(wc -l < "$tmp/answer")" -eq 1
+check 'progress on stderr: tiles' grep -q '^tile 5/5$' "$tmp/err"
+check 'progress on stderr: prefill' grep -q '^prefill 52/52$' "$tmp/err"
+check 'timings on stderr' grep -q '^load .* (5 tiles), prefill .* (52 tokens, .*), decode .* (8 tokens, .*)$' "$tmp/err"
+check 'progress, timings and no more' test "$(grep -vc -e '^tile ' -e '^prefill ' -e '^load ' "$tmp/err")" -eq 0
+
+run $vlm -i $golden/a.png -p "$question" -n 8 -q
+check '-q leaves stderr empty' quiet
+check '-q changes no answer' cmp -s "$tmp/out" "$tmp/answer"
+run --max-tokens=8 --image=$golden/a.png --prompt="$question" --quiet $vlm
+check 'long options with =' cmp -s "$tmp/out" "$tmp/answer"
+for threads in 1 2 3; do
+    run $vlm -i $golden/a.png -p "$question" -n 8 -q -j $threads
+    check "-j $threads changes no answer" cmp -s "$tmp/out" "$tmp/answer"
+done
+run_with $golden/a.png $vlm -i - -p "$question" -n 8 -q
+check 'picture on stdin' cmp -s "$tmp/out" "$tmp/answer"
+run $vlm -i $golden/b.ppm -p "$question" -n 8 -q
+check 'another picture, another answer' differs "$tmp/answer"
+run $vlm -i $golden/a.png -p "$question" -n 8 -q --no-split
+check '--no-split, another answer' differs "$tmp/answer"
+run $vlm -i $golden/a.png -p "$question" -n 8 -q -s 'Answer in one word.'
+check '--system, another answer' differs "$tmp/answer"
+run $vlm -i $golden/a.png -p "$question" -n 8 -q -t 1 --seed 3
+check 'sampling' quiet
+cp "$tmp/out" "$tmp/sampled"
+check 'sampling, another answer' differs "$tmp/answer"
+run $vlm -i $golden/a.png -p "$question" -n 8 -q -t 1 --seed 3
+check 'sampling, the same seed' cmp -s "$tmp/out" "$tmp/sampled"
+run $vlm -i $golden/a.png -p "$question" -n 8 -q -t 1 --seed 4
+check 'sampling, another seed' differs "$tmp/sampled"
+run $vlm -i $golden/a.png -p "$question" -n 8 -q -t 1 --seed 3 --top-k 1
+check 'sampling, --top-k 1' cmp -s "$tmp/out" "$tmp/answer"
+run $vlm -i $golden/a.png -p "$question" -n 8 -q -t 1 --seed 3 --top-p 0
+check 'sampling, --top-p 0' cmp -s "$tmp/out" "$tmp/answer"
+run $vlm -p hello -n 0
+check '-n 0 prints nothing' test ! -s "$tmp/out" -a "$code" -eq 0
+run $text -p hello -n 3 -q
+check 'text-only model' quiet
+
+# ----------------------------------------------------------------------------------------------------------------- JSON
+
+run $vlm -i $golden/a.png -p "$question" -n 8 --json -q
+check '--json' quiet
+number='[0-9][0-9]*\.[0-9]*'
+ids='\[[0-9, ]*\]'
+timings="{\"load\": $number, \"image\": $number, \"vision\": $number, \"prefill\": $number, \"decode\": $number}"
+rates="{\"prefill\": $number, \"decode\": $number}"
+check '--json is one object with all its fields' grep -qx "{\"text\": \".*\", \"ids\": $ids, \"prompt_ids\": $ids, \
+\"finish_reason\": \"length\", \"timings\": $timings, \"tokens_per_second\": $rates}" "$tmp/out"
+check '--json is one line' test "$(wc -l < "$tmp/out")" -eq 1
+sed 's/^{"text": "\(.*\)", "ids": .*/\1/' "$tmp/out" > "$tmp/json_text"
+check '--json has the same text' cmp -s "$tmp/json_text" "$tmp/answer"
+check '--json has 8 ids' test "$(sed 's/.*"ids": \[\([^]]*\)\], "prompt_ids.*/\1/' "$tmp/out" | wc -w)" -eq 8
+check '--json has 52 prompt ids' test "$(sed 's/.*"prompt_ids": \[\([^]]*\)\].*/\1/' "$tmp/out" | wc -w)" -eq 52
+sed 's/.*"ids": \(\[[^]]*\]\), "prompt_ids.*/\1/' "$tmp/out" > "$tmp/ids"
+run_with "$tmp/ids" $vlm --detokenize
+printf '\n' >> "$tmp/out"
+check '--json: the ids are the text' cmp -s "$tmp/out" "$tmp/answer"
+
+# Hot sampling brings control characters, quotes, newlines and broken UTF-8: strings stay within JSON's rules.
+no_raw_controls() { [ "$(LC_ALL=C tr -d '\040-\176\200-\377' < "$tmp/out" | wc -c)" -eq 1 ]; }
+known_escapes() { ! sed -e 's/\\["\\bfnrt]//g' -e 's/\\u[0-9a-f]\{4\}//g' "$tmp/out" | grep -qF '\'; }
+: > "$tmp/all"
+for seed in 1 2 3 4 5 6; do
+    run $vlm -p hello -n 200 -t 50 --seed $seed --json -q
+    check "--json, seed $seed: no raw control characters" no_raw_controls
+    check "--json, seed $seed: only escapes that JSON has" known_escapes
+    cat "$tmp/out" >> "$tmp/all"
+done
+for escape in '\"' '\n' '\u00'; do
+    check "--json, $escape occurs" grep -qF "$escape" "$tmp/all"
+done
+run $vlm -p hello -n 0 --json -q
+check '--json -n 0' grep -q '^{"text": "", "ids": \[\], "prompt_ids": \[[0-9]' "$tmp/out"
+
+# --------------------------------------------------------------------------------------------------------------- tokens
+
+# round_trip WHAT TEXT EXPECTED: printf formats
+round_trip() {
+    # shellcheck disable=SC2059
+    printf "$2" > "$tmp/in"
+    # shellcheck disable=SC2059
+    printf "$3" > "$tmp/expected"
+    run_with "$tmp/in" $vlm --tokenize
+    check "--tokenize $1" quiet
+    check "--tokenize $1: numbers on one line" test "$(grep -c '^[0-9 ]*$' "$tmp/out")" -eq "$(wc -l < "$tmp/out")"
+    cp "$tmp/out" "$tmp/in"
+    run_with "$tmp/in" $vlm --detokenize
+    check "--detokenize $1" cmp -s "$tmp/out" "$tmp/expected"
+}
+round_trip 'ASCII' 'What is in  this picture?\n' 'What is in  this picture?\n'
+round_trip 'nothing' '' ''
+round_trip 'accents, Chinese, an emoji' 'caf\303\251 \344\275\240\345\245\275 \360\237\231\202' \
+    'caf\303\251 \344\275\240\345\245\275 \360\237\231\202'
+round_trip 'invalid UTF-8' 'a\377b\303' 'a\357\277\275b\357\277\275'
+round_trip 'a zero byte' 'a\000b' 'a\000b'
+round_trip 'added tokens' '<image><row_1_col_2>\n' '<image><row_1_col_2>\n'
+echo 1 2 378 > "$tmp/in"
+run_with "$tmp/in" $vlm --detokenize
+check '--detokenize an id outside the vocabulary' sentence 1 "'378' is not a token id"
+echo 1 two > "$tmp/in"
+run_with "$tmp/in" $vlm --detokenize
+check '--detokenize a word' sentence 1 "'two' is not a token id"
+
+# --------------------------------------------------------------------------------------------------------------- --info
+
+run $vlm --info
+check '--info' quiet
+check '--info: checksum' grep -q "^$vlm: vlm, 0.2 MB, checksum ok$" "$tmp/out"
+check '--info: tiles' grep -q '32 x 32 pixels, 4 x 4 patches of 8, 4 image tokens; longest edge 64' "$tmp/out"
+check '--info: the text model' grep -q '2 layers, width 32, 4 heads (2 for keys and values) of 10, MLP 52' "$tmp/out"
+run $text --info
+check '--info: text-only' grep -q 'none: a text-only model' "$tmp/out"
+
+# --------------------------------------------------------------------------------------------------- --dump and --tiles
+
+# header FILE: the header of a .npy, whose first 10 bytes are checked
+header() {
+    [ "$(od -An -tx1 -N10 "$1" | tr -d ' \n')" = 934e554d505901007600 ] && dd bs=1 skip=10 count=118 2> "$tmp/dd" < "$1"
+}
+
+# npy NAME TYPE SHAPE COUNT: the file has this header and this many numbers of 4 bytes
+npy() {
+    header "$tmp/dump/$1.npy" | grep -q "^{'descr': '[<>]$2', 'fortran_order': False, 'shape': ($3, ), } *\$" &&
+        [ "$(wc -c < "$tmp/dump/$1.npy")" -eq $((128 + 4 * $4)) ]
+}
+
+run $vlm -i $golden/a.png -p "$question" -n 8 -q --dump "$tmp/dump" --tiles "$tmp/tiles"
+check '--dump and --tiles' quiet
+check '--dump changes no answer' cmp -s "$tmp/out" "$tmp/answer"
+check '--dump writes these files' test "$(LC_ALL=C ls "$tmp/dump" | tr '\n' ' ')" = "input_ids.npy lm_head.npy \
+model.connector.npy model.text_model.layers.0.npy model.text_model.layers.1.npy model.text_model.norm.npy \
+model.vision_model.embeddings.npy model.vision_model.encoder.layers.0.npy model.vision_model.encoder.layers.1.npy \
+model.vision_model.post_layernorm.npy pixel_values.npy "
+check '--dump input_ids' npy input_ids i4 '1, 52' 52
+check '--dump pixel_values' npy pixel_values f4 '1, 5, 3, 32, 32' 15360
+for module in embeddings encoder.layers.0 encoder.layers.1 post_layernorm; do
+    check "--dump $module" npy model.vision_model.$module f4 '5, 16, 24' 1920
+done
+check '--dump connector' npy model.connector f4 '5, 4, 32' 640
+for module in layers.0 layers.1 norm; do
+    check "--dump $module" npy model.text_model.$module f4 '1, 52, 32' 1664
+done
+check '--dump lm_head' npy lm_head f4 '1, 1, 378' 378
+check '--tiles writes these files' test "$(LC_ALL=C ls "$tmp/tiles" | tr '\n' ' ')" = "image0.ppm image0_global.ppm \
+image0_row1_col1.ppm image0_row1_col2.ppm image0_row2_col1.ppm image0_row2_col2.ppm "
+
+# ppm NAME WIDTH HEIGHT
+ppm() {
+    [ "$(head -n 3 "$tmp/tiles/$1.ppm" | tr '\n' ' ')" = "P6 $2 $3 255 " ] &&
+        [ "$(wc -c < "$tmp/tiles/$1.ppm")" -eq $((9 + ${#2} + ${#3} + $2 * $3 * 3)) ]
+}
+check '--tiles image0' ppm image0 50 37
+check '--tiles image0_global' ppm image0_global 32 32
+check '--tiles image0_row2_col1' ppm image0_row2_col1 32 32
+
+run $vlm -i $golden/b.ppm -i $golden/a.png -p "$question" -n 1 -q --no-split --tiles "$tmp/tiles2"
+check '--tiles of unsplit pictures' test "$(LC_ALL=C ls "$tmp/tiles2" | tr '\n' ' ')" = \
+    "image0.ppm image0_global.ppm image1.ppm image1_global.ppm "
+check '--tiles gives a P6 back as it was' cmp -s "$tmp/tiles2/image0.ppm" $golden/b.ppm
+run $vlm -i $golden/a.png -p "$question" -q --longest-edge 1000 --dump "$tmp/dump3"
+check '--dump of what is refused' sentence 1 'context'
+check 'no unfinished files' test "$(find "$tmp" -name '*.part' | wc -l)" -eq 0
+
+# ----------------------------------------------------------------------------------------------- a full disk, no memory
+
+if [ -c /dev/full ]; then
+    for option in '-n 8' '-n 8 --json' '--info' '--help'; do
+        # shellcheck disable=SC2086
+        "$smolvlm" $vlm -p hello -q $option > /dev/full 2> "$tmp/err"
+        code=$?
+        : > "$tmp/out"
+        check "a full disk, $option" sentence 1 'stdout: could not be written'
+    done
+else
+    skip 'a full disk: there is no /dev/full'
+fi
+
+# An address space too small for the picture; a sanitizer's own needs are larger than any limit.
+limited() {
+    (ulimit -v 50000 && exec "$smolvlm" "$@") > "$tmp/out" 2> "$tmp/err"
+    code=$?
+}
+if [ "${SV_SANITIZE:-0}" = 1 ] || ! limited $vlm -p "$question" -n 8 -q -j 1 || [ $code -ne 0 ]; then
+    skip 'no memory: the address space cannot be limited here'
+else
+    limited $vlm -i $golden/a.png -p "$question" -q -j 1 --longest-edge 4096
+    check 'no memory for a picture' sentence 1 'memory'
+fi
+
+echo
+echo "Pass: $passed, fail: $failed, skip: $skipped."
+[ $failed -eq 0 ]
