@@ -12,9 +12,10 @@ VENV ?= .venv
 
 HASH := \#
 # $(call try,FLAGS): FLAGS if the compiler takes them without a word.
-try = $(shell printf '$(2)int main(void) { return 0; }\n' | $(CC) -Werror $(1) -x c - -o /dev/null 2>/dev/null && echo '$(1)')
+try = $(shell printf '$(2)int main(void) { return 0; }\n' | $(CC) -Werror $(1) -x c - -o /dev/null 2>/dev/null && \
+              echo '$(1)')
 
-ARCH ?= $(call try,-march=native)
+ARCH := $(call try,-march=native)
 ifneq ($(OMP),0)
 OMPFLAGS := $(call try,-fopenmp,$(HASH)include <omp.h>\n)
 endif
@@ -22,7 +23,7 @@ endif
 # -ffp-contract=off, -fexcess-precision=fast: the same bits on every machine (see quant.c); a float stays a float.
 CFLAGS ?= -O3 -g
 FLAGS = -std=c11 $(CFLAGS) $(ARCH) -ffp-contract=off $(EXCESS) $(OMPFLAGS) -Wall -Wextra -Wpedantic $(CFLAGS_EXTRA)
-EXCESS := $(call try,-fexcess-precision=fast)
+EXCESS := $(call try,-fexcess-precision=fast) $(call try,-msse2 -mfpmath=sse)
 
 PARTS = smolvlm vision decoder tokenizer quant image
 OBJECTS = $(PARTS:%=$(BUILD)/%.o)
@@ -31,8 +32,12 @@ TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 smolvlm: $(BUILD)/main.o $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -o $@ $^ -lm
 
-$(BUILD)/%.o: %.c smolvlm.h Makefile
+# What was built with other flags is built again.
+$(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
+	@echo '$(CC) $(FLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CC) $(FLAGS) $(LDFLAGS)' >$@
+
+$(BUILD)/%.o: %.c smolvlm.h Makefile $(BUILD)/flags
 	$(CC) $(FLAGS) -c -o $@ $<
 
 $(BUILD)/smolvlm: $(BUILD)/main.o $(OBJECTS)
@@ -46,7 +51,7 @@ test: $(TESTS:%=$(BUILD)/%) $(BUILD)/smolvlm
 
 # gcc's OpenMP runtime is not instrumented, and one thread finds the same errors.
 sanitize:
-	$(MAKE) test BUILD=build/sanitize OMP=0 CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+	$(MAKE) test BUILD=build/sanitize SV_SANITIZE=1 OMP=0 CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 $(VENV)/ready: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,7 +62,8 @@ $(VENV)/ready: tests/requirements.txt
 # make parity [MODEL=hf_dir IMAGE=photo.jpg PROMPT="..."]
 parity: smolvlm $(VENV)/ready
 	$(if $(MODEL),,$(VENV)/bin/python tests/test_export.py)
-	$(VENV)/bin/python tests/parity.py $(if $(MODEL),--model "$(MODEL)" $(if $(IMAGE),--image "$(IMAGE)") $(if $(PROMPT),--prompt "$(PROMPT)"))
+	$(VENV)/bin/python tests/parity.py $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),--image "$(IMAGE)") \
+	    $(if $(PROMPT),--prompt "$(PROMPT)")
 
 parity-full: smolvlm $(VENV)/ready
 	$(VENV)/bin/python tests/parity.py --full
@@ -65,5 +71,6 @@ parity-full: smolvlm $(VENV)/ready
 clean:
 	rm -rf build smolvlm
 
+FORCE:
 .PHONY: test sanitize parity parity-full clean
 .SECONDARY:

@@ -31,15 +31,27 @@ struct SvDecoder {
     float *k_cache, *v_cache;               /* [num_hidden_layers, capacity, num_key_value_heads * head_dim] */
     float *sine, *cosine;                   /* [capacity, head_dim / 2] */
     float *norm, *q, *attention, *gate, *up, *scores;
+    void *block;                            /* what all of these lie in */
 };
 
-static size_t chunk_of(size_t capacity) { return capacity < CHUNK ? capacity : CHUNK; }
+/* The decoder's arrays, and the floats that each takes, stated once: allocated by sv_decoder_new, summed for people. */
+enum { N_PARTS = 10 };
 
-uint64_t sv_decoder_memory(const SvConfig *c, int capacity) {
-    uint64_t t = (uint64_t)capacity, kv = (uint64_t)c->num_key_value_heads * c->head_dim;
-    uint64_t q = (uint64_t)c->num_attention_heads * c->head_dim;
-    return (2 * c->num_hidden_layers * t * kv + t * c->head_dim + 4 * t +
-            chunk_of(t) * ((uint64_t)c->hidden_size + 2 * q + 2 * (uint64_t)c->intermediate_size)) * sizeof(float);
+static void part_sizes(const SvConfig *c, uint64_t capacity, int threads, uint64_t size[N_PARTS]) {
+    uint64_t chunk = capacity < CHUNK ? capacity : CHUNK, q_dim = (uint64_t)c->num_attention_heads * c->head_dim;
+    size[0] = size[1] = c->num_hidden_layers * capacity * c->num_key_value_heads * c->head_dim;
+    size[2] = size[3] = capacity * c->head_dim / 2;
+    size[4] = chunk * c->hidden_size;
+    size[5] = chunk * (q_dim > c->hidden_size ? q_dim : c->hidden_size);
+    size[6] = chunk * q_dim;
+    size[7] = size[8] = chunk * c->intermediate_size;
+    size[9] = sv_attention_scratch(capacity, threads);
+}
+
+uint64_t sv_decoder_memory(const SvConfig *c, int capacity, int threads) {
+    uint64_t size[N_PARTS];
+    part_sizes(c, (uint64_t)capacity, sv_threads(threads), size);
+    return sv_sum(N_PARTS, size) * sizeof(float);
 }
 
 int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **decoder, SvError *error) {
@@ -49,33 +61,25 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
         return sv_fail(error, "%s: %d positions asked for, the model's context is %u tokens", model->path, capacity,
                        c->max_position_embeddings);
 
-    size_t t = (size_t)capacity, chunk = chunk_of(t), half = c->head_dim / 2;
-    size_t kv_dim = (size_t)c->num_key_value_heads * c->head_dim, q_dim = (size_t)c->num_attention_heads * c->head_dim;
+    threads = sv_threads(threads);
     SvDecoder *d = calloc(1, sizeof *d);
-    if (!d) return sv_fail(error, "%s: out of memory", model->path);
-    d->model = model;
-    d->threads = sv_threads(threads);
-    d->capacity = t;
-    d->k_cache = malloc(c->num_hidden_layers * t * kv_dim * sizeof(float));
-    d->v_cache = malloc(c->num_hidden_layers * t * kv_dim * sizeof(float));
-    d->sine = malloc(t * half * sizeof(float));
-    d->cosine = malloc(t * half * sizeof(float));
-    d->norm = malloc(chunk * c->hidden_size * sizeof(float));
-    d->q = malloc(chunk * (q_dim > c->hidden_size ? q_dim : c->hidden_size) * sizeof(float));
-    d->attention = malloc(chunk * q_dim * sizeof(float));
-    d->gate = malloc(chunk * c->intermediate_size * sizeof(float));
-    d->up = malloc(chunk * c->intermediate_size * sizeof(float));
-    d->scores = malloc(sv_attention_scratch(t, d->threads) * sizeof(float));
-    if (!d->k_cache || !d->v_cache || !d->sine || !d->cosine || !d->norm || !d->q || !d->attention || !d->gate ||
-        !d->up || !d->scores) {
-        sv_decoder_free(d);
+    uint64_t size[N_PARTS];
+    part_sizes(c, (uint64_t)capacity, threads, size);
+    if (d) d->block = sv_floats(N_PARTS, size, (float **[]){ &d->k_cache, &d->v_cache, &d->sine, &d->cosine, &d->norm,
+                                                             &d->q, &d->attention, &d->gate, &d->up, &d->scores });
+    if (!d || !d->block) {
+        free(d);
         return sv_fail(error, "%s: out of memory for a context of %d tokens (%llu MB)", model->path, capacity,
-                       (unsigned long long)(sv_decoder_memory(c, capacity) >> 20));
+                       (unsigned long long)(sv_decoder_memory(c, capacity, threads) >> 20));
     }
+    d->model = model;
+    d->threads = threads;
+    d->capacity = (size_t)capacity;
 
     /* LlamaRotaryEmbedding: the angle of position p at frequency i, a product of two floats */
+    size_t half = c->head_dim / 2;
     const float *inv_freq = model->text.inv_freq.data;
-    for (size_t p = 0; p < t; p++)
+    for (size_t p = 0; p < d->capacity; p++)
         for (size_t i = 0; i < half; i++)
             sv_sin_cos((float)p * inv_freq[i], &d->sine[p * half + i], &d->cosine[p * half + i]);
     *decoder = d;
@@ -83,17 +87,7 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
 }
 
 void sv_decoder_free(SvDecoder *d) {
-    if (!d) return;
-    free(d->k_cache);
-    free(d->v_cache);
-    free(d->sine);
-    free(d->cosine);
-    free(d->norm);
-    free(d->q);
-    free(d->attention);
-    free(d->gate);
-    free(d->up);
-    free(d->scores);
+    if (d) free(d->block);
     free(d);
 }
 
@@ -124,6 +118,7 @@ static void forward_chunk(SvDecoder *d, float *x, size_t count, const SvEvents *
     int threads = d->threads;
     size_t dim = c->hidden_size, heads = c->num_attention_heads, kv_heads = c->num_key_value_heads;
     size_t kv_dim = kv_heads * c->head_dim, seen = d->position + count;
+    const char *name = c->vision_num_hidden_layers ? "model.text_model.layers.%d" : "model.layers.%d";   /* Llama's */
 
     for (uint32_t l = 0; l < c->num_hidden_layers; l++) {
         const SvTextLayer *layer = &d->model->text.layers[l];
@@ -149,7 +144,7 @@ static void forward_chunk(SvDecoder *d, float *x, size_t count, const SvEvents *
         sv_silu_mul(d->gate, d->up, count * c->intermediate_size, threads);
         sv_matmul(d->q, d->gate, &layer->down_proj, NULL, count, threads);
         sv_add(x, d->q, count * dim);
-        sv_emit(events, "model.text_model.layers.%d", (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
+        sv_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
     }
     d->position = seen;
 }
@@ -157,19 +152,22 @@ static void forward_chunk(SvDecoder *d, float *x, size_t count, const SvEvents *
 int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, const SvEvents *events, SvError *error) {
     const SvConfig *c = &d->model->config;
     size_t dim = c->hidden_size;
-    if (count == 0 || count > d->capacity - d->position)
+    if (count == 0) return sv_fail(error, "%s: no token to run", d->model->path);
+    if (count > d->capacity - d->position)
         return sv_fail(error, "%s: %zu more tokens do not fit: %zu of %zu positions are taken", d->model->path, count,
                        d->position, d->capacity);
 
     bool listening = events && events->activation;
     for (size_t done = 0; done < count;) {
         size_t chunk = count - done < CHUNK ? count - done : CHUNK;
-        if (events && events->progress && count > 1)
-            events->progress(events->user, "prefill", (int)(done + chunk), (int)count);
+        if (events && events->progress && count > 1 &&
+            events->progress(events->user, "prefill", (int)(done + chunk), (int)count))
+            return sv_fail(error, "stopped in the middle of the prompt");
         forward_chunk(d, x + done * dim, chunk, events);
         if (listening) {                                    /* HF normalises every position; an answer needs the last */
             sv_rms_norm(d->norm, x + done * dim, d->model->text.norm.data, chunk, dim, c->rms_norm_eps, d->threads);
-            sv_emit(events, "model.text_model.norm", 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
+            const char *name = c->vision_num_hidden_layers ? "model.text_model.norm" : "model.norm";
+            sv_emit(events, name, 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
         }
         done += chunk;
     }

@@ -77,13 +77,13 @@ def read_json(directory, name, default=None):
 # ------------------------------------------------------------------------------------------------ the layout, smolvlm.h
 
 def read_layout():
-    """smolvlm.h's lists: config [(kind, field)], tensors {list: [(field, name, rows, cols)]}, formats {name: int}."""
+    """smolvlm.h's lists: config [(type, field)], tensors {list: [(field, kind, name, rows, cols)]}, formats {name: id}."""
     with open(HEADER, encoding="utf-8") as f:
         header = f.read()
     for name, text in re.findall(r'#define (SV_\w+_LAYER) "(.*)"', header):
         header = header.replace(f'{name} "', f'"{text}')
     bodies = dict(re.findall(r"#define (SV_CONFIG|SV_\w+_TENSORS)\([^)]*\)((?:.*\\\n)+.*)", header))
-    entry = re.compile(r'\bT\((\w+),\s*"([^"]+)",[\s\\]*(.+),\s*(.+?)\)\s*\\?$', re.M)
+    entry = re.compile(r'\bT\((\w+),\s*([VM]),\s*"([^"]+)",[\s\\]*(.+),\s*(.+?)\)\s*\\?$', re.M)
     return types.SimpleNamespace(
         magic=re.search(r'#define SV_FILE_MAGIC\s+"(.*)"', header)[1].encode().decode("unicode_escape").encode(),
         version=int(re.search(r"#define SV_FILE_VERSION\s+(\d+)", header)[1]),
@@ -93,15 +93,14 @@ def read_layout():
 
 
 def list_tensors(layout, fields):
-    """Every tensor of the file in its order: [(field, name, rows, cols)], the sizes as C would compute them."""
-    c = types.SimpleNamespace(**fields)
+    """Every tensor of the file in its order: [(field, kind, name, rows, cols)], the sizes as C would compute them."""
     value = lambda expression: eval(expression.replace("/", "//"), dict(fields))
-    parts = [("SV_TEXT_TENSORS", 1), ("SV_TEXT_LAYER_TENSORS", c.num_hidden_layers)]
-    if c.vision_num_hidden_layers:
-        parts = [("SV_VISION_TENSORS", 1), ("SV_VISION_LAYER_TENSORS", c.vision_num_hidden_layers)] + parts
-    return [(field, name.replace("%d", str(layer)), value(rows), value(cols))
-            for part, layers in parts for layer in range(layers) for field, name, rows, cols in layout.tensors[part]
-            if not (field == "lm_head" and c.tie_word_embeddings)]
+    vision = fields["vision_num_hidden_layers"]
+    parts = [("SV_VISION_TENSORS", min(vision, 1)), ("SV_VISION_LAYER_TENSORS", vision), ("SV_TEXT_TENSORS", 1),
+             ("SV_TEXT_LAYER_TENSORS", fields["num_hidden_layers"]),
+             ("SV_UNTIED_TENSORS", 1 - fields["tie_word_embeddings"])]
+    return [(field, kind, name.replace("%d", str(layer)), value(rows), value(cols)) for part, layers in parts
+            for layer in range(layers) for field, kind, name, rows, cols in layout.tensors[part]]
 
 
 EMPTY = {"U32": 0, "F32": 0, "F64": 0, "F3": (0, 0, 0), "IDS": (), "STR": ""}       # what a text-only model lacks
@@ -262,11 +261,24 @@ def inv_freq(rope, head_dim):
     return frequencies.reshape(1, -1)
 
 
+# What generation_config.json may ask of greedy generation, and the value at which it asks nothing. Sampling is asked
+# for on the command line, so do_sample, temperature, top_k and top_p are not read.
+NEUTRAL = dict(repetition_penalty=1.0, encoder_repetition_penalty=1.0, no_repeat_ngram_size=0, num_beams=1,
+               encoder_no_repeat_ngram_size=0, min_length=0, min_new_tokens=0, bad_words_ids=[], suppress_tokens=[],
+               begin_suppress_tokens=[], forced_bos_token_id=None, forced_eos_token_id=None, sequence_bias=None,
+               guidance_scale=1.0, penalty_alpha=None, exponential_decay_length_penalty=None,
+               remove_invalid_values=False)
+
+
 def read_eos(directory, config, vocab_size):
     """The ids that end an answer, as generate() has them: generation_config.json's, or where there is no such file
     config.json's (GenerationConfig.from_model_config)."""
     name = "generation_config.json"
-    ids = read_json(directory, name, {}).get("eos_token_id")
+    generation = read_json(directory, name, {})
+    for key, neutral in NEUTRAL.items():
+        if generation.get(key) not in (None, neutral):
+            raise Refused(f"{os.path.join(directory, name)}: {key} is {generation[key]!r}, which smolvlm does not do")
+    ids = generation.get("eos_token_id")
     if not os.path.exists(os.path.join(directory, name)):
         name, text = "config.json", config.get("text_config") or {}
         ids = text.get("eos_token_id") if config.get("eos_token_id") is None else config["eos_token_id"]
@@ -427,7 +439,7 @@ def read_chat(template, tokens, image_token):
         raise Refused(f"the chat template puts {found['image']!r} for a picture, but image_token is {image_token!r}")
     found.setdefault("chat_role_suffix_image", found["chat_role_suffix"])
     found = {field: found.get(field, "") for field in CHAT_FIELDS}
-    return {**found, "chat_role_capitalize": int(bool(match["capitalize"]))}
+    return {**found, "chat_template": 1, "chat_role_capitalize": int(bool(match["capitalize"]))}
 
 
 # ------------------------------------------------------------------------------------------------ the tokenizer
@@ -655,7 +667,7 @@ def settle_embeddings(directory, found, fields, text_only):
 def check_tensors(directory, found, tensors, fields, text_only):
     """Refuses a checkpoint with a tensor missing, misshapen, in an unknown dtype, or left over."""
     left = {name for name in found if not HARMLESS.fullmatch(name)}
-    for field, name, rows, cols in tensors:
+    for field, _, name, rows, cols in tensors:
         if field == "inv_freq":
             continue
         name = source_name(name, text_only)
@@ -714,27 +726,31 @@ def gather(directory, layout):
 
 
 def export(directory, out, format):
-    """Writes the checkpoint directory to the file out; returns (bytes, parameters). Raises Refused and OSError."""
+    """Writes the checkpoint directory to the file out; returns (format, bytes, parameters).
+
+    format None: the smallest that loses nothing. Raises Refused and OSError."""
     layout = read_layout()
     fields, frequencies, blob, found, text_only = gather(directory, layout)
     tensors = list_tensors(layout, fields)
     check_tensors(directory, found, tensors, fields, text_only)
 
-    formats = ["f32" if rows == 1 or field == "position_embedding" else format for field, _, rows, _ in tensors]
-    sizes = [rows * FORMATS[f][0](cols) for f, (_, _, rows, cols) in zip(formats, tensors)]
+    matrices = {found[source_name(name, text_only)][1] for _, kind, name, _, _ in tensors if kind == "M"}
+    format = format or ("bf16" if matrices == {"BF16"} else "f32")
+    formats = ["f32" if kind == "V" else format for _, kind, _, _, _ in tensors]
+    sizes = [rows * FORMATS[f][0](cols) for f, (_, _, _, rows, cols) in zip(formats, tensors)]
     config = pack_config(layout, fields)
-    table = sum(4 + len(name) + 28 for _, name, _, _ in tensors)
+    table = sum(4 + len(name) + 32 for _, _, name, _, _ in tensors)
     data_offset = offset = align(40 + len(config) + table + len(blob))
     entries = []
-    for f, size, (_, name, rows, cols) in zip(formats, sizes, tensors):
-        entries.append(pack_string(name) + struct.pack("<3I2Q", layout.formats[f], rows, cols, offset, size))
+    for f, size, (_, _, name, rows, cols) in zip(formats, sizes, tensors):
+        entries.append(pack_string(name) + struct.pack("<4I2Q", layout.formats[f], 0, rows, cols, offset, size))
         offset += align(size)
     metadata = (config + b"".join(entries) + blob).ljust(data_offset - 40, b"\0")
 
     with written_aside(out) as f, tqdm(total=offset, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
         f.seek(data_offset)
         weights_crc = 0
-        for form, size, (field, name, rows, cols) in zip(formats, sizes, tensors):
+        for form, size, (field, _, name, rows, cols) in zip(formats, sizes, tensors):
             source = found.get(source_name(name, text_only))
             chunks = [frequencies] if field == "inv_freq" else rows_of(source, rows, cols)
             for data in itertools.chain(map(FORMATS[form][1], chunks), [np.zeros(align(size) - size, np.uint8)]):
@@ -745,7 +761,7 @@ def export(directory, out, format):
         f.seek(0)
         f.write(layout.magic + struct.pack("<II", layout.version, zlib.crc32(checked)) + checked)
         bar.update(data_offset)
-    return offset, sum(rows * cols for field, _, rows, cols in tensors if field != "inv_freq")
+    return format, offset, sum(rows * cols for field, _, _, rows, cols in tensors if field != "inv_freq")
 
 
 @contextlib.contextmanager
@@ -773,16 +789,17 @@ DIR is what Hugging Face publishes, downloaded as it is: config.json, tokenizer.
     hf download HuggingFaceTB/SmolVLM2-500M-Video-Instruct --local-dir SmolVLM2-500M
     python export.py SmolVLM2-500M smolvlm2-500m.bin
 --format says how the matrices are stored; norms, biases and positions are always f32.
-    bf16  2 bytes a number: what the models were trained in, and all the precision that a bf16 checkpoint has
-    f32   4 bytes a number: every bit of an f32 checkpoint, for comparing with the reference
+    bf16  2 bytes a number: what the models were trained in; an f32 or f16 checkpoint is rounded
+    f32   4 bytes a number: every bit of an f32 or f16 checkpoint
 OUT.bin appears only when it is complete; the same directory gives the same bytes every time. Exit status: 0, or 1
 with one sentence that names the file and what is wrong with it.""")
     parser.add_argument("directory", metavar="DIR", help="the checkpoint directory")
     parser.add_argument("out", metavar="OUT.bin", help="the file to write")
-    parser.add_argument("--format", choices=FORMATS, default="bf16", help="how matrices are stored (default: bf16)")
+    parser.add_argument("--format", choices=FORMATS, help="how matrices are stored (default: the smallest that loses "
+                        "nothing, so bf16 if the checkpoint is, else f32)")
     arguments = parser.parse_args()
     try:
-        size, parameters = export(arguments.directory, arguments.out, arguments.format)
+        format, size, parameters = export(arguments.directory, arguments.out, arguments.format)
     except Refused as refusal:
         sys.exit(f"export.py: {refusal}")
     except OSError as error:
@@ -793,7 +810,7 @@ with one sentence that names the file and what is wrong with it.""")
         sys.exit(f"export.py: {arguments.directory}: there is not enough memory")
     except KeyboardInterrupt:
         sys.exit("export.py: interrupted, nothing written")
-    print(f"{arguments.out}: {arguments.format}, {size / 1e6:.1f} MB, {parameters / 1e6:.2f} M parameters")
+    print(f"{arguments.out}: {format}, {size / 1e6:.1f} MB, {parameters / 1e6:.2f} M parameters")
 
 
 if __name__ == "__main__":

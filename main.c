@@ -14,8 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #if defined(__unix__) || defined(__APPLE__)
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #define stderr_is_terminal() isatty(2)
@@ -62,7 +62,8 @@ static const char HELP[] =
     "  -h, --help\n"
     "      --version\n"
     "\n"
-    "The answer goes to stdout, progress and timings to stderr. Exit code 0; 1 if something is wrong with an input\n"
+    "The answer goes to stdout (without white space before its first word; --json has all of it), progress and\n"
+    "timings to stderr. Exit code 0; 1 if something is wrong with an input\n"
     "(one sentence says what); 2 for wrong usage.\n";
 
 typedef struct Arguments {
@@ -73,7 +74,14 @@ typedef struct Arguments {
     bool json, tokenize, detokenize, info, quiet;
 } Arguments;
 
-static int complain(const char *format, ...) {
+#if defined(__GNUC__)
+#define PRINTF __attribute__((format(printf, 1, 2)))
+#else
+#define PRINTF
+#endif
+
+/* One sentence on stderr, and the exit code for a wrong input. */
+static PRINTF int complain(const char *format, ...) {
     va_list args;
     va_start(args, format);
     fputs("smolvlm: ", stderr);
@@ -83,10 +91,15 @@ static int complain(const char *format, ...) {
     return 1;
 }
 
-static double now(void) {
-    struct timespec t;
-    timespec_get(&t, TIME_UTC);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+/* The same for wrong usage. */
+static PRINTF int misused(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fputs("smolvlm: ", stderr);
+    vfprintf(stderr, format, args);
+    fputs(" (see --help)\n", stderr);
+    va_end(args);
+    return 2;
 }
 
 /* -------------------------------------------------------------------------------------------------------- arguments */
@@ -125,19 +138,19 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
         const char *word = argv[i], *value = NULL;
         size_t o = 0, n = sizeof options / sizeof options[0], length = strcspn(word, "=");
         if (word[0] != '-' || !word[1]) {
-            if (a->model) return complain("%s: a second model; pictures are given with -i (see --help)", word), 2;
+            if (a->model) return misused("%s: a second model; pictures are given with -i", word);
             a->model = word;
             continue;
         }
         while (o < n && strcmp(word, options[o].letter) != 0 &&
                !(strlen(options[o].name) == length && strncmp(word, options[o].name, length) == 0)) o++;
-        if (o == n) return complain("%s: no such option (see --help)", word), 2;
+        if (o == n) return misused("%s: no such option", word);
         if (options[o].takes_value) {
             if (word[length]) value = word + length + 1;
             else if (i + 1 < argc) value = argv[++i];
-            else return complain("%s: needs a value (see --help)", word), 2;
+            else return misused("%s: needs a value", word);
         } else if (word[length]) {
-            return complain("%s: takes no value", options[o].name), 2;
+            return misused("%s: takes no value", options[o].name);
         }
         long long number = 0;
         bool ok = true;
@@ -166,11 +179,11 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
         case VERSION: puts("smolvlm " SV_VERSION_STRING); return 0;
         default: break;
         }
-        if (!ok) return complain("%s %s: not a number it takes (see --help)", options[o].name, value), 2;
+        if (!ok) return misused("%s %s: not a number it takes", options[o].name, value);
     }
-    if (!a->model) return complain("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\" (see --help)"), 2;
+    if (!a->model) return misused("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
     if (!a->prompt && !a->tokenize && !a->detokenize && !a->info)
-        return complain("what is the question? smolvlm MODEL -i photo.jpg -p \"What is this?\" (see --help)"), 2;
+        return misused("what is the question? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
     return -1;
 }
 
@@ -255,6 +268,7 @@ static void dump_activation(Dumps *dumps, const SvActivation *a) {
         d = grown ? &grown[dumps->count] : NULL;
         char name[112];
         snprintf(name, sizeof name, "%s.npy", a->module);
+        if (!d) complain("%s: out of memory", dumps->directory);
         dumps->failed = !d || !output_open(&d->output, dumps->directory, name);
         if (dumps->failed) return;
         dumps->count++;
@@ -268,14 +282,16 @@ static void dump_activation(Dumps *dumps, const SvActivation *a) {
     size_t size = 1;
     for (int i = 0; i < a->dims; i++) size *= (size_t)a->shape[i];
     d->shape[d->axis] += a->shape[a->axis];
-    fwrite(a->data, sizeof(float), size, d->output.file);
+    if (fwrite(a->data, sizeof(float), size, d->output.file) == size) return;
+    complain("%s: could not be written: %s", d->output.path, strerror(errno));
+    dumps->failed = true;
 }
 
 /* keep: the answer succeeded, so the files get their names; else they are removed. */
 static bool dump_close(Dumps *dumps, bool keep) {
     for (int i = 0; i < dumps->count; i++) {
         Dump *d = &dumps->list[i];
-        if (!keep) {
+        if (!keep || dumps->failed) {
             fclose(d->output.file);
             remove(d->output.temporary);
             continue;
@@ -297,6 +313,7 @@ static bool dump_ids(const char *directory, const SvPrompt *prompt) {
 
 /* All of stdin, zero-terminated; NULL with a complaint if it cannot be held. */
 static char *read_stdin(size_t *size) {
+    enum { LONGEST = 1 << 30 };
     char *data = NULL;
     size_t room = 0;
     *size = 0;
@@ -305,13 +322,18 @@ static char *read_stdin(size_t *size) {
             char *grown = realloc(data, room = 2 * room + 65536);
             if (!grown) {
                 free(data);
-                complain("-: out of memory for stdin");
+                complain("standard input: out of memory");
                 return NULL;
             }
             data = grown;
         }
         *size += fread(data + *size, 1, room - *size - 1, stdin);
-    } while (!feof(stdin) && !ferror(stdin));
+        if (ferror(stdin) || *size > LONGEST) {
+            complain("standard input: %s", ferror(stdin) ? strerror(errno) : "more than a gigabyte of text");
+            free(data);
+            return NULL;
+        }
+    } while (!feof(stdin));
     data[*size] = 0;
     return data;
 }
@@ -325,12 +347,13 @@ typedef struct Show {
     int tokens;
 } Show;
 
-/* One line that is written over on a terminal, a line each elsewhere. */
-static void show_progress(void *user, const char *phase, int at, int total) {
+/* One line that is written over on a terminal, a line each elsewhere. Gives up where a dump could not be written. */
+static bool show_progress(void *user, const char *phase, int at, int total) {
     Show *show = user;
-    if (show->arguments->quiet) return;
+    if (show->arguments->quiet) return show->dumps.failed;
     fprintf(stderr, show->terminal ? "\r%s %d/%d\x1b[K" : "%s %d/%d\n", phase, at, total);
     show->line_open = show->terminal;
+    return show->dumps.failed;
 }
 
 static void end_progress(Show *show) {
@@ -441,10 +464,10 @@ static int print_info(const SvModel *m) {
     }
     printf("weights  %" PRIu64 " numbers\n", total);
     int positions = c->max_position_embeddings < 1000 ? (int)c->max_position_embeddings : 1000;
-    int tiles = c->vision_num_hidden_layers ? 1 : 0;
+    int tiles = c->vision_num_hidden_layers ? 1 : 0, all = (int)c->max_position_embeddings;
     printf("memory   the file, and for %d tokens%s %.1f MB; for the whole context %.1f MB\n", positions,
-           tiles ? " and a tile" : "", (double)sv_memory_needed(m, positions, tiles) / 1e6,
-           (double)sv_memory_needed(m, (int)c->max_position_embeddings, tiles) / 1e6);
+           tiles ? " and a tile" : "", (double)sv_memory_needed(m, positions, tiles, 0) / 1e6,
+           (double)sv_memory_needed(m, all, tiles, 0) / 1e6);
     return 0;
 }
 
@@ -471,16 +494,18 @@ static int detokenize(const SvModel *m) {
     char *text = read_stdin(&size), *at = text, *out;
     if (!text) return 1;
     int32_t *ids = malloc((size / 2 + 1) * sizeof *ids);
-    int result = ids ? 0 : complain("-: out of memory");
+    int result = ids ? 0 : complain("standard input: out of memory");
     while (result == 0 && at[strspn(at, " \t\r\n,[]")]) {
         char *end;
         at += strspn(at, " \t\r\n,[]");
         long long id = strtoll(at, &end, 10);
-        if (end == at || id < 0 || id >= (long long)m->config.vocab_size)
-            result = complain("-: '%.*s' is not a token id of this model", (int)strcspn(at, " \t\r\n,[]") % 40, at);
+        size_t length = strcspn(at, " \t\r\n,[]");
+        if (end != at + length || id < 0 || id >= (long long)m->config.vocab_size)
+            result = complain("standard input: '%.*s' is not a token id", length < 40 ? (int)length : 40, at);
         else ids[count++] = (int32_t)id;
         at = end;
     }
+    if (result == 0 && at + strlen(at) != text + size) result = complain("standard input: a zero byte among the ids");
     if (result == 0 && sv_detokenize(m->tokenizer, ids, count, &out, &out_size, &error) != 0)
         result = complain("%s", error.text);
     if (result == 0) {
@@ -507,7 +532,7 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     }
     if ((a->dump && !directory_ready(a->dump)) || (a->tiles && !directory_ready(a->tiles))) goto done;
 
-    double start = now();
+    double start = sv_seconds();
     for (int i = 0; i < a->n_images; i++) {
         char name[48];
         if (sv_image_read(a->images[i], &images[i], &error) != 0) goto failed;
@@ -524,17 +549,15 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     if (sv_prompt(m, a->system ? messages : messages + 1, a->system ? 2 : 1, &a->options, &prompt, &error) != 0)
         goto failed;
     for (int i = 0; i < a->n_images; i++) sv_image_free(&images[i]);
-    double image_seconds = now() - start;
+    double image_seconds = sv_seconds() - start;
 
     if (a->tiles && !write_tiles(a->tiles, &prompt)) goto done;
     if (a->dump && !dump_ids(a->dump, &prompt)) goto done;
-    if (a->options.max_tokens > 0 && sv_generate(m, &prompt, &a->options, &events, &result, &error) != 0) {
-        end_progress(&show);
-        dump_close(&show.dumps, false);
-        goto failed;
-    }
+    bool answered = a->options.max_tokens == 0 || sv_generate(m, &prompt, &a->options, &events, &result, &error) == 0;
+    bool gave_up = show.dumps.failed;                       /* and has said why */
     end_progress(&show);
-    if (!dump_close(&show.dumps, true)) goto done;
+    if (!dump_close(&show.dumps, answered) || gave_up) goto done;
+    if (!answered) goto failed;
     if (a->json) print_json(&prompt, &result, load_seconds, image_seconds);
     else if (a->options.max_tokens > 0) putchar('\n');
     if (!a->quiet) print_timings(&prompt, &result, load_seconds, image_seconds);
@@ -553,6 +576,11 @@ done:
 }
 
 int main(int argc, char **argv) {
+#if defined(__unix__) || defined(__APPLE__)
+    int fd;                                 /* a closed stdout must not become the first file that is opened */
+    while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= 2) {}
+    if (fd > 2) close(fd);
+#endif
     Arguments a = { .options = sv_default_options() };
     a.images = calloc((size_t)argc + 1, sizeof *a.images);
     if (!a.images) return complain("out of memory");
@@ -560,13 +588,15 @@ int main(int argc, char **argv) {
     if (code < 0) {
         SvError error;
         SvModel *model;
-        double start = now();
+        double start = sv_seconds();
         if (sv_open(a.model, &model, &error) != 0) {
             code = complain("%s", error.text);
         } else {
-            double load = now() - start;
-            code = a.info ? print_info(model) : a.tokenize ? tokenize(model) : a.detokenize ? detokenize(model)
-                 : answer(&a, model, load);
+            double load = sv_seconds() - start;
+            if (a.info) code = print_info(model);
+            else if (a.tokenize) code = tokenize(model);
+            else if (a.detokenize) code = detokenize(model);
+            else code = answer(&a, model, load);
             sv_close(model);
         }
     }

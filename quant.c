@@ -16,8 +16,12 @@
    products, which are compared with Hugging Face by tolerance; the build forbids it elsewhere (-ffp-contract=off). */
 #include "smolvlm.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
+#if FLT_EVAL_METHOD > 0
+#error "floats must be rounded to float: -fexcess-precision=fast or, on x86, -msse2 -mfpmath=sse (see the Makefile)"
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #elif defined(__GNUC__)

@@ -13,6 +13,7 @@
      SvAnswer: ids, text */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
+#define _FILE_OFFSET_BITS 64
 #endif
 #include "smolvlm.h"
 
@@ -36,22 +37,46 @@
 #endif
 
 int sv_fail(SvError *error, const char *format, ...) {
-    if (error) {
-        va_list args;
-        va_start(args, format);
-        vsnprintf(error->text, sizeof error->text, format, args);
-        va_end(args);
-    }
+    char whole[8192];
+    va_list args;
+    va_start(args, format);
+    int size = error ? vsnprintf(whole, sizeof whole, format, args) : 0;
+    va_end(args);
+    if (!error || size < 0) return -1;
+    size_t length = strlen(whole), half = sizeof error->text / 2 - 8;
+    if (length < sizeof error->text) memcpy(error->text, whole, length + 1);
+    else sprintf(error->text, "%.*s ... %s", (int)half, whole, whole + length - half);     /* a path of that length */
     return -1;
 }
 
-static double now(void) {
+double sv_seconds(void) {
     struct timespec t;
+#ifdef CLOCK_MONOTONIC
+    clock_gettime(CLOCK_MONOTONIC, &t);
+#else
     timespec_get(&t, TIME_UTC);
+#endif
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Each array begins at a multiple of 64 bytes after the first. */
+uint64_t sv_sum(int count, const uint64_t *sizes) {
+    uint64_t total = 0;
+    for (int i = 0; i < count; i++) total += (sizes[i] + 15) / 16 * 16;
+    return total;
+}
+
+void *sv_floats(int count, const uint64_t *sizes, float **const *parts) {
+    uint64_t total = sv_sum(count, sizes);
+    float *block = total <= SIZE_MAX / 2 / sizeof(float) ? malloc((size_t)total * sizeof(float) + 1) : NULL;
+    for (int i = 0; i < count && block; i++) *parts[i] = block + (size_t)sv_sum(i, sizes);
+    return block;
+}
+
 /* ------------------------------------------------------------------------------------------------- reading the file */
+
+/* A token that may be drawn: its logit, later its weight. */
+typedef struct Candidate { float weight; int32_t id; } Candidate;
 
 static bool big_endian(void) {
     const uint16_t one = 1;
@@ -92,9 +117,12 @@ static double take_f64(Cursor *c) {
 }
 
 static SvString take_string(Cursor *c) {
-    SvString s = { NULL, take_u32(c) };
-    s.data = (const char *)take(c, s.size);
-    if (c->bad) s = (SvString){ "", 0 };
+    enum { LONGEST = 1 << 20 };
+    SvString s = { "", take_u32(c) };
+    if (s.size > LONGEST) c->bad = true;
+    const uint8_t *data = c->bad ? NULL : take(c, s.size);
+    if (c->bad) return (SvString){ "", 0 };
+    s.data = (const char *)data;
     return s;
 }
 
@@ -121,8 +149,8 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
 #define BETWEEN(field, low, high)                                                                                      \
     if (c->field < (low) || c->field > (high))                                                                         \
         return sv_fail(error, "%s: %s is %u, expected %d to %u", path, #field, c->field, low, (uint32_t)(high));
-#define REQUIRE(condition, sentence)                                                                                   \
-    if (!(condition)) return sv_fail(error, "%s: %s", path, sentence);
+#define REQUIRE(condition, path, sentence)                                                                             \
+    if (!(condition)) return sv_fail(error, "%s: %s", path, sentence)
     BETWEEN(hidden_size, 1, 65536)
     BETWEEN(intermediate_size, 1, 262144)
     BETWEEN(num_hidden_layers, 1, 1024)
@@ -131,13 +159,14 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     BETWEEN(head_dim, 2, 1024)
     BETWEEN(vocab_size, 1, 1u << 22)
     BETWEEN(max_position_embeddings, 1, 1u << 24)
-    REQUIRE(c->tie_word_embeddings <= 1 && c->chat_role_capitalize <= 1, "a setting that is 0 or 1 is neither")
-    REQUIRE(c->num_attention_heads % c->num_key_value_heads == 0,
-            "num_key_value_heads does not divide num_attention_heads")
-    REQUIRE(c->head_dim % 2 == 0, "head_dim is odd, RoPE rotates pairs")
-    REQUIRE(c->rms_norm_eps >= 0 && c->rms_norm_eps < 1, "rms_norm_eps is out of range")
+    REQUIRE(c->tie_word_embeddings <= 1 && c->chat_role_capitalize <= 1 && c->chat_template <= 1, path,
+            "a setting that is 0 or 1 is neither");
+    REQUIRE(c->num_attention_heads % c->num_key_value_heads == 0, path,
+            "num_key_value_heads does not divide num_attention_heads");
+    REQUIRE(c->head_dim % 2 == 0, path, "head_dim is odd, RoPE rotates pairs");
+    REQUIRE(c->rms_norm_eps >= 0 && c->rms_norm_eps < 1, path, "rms_norm_eps is out of range");
     for (uint32_t i = 0; i < c->eos_token_id.count; i++)
-        REQUIRE(c->eos_token_id.id[i] < c->vocab_size, "an eos_token_id is not below vocab_size")
+        REQUIRE(c->eos_token_id.id[i] < c->vocab_size, path, "an eos_token_id is not below vocab_size");
     if (c->vision_num_hidden_layers == 0) return 0;
 
     BETWEEN(image_size, 1, 4096)
@@ -148,18 +177,19 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     BETWEEN(vision_num_attention_heads, 1, 1024)
     BETWEEN(scale_factor, 1, 64)
     BETWEEN(longest_edge, 1, SV_MAX_SIDE)
-    REQUIRE(c->do_image_splitting <= 1, "a setting that is 0 or 1 is neither")
-    REQUIRE(c->vision_hidden_size % c->vision_num_attention_heads == 0,
-            "vision_num_attention_heads does not divide vision_hidden_size")
-    REQUIRE(c->image_size / c->patch_size % c->scale_factor == 0, "scale_factor does not divide the patches of a side")
-    REQUIRE(c->layer_norm_eps >= 0 && c->layer_norm_eps < 1, "layer_norm_eps is out of range")
-    REQUIRE(c->rescale_factor > 0 && c->rescale_factor <= 1, "rescale_factor is out of range")
+    REQUIRE(c->do_image_splitting <= 1, path, "a setting that is 0 or 1 is neither");
+    REQUIRE(c->vision_hidden_size % c->vision_num_attention_heads == 0, path,
+            "vision_num_attention_heads does not divide vision_hidden_size");
+    REQUIRE(c->image_size / c->patch_size % c->scale_factor == 0, path,
+            "scale_factor does not divide the patches of a side");
+    REQUIRE(c->layer_norm_eps >= 0 && c->layer_norm_eps < 1, path, "layer_norm_eps is out of range");
+    REQUIRE(c->rescale_factor > 0 && c->rescale_factor <= 1, path, "rescale_factor is out of range");
     for (int i = 0; i < 3; i++) {
-        REQUIRE(fabsf(c->image_mean[i]) < 1e6f, "image_mean is out of range")
-        REQUIRE(c->image_std[i] > 1e-6f && c->image_std[i] < 1e6f, "image_std is out of range")
+        REQUIRE(fabsf(c->image_mean[i]) < 1e6f, path, "image_mean is out of range");
+        REQUIRE(c->image_std[i] > 1e-6f && c->image_std[i] < 1e6f, path, "image_std is out of range");
     }
-    REQUIRE(c->image_token_id < c->vocab_size, "image_token_id is not below vocab_size")
-    REQUIRE(c->image_token.size > 0, "image_token is empty")
+    REQUIRE(c->image_token_id < c->vocab_size, path, "image_token_id is not below vocab_size");
+    REQUIRE(c->image_token.size > 0, path, "image_token is empty");
     return 0;
 }
 
@@ -168,28 +198,29 @@ const char *sv_format_name(uint32_t format) {
     return format < 4 ? names[format] : "unknown";
 }
 
-uint64_t sv_tensor_bytes(uint32_t format, uint64_t rows, uint64_t cols) {
-    return rows * cols * (format == SV_F32 ? 4 : 2);
-}
+/* Bytes a number takes; 0 for a format that this version does not read. */
+static unsigned bytes_of(uint32_t format) { return format == SV_F32 ? 4 : format == SV_BF16 ? 2 : 0; }
 
-static int check_entry(const SvModel *m, const SvEntry *e, SvError *error) {
+/* Checks one line of the tensor table; `free_from` is where the tensor before it ends. */
+static int check_entry(const SvModel *m, const SvEntry *e, uint64_t free_from, SvError *error) {
     int length = e->name.size < 120 ? (int)e->name.size : 120;
-    if (e->format != SV_F32 && e->format != SV_BF16)
+    uint64_t numbers = (uint64_t)e->rows * e->cols;
+    if (bytes_of(e->format) == 0)
         return sv_fail(error, "%s: tensor %.*s has format %u (%s), which this version does not read", m->path, length,
                        e->name.data, e->format, sv_format_name(e->format));
-    if (e->rows == 0 || e->cols == 0 || e->size != sv_tensor_bytes(e->format, e->rows, e->cols))
+    if (numbers == 0 || numbers > UINT64_MAX / 8 || e->group != 0 || e->size != numbers * bytes_of(e->format))
         return sv_fail(error, "%s: tensor %.*s has a size that does not fit its shape", m->path, length, e->name.data);
-    if (e->offset % 64 != 0 || e->offset < m->data_offset || e->offset > m->file_size ||
-        e->size > m->file_size - e->offset)
+    if (e->offset % 64 != 0 || e->offset > m->file_size || e->size > m->file_size - e->offset)
         return sv_fail(error, "%s: tensor %.*s lies outside the file", m->path, length, e->name.data);
+    if (e->offset < free_from)
+        return sv_fail(error, "%s: tensor %.*s overlaps what is before it", m->path, length, e->name.data);
     return 0;
 }
 
-/* Finds a tensor by name and points to it. Vectors and position_embedding are read as floats in place. */
-static int bind(const SvModel *m, SvTensor *tensor, const char *name_format, uint32_t layer, uint64_t rows,
+/* Finds a tensor by name and points to it. kind: 'V' (always f32) or 'M' (any format). */
+static int bind(const SvModel *m, SvTensor *tensor, char kind, const char *name_format, uint32_t layer, uint64_t rows,
                 uint64_t cols, SvError *error) {
     char name[128];
-    bool in_place = rows == 1 || strstr(name_format, "position_embedding");
     int length = snprintf(name, sizeof name, name_format, (int)layer);
     for (uint32_t i = 0; i < m->n_entries; i++) {
         const SvEntry *e = &m->entries[i];
@@ -197,7 +228,7 @@ static int bind(const SvModel *m, SvTensor *tensor, const char *name_format, uin
         if (e->rows != rows || e->cols != cols)
             return sv_fail(error, "%s: tensor %s is %u x %u, expected %llu x %llu", m->path, name, e->rows, e->cols,
                            (unsigned long long)rows, (unsigned long long)cols);
-        if (in_place && e->format != SV_F32) return sv_fail(error, "%s: tensor %s is not f32", m->path, name);
+        if (kind == 'V' && e->format != SV_F32) return sv_fail(error, "%s: tensor %s is not f32", m->path, name);
         *tensor = (SvTensor){ m->file + e->offset, e->format, e->rows, e->cols };
         return 0;
     }
@@ -213,26 +244,35 @@ static int bind_all(SvModel *m, SvError *error) {
     uint64_t num_attention_heads = c->num_attention_heads, num_key_value_heads = c->num_key_value_heads;
     uint64_t head_dim = c->head_dim;
     uint32_t layer = 0;
-#define BIND(field, name, rows, cols)                                                                                  \
-    if (c->tie_word_embeddings && strcmp(#field, "lm_head") == 0) m->text.lm_head = m->text.embed_tokens;              \
-    else if (bind(m, &to->field, name, layer, rows, cols, error) != 0) return -1;
+#define BIND(field, kind, name, rows, cols)                                                                            \
+    if (bind(m, &to->field, #kind[0], name, layer, rows, cols, error) != 0) return -1;
 
-    SvText *text = &m->text;
-    text->layers = calloc(c->num_hidden_layers, sizeof *text->layers);
-    if (!text->layers) return sv_fail(error, "%s: out of memory", m->path);
-    { SvText *to = text; SV_TEXT_TENSORS(BIND) }
+    m->text.layers = calloc(c->num_hidden_layers, sizeof *m->text.layers);
+    if (!m->text.layers) return sv_fail(error, "%s: out of memory", m->path);
+    {
+        SvText *to = &m->text;
+        SV_TEXT_TENSORS(BIND)
+        if (c->tie_word_embeddings) to->lm_head = to->embed_tokens;
+        else SV_UNTIED_TENSORS(BIND)
+    }
     for (; layer < c->num_hidden_layers; layer++) {
-        SvTextLayer *to = &text->layers[layer];
+        SvTextLayer *to = &m->text.layers[layer];
         SV_TEXT_LAYER_TENSORS(BIND)
     }
+    const float *inv_freq = m->text.inv_freq.data;
+    for (uint32_t i = 0; i < c->head_dim / 2; i++)              /* so an angle stays below the context's length */
+        REQUIRE(inv_freq[i] >= 0 && inv_freq[i] <= 1, m->path, "a rotary frequency is not between 0 and 1");
 
     if (c->vision_num_hidden_layers == 0) return 0;
-    SvVision *vision = &m->vision;
-    vision->layers = calloc(c->vision_num_hidden_layers, sizeof *vision->layers);
-    if (!vision->layers) return sv_fail(error, "%s: out of memory", m->path);
-    { SvVision *to = vision; SV_VISION_TENSORS(BIND) }
-    for (layer = 0; layer < c->vision_num_hidden_layers; layer++) {
-        SvVisionLayer *to = &vision->layers[layer];
+    m->vision.layers = calloc(c->vision_num_hidden_layers, sizeof *m->vision.layers);
+    if (!m->vision.layers) return sv_fail(error, "%s: out of memory", m->path);
+    layer = 0;
+    {
+        SvVision *to = &m->vision;
+        SV_VISION_TENSORS(BIND)
+    }
+    for (; layer < c->vision_num_hidden_layers; layer++) {
+        SvVisionLayer *to = &m->vision.layers[layer];
         SV_VISION_LAYER_TENSORS(BIND)
     }
     return 0;
@@ -242,7 +282,7 @@ static int bind_all(SvModel *m, SvError *error) {
    is no mmap or the bytes must be turned round, read whole. */
 static int load_file(SvModel *m, SvError *error) {
 #if HAVE_MMAP
-    int fd = open(m->path, O_RDONLY);
+    int fd = open(m->path, O_RDONLY | O_NONBLOCK);
     if (fd < 0) return sv_fail(error, "%s: %s", m->path, strerror(errno));
     struct stat st;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
@@ -295,7 +335,7 @@ static int load_file(SvModel *m, SvError *error) {
 static void swap_weights(SvModel *m) {
     for (uint32_t i = 0; i < m->n_entries; i++) {
         const SvEntry *e = &m->entries[i];
-        size_t width = e->format == SV_F32 ? 4 : 2;
+        size_t width = bytes_of(e->format);
         for (uint8_t *b = m->file + e->offset, *end = b + e->size; b < end; b += width)
             for (size_t j = 0; j < width / 2; j++) {
                 uint8_t swap = b[j];
@@ -303,6 +343,11 @@ static void swap_weights(SvModel *m) {
                 b[width - 1 - j] = swap;
             }
     }
+}
+
+static int verify(const SvModel *m, SvError *error) {
+    if (sv_crc32(0, m->file + m->data_offset, m->file_size - m->data_offset) == m->weights_crc) return 0;
+    return sv_fail(error, "%s: the weights' checksum is wrong, the file is damaged", m->path);
 }
 
 static int parse(SvModel *m, SvError *error) {
@@ -336,21 +381,20 @@ static int parse(SvModel *m, SvError *error) {
         SvEntry *e = &m->entries[i];
         e->name = take_string(&cursor);
         e->format = take_u32(&cursor);
+        e->group = take_u32(&cursor);
         e->rows = take_u32(&cursor);
         e->cols = take_u32(&cursor);
         e->offset = take_u64(&cursor);
         e->size = take_u64(&cursor);
         if (cursor.bad) return sv_fail(error, "%s: the tensor table is damaged", m->path);
-        if (check_entry(m, e, error) != 0) return -1;
+        if (check_entry(m, e, i ? e[-1].offset + e[-1].size : m->data_offset, error) != 0) return -1;
     }
     size_t used;
     SvError why;
     if (sv_tokenizer_load(cursor.at, (size_t)(cursor.end - cursor.at), m->config.vocab_size, &used, &m->tokenizer,
                           &why) != 0)
         return sv_fail(error, "%s: %.500s", m->path, why.text);
-    if (m->file_size <= SV_VERIFY_SIZE &&
-        sv_crc32(0, m->file + m->data_offset, m->file_size - m->data_offset) != m->weights_crc)
-        return sv_fail(error, "%s: the weights' checksum is wrong, the file is damaged", m->path);
+    if ((m->file_size <= SV_VERIFY_SIZE || !m->mapped) && verify(m, error) != 0) return -1;
     if (big_endian()) swap_weights(m);
     return bind_all(m, error);
 }
@@ -373,20 +417,7 @@ int sv_open(const char *path, SvModel **model, SvError *error) {
 }
 
 int sv_verify(const SvModel *m, SvError *error) {
-    enum { PIECE = 1 << 16 };
-    FILE *f = fopen(m->path, "rb");
-    uint8_t *piece = malloc(PIECE);
-    uint32_t crc = 0;
-    uint64_t at = 0;
-    for (size_t got; f && piece && (got = fread(piece, 1, PIECE, f)) > 0; at += got) {
-        size_t skip = at >= m->data_offset ? 0 : m->data_offset - at < got ? (size_t)(m->data_offset - at) : got;
-        crc = sv_crc32(crc, piece + skip, got - skip);
-    }
-    free(piece);
-    if (f) fclose(f);
-    if (at != m->file_size) return sv_fail(error, "%s: could not be read to its end", m->path);
-    if (crc == m->weights_crc) return 0;
-    return sv_fail(error, "%s: the weights' checksum is wrong, the file is damaged", m->path);
+    return m->mapped ? verify(m, error) : 0;                /* a file that was read whole was verified then */
 }
 
 void sv_close(SvModel *m) {
@@ -403,12 +434,12 @@ void sv_close(SvModel *m) {
     free(m);
 }
 
-uint64_t sv_memory_needed(const SvModel *m, int positions, int tiles) {
+uint64_t sv_memory_needed(const SvModel *m, int positions, int tiles, int threads) {
     const SvConfig *c = &m->config;
-    uint64_t tokens = tiles ? (uint64_t)tiles * (uint64_t)sv_image_tokens(c) : 0;
-    return sv_decoder_memory(c, positions) + sv_vision_memory(c, tiles) +
-           ((uint64_t)positions + tokens) * c->hidden_size * sizeof(float) + c->vocab_size * sizeof(float) +
-           (uint64_t)tiles * 3 * c->image_size * c->image_size;
+    uint64_t n = (uint64_t)positions, t = (uint64_t)tiles;
+    return sv_decoder_memory(c, positions, threads) + sv_vision_memory(c, tiles, threads) +
+           (n + t * (uint64_t)sv_image_tokens(c)) * c->hidden_size * sizeof(float) +
+           c->vocab_size * (sizeof(float) + sizeof(Candidate)) + t * 3 * c->image_size * c->image_size;
 }
 
 void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
@@ -431,7 +462,7 @@ SvOptions sv_default_options(void) {
 typedef struct Text { char *data; size_t size, room; bool failed; } Text;
 
 static void put(Text *t, const char *data, size_t size) {
-    if (t->failed || size == 0) return;
+    if (t->failed) return;
     if (size >= t->room - t->size) {
         size_t room = 2 * t->room + size + 256;
         char *grown = room > t->room && room < SIZE_MAX / 2 ? realloc(t->data, room) : NULL;
@@ -500,10 +531,12 @@ static int render(const SvModel *m, const SvMessage *messages, int count, const 
         const SvMessage *message = &messages[i];
         bool picture_first = message->count > 0 && message->content[0].image;
         put_string(text, c->chat_role_prefix);
-        if (c->chat_generation_prompt.size > 0) put_role(text, c, message->role);   /* completion: no roles */
+        if (c->chat_template) put_role(text, c, message->role);
         put_string(text, picture_first ? c->chat_role_suffix_image : c->chat_role_suffix);
         for (int j = 0; j < message->count; j++) {
             const SvContent *content = &message->content[j];
+            if (!content->image == !content->text)
+                return sv_fail(error, "message %d: a content is either a text or a picture", i + 1);
             if (content->image) {
                 if (c->vision_num_hidden_layers == 0)
                     return sv_fail(error, "%s: a text-only model, it takes no pictures", m->path);
@@ -533,7 +566,8 @@ static int render(const SvModel *m, const SvMessage *messages, int count, const 
 static int join_tiles(SvPrompt *prompt, SvError *error) {
     if (prompt->n_pictures == 0) return 0;
     size_t side = (size_t)prompt->pictures[0].side, tile = 3 * side * side;
-    uint8_t *to = prompt->tiles = malloc((size_t)prompt->n_tiles * tile);
+    bool fits = (size_t)prompt->n_tiles <= SIZE_MAX / tile;
+    uint8_t *to = prompt->tiles = fits ? malloc((size_t)prompt->n_tiles * tile) : NULL;
     if (!to) return sv_fail(error, "out of memory for %d tiles", prompt->n_tiles);
     for (int i = 0; i < prompt->n_pictures; i++) {
         SvTiles *picture = &prompt->pictures[i];
@@ -547,7 +581,7 @@ static int join_tiles(SvPrompt *prompt, SvError *error) {
 
 int sv_prompt(const SvModel *m, const SvMessage *messages, int count, const SvOptions *options, SvPrompt *prompt,
               SvError *error) {
-    double start = now();
+    double start = sv_seconds();
     *prompt = (SvPrompt){ 0 };
     size_t pictures = 0;
     for (int i = 0; i < count; i++)
@@ -560,10 +594,10 @@ int sv_prompt(const SvModel *m, const SvMessage *messages, int count, const SvOp
     int result = render(m, messages, count, options, prompt, &text, error);
     prompt->text = text.data;
     if (result == 0) result = join_tiles(prompt, error);
-    if (result == 0 && (text.failed || !text.data)) result = sv_fail(error, "out of memory for the prompt");
+    if (result == 0 && text.failed) result = sv_fail(error, "%s: out of memory for the prompt", m->path);
     if (result == 0) result = sv_tokenize(m->tokenizer, text.data, text.size, &prompt->ids, &prompt->n_ids, error);
     if (result != 0) sv_prompt_free(prompt);
-    prompt->seconds = now() - start;
+    prompt->seconds = sv_seconds() - start;
     return result;
 }
 
@@ -578,11 +612,9 @@ void sv_prompt_free(SvPrompt *prompt) {
 
 /* --------------------------------------------------------------------------------------------- logits -> next token */
 
-typedef struct Candidate { float logit; int32_t id; } Candidate;
-
-static int by_logit(const void *a, const void *b) {
+static int by_weight(const void *a, const void *b) {
     const Candidate *x = a, *y = b;
-    if (x->logit != y->logit) return x->logit < y->logit ? 1 : -1;
+    if (x->weight != y->weight) return x->weight < y->weight ? 1 : -1;
     return x->id < y->id ? -1 : 1;
 }
 
@@ -597,46 +629,61 @@ static float uniform(uint64_t *state) {
 
 /* Greedy, or: divide by the temperature, keep the top k, of these the likeliest that together reach p, draw. (The order
    of HF's logits processors.) Tokens e^-30 less likely than the best are left out before sorting: all of them together
-   weigh less than a millionth. Returns -1 if the best logit is no number. */
+   weigh less than a millionth. Returns -1 if a logit is no number. */
 static int32_t sample(const float *logits, uint32_t vocab, const SvOptions *o, uint64_t *random,
                       Candidate *candidates) {
     int32_t best = 0;
-    for (uint32_t i = 1; i < vocab; i++)
+    for (uint32_t i = 0; i < vocab; i++) {
+        if (isnan(logits[i])) return -1;
         if (logits[i] > logits[best]) best = (int32_t)i;
-    if (!isfinite(logits[best])) return -1;
+    }
+    if (isinf(logits[best])) return -1;
     if (!(o->temperature > 0)) return best;
 
     size_t n = 0, kept = 0;
     for (uint32_t i = 0; i < vocab; i++)
-        if (logits[i] > logits[best] - 30 * o->temperature) candidates[n++] = (Candidate){ logits[i], (int32_t)i };
-    qsort(candidates, n, sizeof *candidates, by_logit);
+        if (logits[i] - logits[best] >= -30 * o->temperature) candidates[n++] = (Candidate){ logits[i], (int32_t)i };
+    qsort(candidates, n, sizeof *candidates, by_weight);
     if (o->top_k > 0 && (size_t)o->top_k < n) n = (size_t)o->top_k;
     float total = 0, reached = 0;
     for (size_t i = 0; i < n; i++)
-        total += candidates[i].logit = sv_exp((candidates[i].logit - logits[best]) / o->temperature);
-    while (kept < n && (kept == 0 || reached < o->top_p * total)) reached += candidates[kept++].logit;
+        total += candidates[i].weight = sv_exp((candidates[i].weight - logits[best]) / o->temperature);
+    while (kept < n && (kept == 0 || reached < o->top_p * total)) reached += candidates[kept++].weight;
     float draw = uniform(random) * reached;
     for (size_t i = 0; i < kept; i++)
-        if ((draw -= candidates[i].logit) < 0) return candidates[i].id;
+        if ((draw -= candidates[i].weight) < 0) return candidates[i].id;
     return candidates[kept - 1].id;
 }
 
 /* ------------------------------------------------------------------------------------------------- prompt -> answer */
 
 /* x [n_ids, hidden]: the tokens' embeddings, and at the <image> positions, in order, the rows of features. */
-static int embed_prompt(const SvModel *m, const SvPrompt *prompt, const float *features, float *x, SvError *error) {
-    const SvConfig *c = &m->config;
-    size_t dim = c->hidden_size, rows = 0, expected = 0;
-    if (prompt->n_tiles) expected = (size_t)prompt->n_tiles * (size_t)sv_image_tokens(c);
+static void embed_prompt(const SvModel *m, const SvPrompt *prompt, const float *features, float *x) {
+    size_t dim = m->config.hidden_size;
     sv_embed(m, prompt->ids, prompt->n_ids, x);
-    if (c->vision_num_hidden_layers == 0) return 0;
-    for (size_t i = 0; i < prompt->n_ids; i++) {
-        if ((uint32_t)prompt->ids[i] != c->image_token_id) continue;
-        if (rows < expected) memcpy(x + i * dim, features + rows * dim, dim * sizeof(float));
-        rows++;
+    for (size_t i = 0; i < prompt->n_ids && prompt->n_tiles > 0; i++) {
+        if ((uint32_t)prompt->ids[i] != m->config.image_token_id) continue;
+        memcpy(x + i * dim, features, dim * sizeof(float));
+        features += dim;
     }
-    if (rows == expected) return 0;
-    return sv_fail(error, "%s: the prompt has %zu image tokens, its pictures %zu", m->path, rows, expected);
+}
+
+/* What must hold before anything is computed: ids in the vocabulary, room for them, features for each <image>. */
+static int check_prompt(const SvModel *m, const SvPrompt *prompt, SvError *error) {
+    const SvConfig *c = &m->config;
+    size_t n = prompt->n_ids, found = 0, expected = (size_t)prompt->n_tiles * (size_t)sv_image_tokens(c);
+    if (n == 0) return sv_fail(error, "the prompt is empty");
+    if (n > c->max_position_embeddings)
+        return sv_fail(error, "%s: the prompt has %zu tokens, more than the context of %u%s", m->path, n,
+                       c->max_position_embeddings,
+                       prompt->n_tiles ? " (no-split or a smaller longest-edge takes fewer)" : "");
+    for (size_t i = 0; i < n; i++) {
+        if (prompt->ids[i] < 0 || (uint32_t)prompt->ids[i] >= c->vocab_size)
+            return sv_fail(error, "%s: the prompt has token %d, outside the vocabulary", m->path, prompt->ids[i]);
+        found += c->vision_num_hidden_layers > 0 && (uint32_t)prompt->ids[i] == c->image_token_id;
+    }
+    if (found == expected) return 0;
+    return sv_fail(error, "%s: the prompt has %zu image tokens, its pictures %zu", m->path, found, expected);
 }
 
 static bool is_end(const SvConfig *c, int32_t id) {
@@ -663,47 +710,41 @@ static bool deliver(const SvModel *m, const SvEvents *events, SvUtf8 *utf8, Text
 int sv_generate(const SvModel *m, const SvPrompt *prompt, const SvOptions *options, const SvEvents *events,
                 SvAnswer *answer, SvError *error) {
     const SvConfig *c = &m->config;
-    size_t dim = c->hidden_size, n = prompt->n_ids, max = options->max_tokens > 0 ? (size_t)options->max_tokens : 0;
+    size_t n = prompt->n_ids, max = options->max_tokens > 0 ? (size_t)options->max_tokens : 0;
     *answer = (SvAnswer){ 0 };
-    if (n == 0) return sv_fail(error, "the prompt is empty");
-    if (n > c->max_position_embeddings || n > INT_MAX / 2)
-        return sv_fail(error, "the prompt has %zu tokens, more than the context of %u%s", n, c->max_position_embeddings,
-                       prompt->n_tiles ? " (no-split or a smaller longest-edge takes fewer)" : "");
-    for (size_t i = 0; i < n; i++)
-        if (prompt->ids[i] < 0 || (uint32_t)prompt->ids[i] >= c->vocab_size)
-            return sv_fail(error, "%s: the prompt has token %d, outside the vocabulary", m->path, prompt->ids[i]);
+    if (check_prompt(m, prompt, error) != 0) return -1;
     if (max > c->max_position_embeddings - n) max = c->max_position_embeddings - n;
 
-    size_t tokens = prompt->n_tiles ? (size_t)sv_image_tokens(c) : 0;
     SvDecoder *decoder = NULL;
-    float *x = malloc(n * dim * sizeof(float));
-    float *features = malloc((size_t)prompt->n_tiles * tokens * dim * sizeof(float) + 1);
-    float *logits = malloc(c->vocab_size * sizeof(float));
-    Candidate *candidates = malloc(options->temperature > 0 ? c->vocab_size * sizeof *candidates : 1);
+    uint64_t tokens = (uint64_t)prompt->n_tiles * (uint64_t)sv_image_tokens(c);
+    float *x = NULL, *features = NULL, *logits = NULL;
+    void *block = sv_floats(3, (uint64_t[]){ n * (uint64_t)c->hidden_size, tokens * c->hidden_size, c->vocab_size },
+                            (float **[]){ &x, &features, &logits });
+    Candidate *candidates = options->temperature > 0 ? malloc(c->vocab_size * sizeof *candidates) : NULL;
     answer->ids = malloc((max + 1) * sizeof *answer->ids);
     Text text = { 0 };
-    put(&text, "", 1);                                      /* a terminated string from the start */
-    text.size = 0;
+    put(&text, "", 0);                                      /* a terminated string from the start */
     int result = -1;
-    if (!x || !features || !logits || !candidates || !answer->ids || text.failed) {
+    if (!block || (options->temperature > 0 && !candidates) || !answer->ids || text.failed) {
         sv_fail(error, "%s: out of memory for a prompt of %zu tokens", m->path, n);
         goto done;
     }
     if (sv_decoder_new(m, (int)(n + max), options->threads, &decoder, error) != 0) goto done;
 
-    double start = now();
+    double start = sv_seconds();
     if (prompt->n_tiles &&
         sv_vision(m, prompt->tiles, prompt->n_tiles, options->threads, features, events, error) != 0) goto done;
-    answer->vision_seconds = now() - start;
+    answer->vision_seconds = sv_seconds() - start;
 
-    start = now();
-    if (embed_prompt(m, prompt, features, x, error) != 0) goto done;
+    start = sv_seconds();
+    embed_prompt(m, prompt, features, x);
     if (sv_decoder_forward(decoder, x, n, logits, events, error) != 0) goto done;
-    answer->prefill_seconds = now() - start;
+    answer->prefill_seconds = sv_seconds() - start;
 
-    start = now();
+    start = sv_seconds();
     SvUtf8 utf8 = { { 0 }, 0 };
     uint64_t random = options->seed;
+    bool told_to_stop = false;
     while (answer->n_ids < max) {
         int32_t id = sample(logits, c->vocab_size, options, &random, candidates);
         if (id < 0) {
@@ -713,22 +754,20 @@ int sv_generate(const SvModel *m, const SvPrompt *prompt, const SvOptions *optio
         answer->stopped = is_end(c, id);
         if (answer->stopped) break;
         answer->ids[answer->n_ids++] = id;
-        answer->stopped = deliver(m, events, &utf8, &text, id, false);
-        if (answer->stopped || answer->n_ids == max) break;
+        answer->stopped = told_to_stop = deliver(m, events, &utf8, &text, id, false);
+        if (told_to_stop || answer->n_ids == max) break;
         sv_embed(m, &id, 1, x);
         if (sv_decoder_forward(decoder, x, 1, logits, NULL, error) != 0) goto done;
     }
-    deliver(m, events, &utf8, &text, -1, true);
-    answer->decode_seconds = now() - start;
+    deliver(m, told_to_stop ? NULL : events, &utf8, &text, -1, true);
+    answer->decode_seconds = sv_seconds() - start;
     result = text.failed ? sv_fail(error, "%s: out of memory for the answer", m->path) : 0;
 
 done:
     answer->text = text.data;
     answer->size = text.size;
     sv_decoder_free(decoder);
-    free(x);
-    free(features);
-    free(logits);
+    free(block);
     free(candidates);
     if (result != 0) sv_answer_free(answer);
     return result;

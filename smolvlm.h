@@ -29,7 +29,8 @@ extern "C" {
 
 typedef struct SvError { char text[640]; } SvError;
 
-/* Writes the sentence and returns -1, so that "return sv_fail(error, ...)" is how every function here fails. */
+/* Writes the sentence (its middle left out if it is too long) and returns -1, so that "return sv_fail(error, ...)" is
+   how every function here fails. */
 int sv_fail(SvError *error, const char *format, ...)
 #if defined(__GNUC__)
     __attribute__((format(printf, 2, 3)))
@@ -49,8 +50,8 @@ int sv_fail(SvError *error, const char *format, ...)
             32  u32      weights_crc: CRC-32 of the bytes data_offset .. file_size
             36  u32      n_tensors
             40  config   the fields of SV_CONFIG below, in that order
-                tensors  n_tensors x { STR name, u32 format, u32 rows, u32 cols, u64 offset, u64 size }
-                         offset from the start of the file, a multiple of 64; size in bytes
+                tensors  n_tensors x { STR name, u32 format, u32 group, u32 rows, u32 cols, u64 offset, u64 size }
+                         offset from the start of the file, a multiple of 64, ascending; size in bytes
                 tokenizer:
                   u32      n_ids, then n_ids x STR: the bytes an id stands for (empty: an id without a token)
                   u32[256] the id of each single byte, 0xffffffff where the vocabulary has none
@@ -64,8 +65,10 @@ int sv_fail(SvError *error, const char *format, ...)
 #define SV_FILE_MAGIC   "SMOLVLM\n"
 #define SV_FILE_VERSION 1
 
-/* How a tensor's numbers are stored, row by row. Vectors, position_embedding and inv_freq are always f32.
-   SV_Q8 and SV_Q4 have their numbers reserved and are not written yet. */
+/* How a tensor's numbers are stored, row after row: f32 and bf16 as they are, with group = 0.
+   Q8 and Q4 are reserved, and neither written nor read yet: each row in groups of `group` numbers, the last one shorter
+   where cols is no multiple of it; first the int8 (or 4-bit) numbers of all rows, then, from the next multiple of 64,
+   the groups' scales. */
 enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
 
 /* Every dimension and setting, by the name it has in config.json, preprocessor_config.json or the tokenizer's files;
@@ -102,6 +105,7 @@ enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
     STR(fake_image_token)                                                                                              \
     STR(global_image_token)                                                                                            \
     IDS(eos_token_id)                /* any of these ends an answer                                                 */ \
+    U32(chat_template)               /* 0: none, the model continues a text, and names no roles                     */ \
     STR(chat_begin)                  /* the chat template, as text: once, at the start                              */ \
     STR(chat_default_system)         /* put there when the first message is not the system's; may be empty          */ \
     STR(chat_role_prefix)            /* before each role                                                            */ \
@@ -111,75 +115,82 @@ enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
     STR(chat_message_end)                                                                                              \
     STR(chat_generation_prompt)      /* what the answer continues                                                   */
 
-/* Every tensor: its field in the structs below, its name in the file (HF's name; %d is the layer), rows, cols. */
+/* Every tensor: its field in the structs below, V or M, its name in the file (HF's name; %d is the layer), rows, cols.
+   M is a matrix, in whatever format; V is a vector or table whose numbers are used as they are: always f32. */
 #define SV_VISION_TENSORS(T)                                                                                           \
-    T(patch_embedding_weight, "model.vision_model.embeddings.patch_embedding.weight",                                  \
-                              vision_hidden_size, 3 * patch_size * patch_size)                                         \
-    T(patch_embedding_bias,   "model.vision_model.embeddings.patch_embedding.bias", 1, vision_hidden_size)             \
-    T(position_embedding,     "model.vision_model.embeddings.position_embedding.weight",                               \
-                              (image_size / patch_size) * (image_size / patch_size), vision_hidden_size)               \
-    T(post_layernorm_weight,  "model.vision_model.post_layernorm.weight", 1, vision_hidden_size)                       \
-    T(post_layernorm_bias,    "model.vision_model.post_layernorm.bias",   1, vision_hidden_size)                       \
-    T(modality_projection,    "model.connector.modality_projection.proj.weight",                                       \
-                              hidden_size, vision_hidden_size * scale_factor * scale_factor)
+    T(patch_embedding_weight, M, "model.vision_model.embeddings.patch_embedding.weight",                               \
+                                 vision_hidden_size, 3 * patch_size * patch_size)                                      \
+    T(patch_embedding_bias,   V, "model.vision_model.embeddings.patch_embedding.bias", 1, vision_hidden_size)          \
+    T(position_embedding,     V, "model.vision_model.embeddings.position_embedding.weight",                            \
+                                 (image_size / patch_size) * (image_size / patch_size), vision_hidden_size)            \
+    T(post_layernorm_weight,  V, "model.vision_model.post_layernorm.weight", 1, vision_hidden_size)                    \
+    T(post_layernorm_bias,    V, "model.vision_model.post_layernorm.bias",   1, vision_hidden_size)                    \
+    T(modality_projection,    M, "model.connector.modality_projection.proj.weight",                                    \
+                                 hidden_size, vision_hidden_size * scale_factor * scale_factor)
 
 #define SV_VISION_LAYER "model.vision_model.encoder.layers.%d."
 #define SV_VISION_LAYER_TENSORS(T)                                                                                     \
-    T(layer_norm1_weight, SV_VISION_LAYER "layer_norm1.weight",        1, vision_hidden_size)                          \
-    T(layer_norm1_bias,   SV_VISION_LAYER "layer_norm1.bias",          1, vision_hidden_size)                          \
-    T(q_proj_weight,      SV_VISION_LAYER "self_attn.q_proj.weight",   vision_hidden_size, vision_hidden_size)         \
-    T(q_proj_bias,        SV_VISION_LAYER "self_attn.q_proj.bias",     1, vision_hidden_size)                          \
-    T(k_proj_weight,      SV_VISION_LAYER "self_attn.k_proj.weight",   vision_hidden_size, vision_hidden_size)         \
-    T(k_proj_bias,        SV_VISION_LAYER "self_attn.k_proj.bias",     1, vision_hidden_size)                          \
-    T(v_proj_weight,      SV_VISION_LAYER "self_attn.v_proj.weight",   vision_hidden_size, vision_hidden_size)         \
-    T(v_proj_bias,        SV_VISION_LAYER "self_attn.v_proj.bias",     1, vision_hidden_size)                          \
-    T(out_proj_weight,    SV_VISION_LAYER "self_attn.out_proj.weight", vision_hidden_size, vision_hidden_size)         \
-    T(out_proj_bias,      SV_VISION_LAYER "self_attn.out_proj.bias",   1, vision_hidden_size)                          \
-    T(layer_norm2_weight, SV_VISION_LAYER "layer_norm2.weight",        1, vision_hidden_size)                          \
-    T(layer_norm2_bias,   SV_VISION_LAYER "layer_norm2.bias",          1, vision_hidden_size)                          \
-    T(fc1_weight,         SV_VISION_LAYER "mlp.fc1.weight",            vision_intermediate_size, vision_hidden_size)   \
-    T(fc1_bias,           SV_VISION_LAYER "mlp.fc1.bias",              1, vision_intermediate_size)                    \
-    T(fc2_weight,         SV_VISION_LAYER "mlp.fc2.weight",            vision_hidden_size, vision_intermediate_size)   \
-    T(fc2_bias,           SV_VISION_LAYER "mlp.fc2.bias",              1, vision_hidden_size)
+    T(layer_norm1_weight, V, SV_VISION_LAYER "layer_norm1.weight",        1, vision_hidden_size)                       \
+    T(layer_norm1_bias,   V, SV_VISION_LAYER "layer_norm1.bias",          1, vision_hidden_size)                       \
+    T(q_proj_weight,      M, SV_VISION_LAYER "self_attn.q_proj.weight",   vision_hidden_size, vision_hidden_size)      \
+    T(q_proj_bias,        V, SV_VISION_LAYER "self_attn.q_proj.bias",     1, vision_hidden_size)                       \
+    T(k_proj_weight,      M, SV_VISION_LAYER "self_attn.k_proj.weight",   vision_hidden_size, vision_hidden_size)      \
+    T(k_proj_bias,        V, SV_VISION_LAYER "self_attn.k_proj.bias",     1, vision_hidden_size)                       \
+    T(v_proj_weight,      M, SV_VISION_LAYER "self_attn.v_proj.weight",   vision_hidden_size, vision_hidden_size)      \
+    T(v_proj_bias,        V, SV_VISION_LAYER "self_attn.v_proj.bias",     1, vision_hidden_size)                       \
+    T(out_proj_weight,    M, SV_VISION_LAYER "self_attn.out_proj.weight", vision_hidden_size, vision_hidden_size)      \
+    T(out_proj_bias,      V, SV_VISION_LAYER "self_attn.out_proj.bias",   1, vision_hidden_size)                       \
+    T(layer_norm2_weight, V, SV_VISION_LAYER "layer_norm2.weight",        1, vision_hidden_size)                       \
+    T(layer_norm2_bias,   V, SV_VISION_LAYER "layer_norm2.bias",          1, vision_hidden_size)                       \
+    T(fc1_weight,         M, SV_VISION_LAYER "mlp.fc1.weight",         vision_intermediate_size, vision_hidden_size)   \
+    T(fc1_bias,           V, SV_VISION_LAYER "mlp.fc1.bias",              1, vision_intermediate_size)                 \
+    T(fc2_weight,         M, SV_VISION_LAYER "mlp.fc2.weight",         vision_hidden_size, vision_intermediate_size)   \
+    T(fc2_bias,           V, SV_VISION_LAYER "mlp.fc2.bias",              1, vision_hidden_size)
 
 #define SV_TEXT_TENSORS(T)                                                                                             \
-    T(embed_tokens, "model.text_model.embed_tokens.weight", vocab_size, hidden_size)                                   \
-    T(inv_freq,     "model.text_model.rotary_emb.inv_freq", 1, head_dim / 2)                                           \
-    T(norm,         "model.text_model.norm.weight",         1, hidden_size)                                            \
-    T(lm_head,      "lm_head.weight",                       vocab_size, hidden_size)
+    T(embed_tokens, M, "model.text_model.embed_tokens.weight", vocab_size, hidden_size)                                \
+    T(inv_freq,     V, "model.text_model.rotary_emb.inv_freq", 1, head_dim / 2)                                        \
+    T(norm,         V, "model.text_model.norm.weight",         1, hidden_size)
 
 #define SV_TEXT_LAYER "model.text_model.layers.%d."
 #define SV_TEXT_LAYER_TENSORS(T)                                                                                       \
-    T(input_layernorm, SV_TEXT_LAYER "input_layernorm.weight",  1, hidden_size)                                        \
-    T(q_proj,    SV_TEXT_LAYER "self_attn.q_proj.weight",       num_attention_heads * head_dim, hidden_size)           \
-    T(k_proj,    SV_TEXT_LAYER "self_attn.k_proj.weight",       num_key_value_heads * head_dim, hidden_size)           \
-    T(v_proj,    SV_TEXT_LAYER "self_attn.v_proj.weight",       num_key_value_heads * head_dim, hidden_size)           \
-    T(o_proj,    SV_TEXT_LAYER "self_attn.o_proj.weight",       hidden_size, num_attention_heads * head_dim)           \
-    T(post_attention_layernorm, SV_TEXT_LAYER "post_attention_layernorm.weight", 1, hidden_size)                       \
-    T(gate_proj, SV_TEXT_LAYER "mlp.gate_proj.weight",          intermediate_size, hidden_size)                        \
-    T(up_proj,   SV_TEXT_LAYER "mlp.up_proj.weight",            intermediate_size, hidden_size)                        \
-    T(down_proj, SV_TEXT_LAYER "mlp.down_proj.weight",          hidden_size, intermediate_size)
+    T(input_layernorm, V, SV_TEXT_LAYER "input_layernorm.weight",  1, hidden_size)                                     \
+    T(q_proj,    M, SV_TEXT_LAYER "self_attn.q_proj.weight",       num_attention_heads * head_dim, hidden_size)        \
+    T(k_proj,    M, SV_TEXT_LAYER "self_attn.k_proj.weight",       num_key_value_heads * head_dim, hidden_size)        \
+    T(v_proj,    M, SV_TEXT_LAYER "self_attn.v_proj.weight",       num_key_value_heads * head_dim, hidden_size)        \
+    T(o_proj,    M, SV_TEXT_LAYER "self_attn.o_proj.weight",       hidden_size, num_attention_heads * head_dim)        \
+    T(post_attention_layernorm, V, SV_TEXT_LAYER "post_attention_layernorm.weight", 1, hidden_size)                    \
+    T(gate_proj, M, SV_TEXT_LAYER "mlp.gate_proj.weight",          intermediate_size, hidden_size)                     \
+    T(up_proj,   M, SV_TEXT_LAYER "mlp.up_proj.weight",            intermediate_size, hidden_size)                     \
+    T(down_proj, M, SV_TEXT_LAYER "mlp.down_proj.weight",          hidden_size, intermediate_size)
+
+#define SV_UNTIED_TENSORS(T) /* left out where tie_word_embeddings is 1 */                                             \
+    T(lm_head,      M, "lm_head.weight",                           vocab_size, hidden_size)
 
 /* ---------------------------------------------------------------------------------------------- the model in memory */
 
 typedef struct SvString { const char *data; size_t size; } SvString;    /* bytes in the mapped file, not terminated */
 typedef struct SvIds { uint32_t count, id[16]; } SvIds;
 
-#define SV_U32(field) uint32_t field;
-#define SV_FLOAT(field) float field;
-#define SV_F64(field) double field;
-#define SV_F3(field) float field[3];
-#define SV_IDS(field) SvIds field;
-#define SV_STR(field) SvString field;
-typedef struct SvConfig { SV_CONFIG(SV_U32, SV_FLOAT, SV_F64, SV_F3, SV_IDS, SV_STR) } SvConfig;
+#define SV_FIELD_U32(field) uint32_t field;
+#define SV_FIELD_F32(field) float field;
+#define SV_FIELD_F64(field) double field;
+#define SV_FIELD_F3(field) float field[3];
+#define SV_FIELD_IDS(field) SvIds field;
+#define SV_FIELD_STR(field) SvString field;
+typedef struct SvConfig {
+    SV_CONFIG(SV_FIELD_U32, SV_FIELD_F32, SV_FIELD_F64, SV_FIELD_F3, SV_FIELD_IDS, SV_FIELD_STR)
+} SvConfig;
 
 typedef struct SvTensor { const void *data; uint32_t format, rows, cols; } SvTensor;
 
-#define SV_TENSOR(field, name, rows, cols) SvTensor field;
-typedef struct SvVisionLayer { SV_VISION_LAYER_TENSORS(SV_TENSOR) } SvVisionLayer;
-typedef struct SvVision { SV_VISION_TENSORS(SV_TENSOR) SvVisionLayer *layers; } SvVision;
-typedef struct SvTextLayer { SV_TEXT_LAYER_TENSORS(SV_TENSOR) } SvTextLayer;
-typedef struct SvText { SV_TEXT_TENSORS(SV_TENSOR) SvTextLayer *layers; } SvText;
+#define SV_FIELD_TENSOR(field, kind, name, rows, cols) SvTensor field;
+typedef struct SvVisionLayer { SV_VISION_LAYER_TENSORS(SV_FIELD_TENSOR) } SvVisionLayer;
+typedef struct SvVision { SV_VISION_TENSORS(SV_FIELD_TENSOR) SvVisionLayer *layers; } SvVision;
+typedef struct SvTextLayer { SV_TEXT_LAYER_TENSORS(SV_FIELD_TENSOR) } SvTextLayer;
+typedef struct SvText {
+    SV_TEXT_TENSORS(SV_FIELD_TENSOR) SV_UNTIED_TENSORS(SV_FIELD_TENSOR) SvTextLayer *layers;
+} SvText;
 
 /* ----------------------------------------------------------------------------------------------- pictures (image.c) */
 
@@ -243,7 +254,7 @@ int sv_detokenize(const SvTokenizer *tokenizer, const int32_t *ids, size_t count
 
 /* -------------------------------------------------------------------------------------------- the model (smolvlm.c) */
 
-typedef struct SvEntry { SvString name; uint32_t format, rows, cols; uint64_t offset, size; } SvEntry;
+typedef struct SvEntry { SvString name; uint32_t format, group, rows, cols; uint64_t offset, size; } SvEntry;
 
 typedef struct SvModel {
     SvConfig config;
@@ -260,33 +271,36 @@ typedef struct SvModel {
 
 /* Opens a checkpoint: maps it, checks every length, offset and dimension, and that the metadata's checksum holds. Files
    up to SV_VERIFY_SIZE have their weights' checksum verified too: for a larger one that would take longer than an
-   answer, so there it is the caller's choice (sv_verify). Close it with sv_close. */
+   answer, so there it is the caller's choice (sv_verify). A mapped file must not be changed while it is open: what is
+   cut off it then is a bus error. Close the model with sv_close. */
 #define SV_VERIFY_SIZE (64u << 20)
 int sv_open(const char *path, SvModel **model, SvError *error);
 
-/* Reads the whole file and compares the weights' checksum. */
+/* Compares the weights' checksum, and for that reads the whole file. */
 int sv_verify(const SvModel *model, SvError *error);
 void sv_close(SvModel *model);
 
 const char *sv_format_name(uint32_t format);                          /* "f32", "bf16", ... */
 uint64_t sv_tensor_bytes(uint32_t format, uint64_t rows, uint64_t cols);
-int sv_image_tokens(const SvConfig *config);                          /* image tokens a tile becomes */
+int sv_image_tokens(const SvConfig *config);                          /* image tokens a tile becomes; 0: text-only */
 
-/* Bytes that an answer allocates beside the mapped file: the key/value cache for `positions`, the image features and
-   the buffers of the vision tower for `tiles`. */
-uint64_t sv_memory_needed(const SvModel *model, int positions, int tiles);
+/* Bytes that an answer takes beside the mapped file: the key/value cache for `positions`, the image features and the
+   buffers of the vision tower for `tiles`, with as many threads as sv_threads(threads). */
+uint64_t sv_memory_needed(const SvModel *model, int positions, int tiles, int threads);
 
 /* What happens on the way, told to whoever wants to know; every function may be NULL.
 
-   progress    what is being worked on: phase "tile" or "prefill", up to tile or prompt token `at` of `total`
+   progress    what is being worked on: phase "tile" or "prefill", up to tile or prompt token `at` of `total`.
+               Return true to give up: sv_generate fails.
    token       one more token of the answer; text is the characters that became complete with it (maybe none; not
-               terminated). Not called for the end token. Return true to stop there.
+               terminated). Not called for the end token; with id -1 at the end, if a character stayed unfinished.
+               Return true to end the answer there.
    activation  one module's output: data is a piece of a tensor, of this shape; the pieces of a module come in order and
                are joined along axis. The names and the joined shapes are those of the HF modules' outputs. */
 typedef struct SvActivation { const char *module; const float *data; int dims, shape[5], axis; } SvActivation;
 typedef struct SvEvents {
     void *user;
-    void (*progress)(void *user, const char *phase, int at, int total);
+    bool (*progress)(void *user, const char *phase, int at, int total);
     bool (*token)(void *user, int32_t id, const char *text, size_t size);
     void (*activation)(void *user, const SvActivation *activation);
 } SvEvents;
@@ -297,7 +311,8 @@ void sv_emit(const SvEvents *events, const char *module, int layer, const float 
 
 /* ------------------------------------------------------------------------------- conversation to answer (smolvlm.c) */
 
-/* A conversation: messages with a role ("system", "user", "assistant") and contents, each a text or a picture. */
+/* A conversation: messages with a role ("system", "user", "assistant") and contents, each a text or a picture: exactly
+   one of the two is set. */
 typedef struct SvContent { const char *text; const SvImage *image; } SvContent;
 typedef struct SvMessage { const char *role; const SvContent *content; int count; } SvMessage;
 
@@ -324,7 +339,7 @@ typedef struct SvPrompt {
 } SvPrompt;
 
 /* Renders the conversation as the checkpoint's chat template does, cuts the pictures, expands each into its tokens, and
-   tokenizes the whole (SmolVLMProcessor.__call__). Fails if the text itself contains the image token. */
+   tokenizes the whole (SmolVLMProcessor.__call__). Fails if a text contains the image token itself. */
 int sv_prompt(const SvModel *model, const SvMessage *messages, int count, const SvOptions *options,
               SvPrompt *prompt, SvError *error);
 void sv_prompt_free(SvPrompt *prompt);
@@ -348,7 +363,7 @@ void sv_answer_free(SvAnswer *answer);
 /* tiles [count, image_size, image_size, 3] bytes -> features [count, sv_image_tokens, hidden_size] */
 int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads, float *features,
               const SvEvents *events, SvError *error);
-uint64_t sv_vision_memory(const SvConfig *config, int tiles);
+uint64_t sv_vision_memory(const SvConfig *config, int tiles, int threads);
 
 /* ------------------------------------------------------------------------------------------ the decoder (decoder.c) */
 
@@ -357,13 +372,14 @@ typedef struct SvDecoder SvDecoder;
 /* A decoder with room for `capacity` positions, at position 0. */
 int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **decoder, SvError *error);
 void sv_decoder_free(SvDecoder *decoder);
-uint64_t sv_decoder_memory(const SvConfig *config, int capacity);
+uint64_t sv_decoder_memory(const SvConfig *config, int capacity, int threads);
 
 /* ids [count] -> x [count, hidden_size]: embed_tokens. */
 void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x);
 
 /* Runs `count` more positions, x [count, hidden_size], through the layers; x is used as the residual stream and
-   overwritten. Writes the last position's logits [vocab_size] unless logits is NULL. Fails only past the capacity. */
+   overwritten. Writes the last position's logits [vocab_size] unless logits is NULL. Fails for no position, past the
+   capacity, or if the progress event says so. */
 int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits, const SvEvents *events,
                        SvError *error);
 
@@ -395,8 +411,14 @@ void sv_gelu_tanh(float *x, size_t n, int threads);                       /* gel
 void sv_silu_mul(float *gate, const float *up, size_t n, int threads);    /* gate = silu(gate) * up */
 void sv_add(float *x, const float *y, size_t n);                          /* x += y */
 float sv_exp(float x);
-void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| < 1e6 */
+void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| <= 2^24 */
 int sv_threads(int wanted);                                               /* 0: all there are */
+double sv_seconds(void);                                                  /* a clock, for differences */
+
+/* Allocates `count` arrays of sizes[i] floats as one block and points *parts[i] to each; the caller frees the block.
+   NULL if there is no such memory. */
+void *sv_floats(int count, const uint64_t *sizes, float **const *parts);
+uint64_t sv_sum(int count, const uint64_t *sizes);
 
 #ifdef __cplusplus
 }

@@ -38,19 +38,26 @@ static size_t batch_of(const SvConfig *c, size_t tiles) {
 }
 
 int sv_image_tokens(const SvConfig *c) {
+    if (c->vision_num_hidden_layers == 0) return 0;
     return (int)(patches_of(c) / ((size_t)c->scale_factor * c->scale_factor));
 }
 
-/* Floats of the widest thing that the `wide` buffer below holds for a row: the MLP's middle, or a patch's pixels. */
-static size_t wide_of(const SvConfig *c) {
-    size_t pixels = 3 * (size_t)c->patch_size * c->patch_size;
-    return c->vision_intermediate_size > pixels ? c->vision_intermediate_size : pixels;
+/* The tower's arrays, and the floats that each takes for a batch of tiles, stated once. `wide` is the MLP's middle, and
+   the patches' pixels before that. */
+enum { N_PARTS = 7 };
+
+static void part_sizes(const SvConfig *c, size_t tiles, int threads, uint64_t size[N_PARTS]) {
+    uint64_t rows = (uint64_t)patches_of(c) * batch_of(c, tiles), pixels = 3 * (uint64_t)c->patch_size * c->patch_size;
+    for (int i = 0; i < 5; i++) size[i] = rows * c->vision_hidden_size;                     /* x, norm, q, k, v */
+    size[5] = rows * (c->vision_intermediate_size > pixels ? c->vision_intermediate_size : pixels);     /* wide */
+    size[6] = sv_attention_scratch(patches_of(c), threads);                                             /* scores */
 }
 
-uint64_t sv_vision_memory(const SvConfig *c, int tiles) {
-    if (c->vision_num_hidden_layers == 0 || tiles == 0) return 0;
-    uint64_t rows = patches_of(c) * batch_of(c, (size_t)tiles);
-    return rows * (5 * (uint64_t)c->vision_hidden_size + wide_of(c)) * sizeof(float);
+uint64_t sv_vision_memory(const SvConfig *c, int tiles, int threads) {
+    if (c->vision_num_hidden_layers == 0 || tiles <= 0) return 0;
+    uint64_t size[N_PARTS];
+    part_sizes(c, (size_t)tiles, sv_threads(threads), size);
+    return sv_sum(N_PARTS, size) * sizeof(float);
 }
 
 /* Channel values as the processor computes them: rescaled in double, rounded to float, normalised in float. */
@@ -66,7 +73,7 @@ static int emit_pixels(const SvConfig *c, const uint8_t *tiles, int count, float
     if (!events || !events->activation) return 0;
     size_t area = (size_t)c->image_size * c->image_size;
     float *plane = malloc(3 * area * sizeof(float));
-    if (!plane) return sv_fail(error, "out of memory for a tile's pixel values");
+    if (!plane) return sv_fail(error, "pixel_values: out of memory for a tile");
     for (int t = 0; t < count; t++) {
         for (size_t i = 0; i < area; i++)
             for (size_t channel = 0; channel < 3; channel++)
@@ -114,30 +121,26 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
     size_t n = patches_of(c), width = c->vision_hidden_size, mlp = c->vision_intermediate_size;
     size_t heads = c->vision_num_attention_heads, tokens = (size_t)sv_image_tokens(c), dim = c->hidden_size;
     size_t batch = batch_of(c, (size_t)count), tile_bytes = 3 * (size_t)c->image_size * c->image_size;
-    size_t rows = batch * n;
-
-    float *x = malloc(rows * width * sizeof(float));                    /* the residual stream */
-    float *norm = malloc(rows * width * sizeof(float));                 /* also the attention's output */
-    float *q = malloc(rows * width * sizeof(float));
-    float *k = malloc(rows * width * sizeof(float));
-    float *v = malloc(rows * width * sizeof(float));
-    float *wide = malloc(rows * wide_of(c) * sizeof(float));
-    float *scores = malloc(sv_attention_scratch(n, threads) * sizeof(float));
+    uint64_t size[N_PARTS];
+    float *x, *norm, *q, *k, *v, *wide, *scores;            /* x: the residual stream; norm: also attention's output */
+    part_sizes(c, (size_t)count, threads, size);
+    void *block = sv_floats(N_PARTS, size, (float **[]){ &x, &norm, &q, &k, &v, &wide, &scores });
+    if (!block)
+        return sv_fail(error, "%s: out of memory for the vision tower (%llu MB)", model->path,
+                       (unsigned long long)(sv_sum(N_PARTS, size) * sizeof(float) >> 20));
     int result = -1;
-    if (!x || !norm || !q || !k || !v || !wide || !scores) {
-        sv_fail(error, "%s: out of memory for the vision tower (%llu MB)", model->path,
-                (unsigned long long)(sv_vision_memory(c, count) >> 20));
-        goto done;
-    }
 
     float value[3][256];
     pixel_values(c, value);
 
     for (size_t first = 0; first < (size_t)count; first += batch) {
         size_t b = (size_t)count - first < batch ? (size_t)count - first : batch;
+        size_t rows = b * n;
         int shape[] = { (int)b, (int)n, (int)width };
-        rows = b * n;
-        if (events && events->progress) events->progress(events->user, "tile", (int)(first + b), count);
+        if (events && events->progress && events->progress(events->user, "tile", (int)(first + b), count)) {
+            sv_fail(error, "stopped at tile %zu of %d", first + 1, count);
+            goto done;
+        }
 
         /* embeddings = patch_embedding(pixel_values) + position_embedding */
         const uint8_t *pixels = tiles + first * tile_bytes;
@@ -185,12 +188,6 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
     result = 0;
 
 done:
-    free(x);
-    free(norm);
-    free(q);
-    free(k);
-    free(v);
-    free(wide);
-    free(scores);
+    free(block);
     return result;
 }

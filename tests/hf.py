@@ -35,10 +35,8 @@ def load_processor(directory):
     if not architecture.endswith("ForConditionalGeneration"):
         return tokenizer
     length = read_json(directory, "processor_config.json")["image_seq_len"]
-    if os.path.exists(os.path.join(directory, "chat_template.jinja")):
-        with open(os.path.join(directory, "chat_template.jinja"), encoding="utf-8") as f:
-            template = f.read()
-    else:
+    template = tokenizer.chat_template
+    if os.path.exists(os.path.join(directory, "chat_template.json")):
         template = read_json(directory, "chat_template.json")["chat_template"]
     if architecture.startswith("Idefics3"):
         images = Idefics3ImageProcessorPil.from_pretrained(directory)

@@ -14,7 +14,6 @@ Exit code 1 if anything is not so. The column "HF" is how far HF's own eager att
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,6 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image, ImageDraw
-from safetensors import safe_open
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -97,23 +95,6 @@ def run_ours(binary, model, pictures, prompt, system, tokens, options, dump):
     return json.loads(done.stdout)
 
 
-def exact_format(directory):
-    """The smallest format that loses nothing of a directory's weights: bf16 if all matrices are stored so, else f32."""
-    for name in sorted(os.listdir(directory)):
-        if name.endswith(".safetensors"):
-            with safe_open(os.path.join(directory, name), "numpy") as f:
-                for tensor in f.keys():
-                    piece = f.get_slice(tensor)
-                    if len(piece.get_shape()) > 1 and piece.get_dtype() != "BF16":
-                        return "f32"
-    return "bf16"
-
-
-def our_name(name):
-    """A text-only model's modules are called as the text half of a SmolVLM."""
-    return re.sub(r"^model\.(layers|norm)", r"model.text_model.\1", name)
-
-
 def listened(model):
     """The modules whose outputs are compared, in the order in which they run."""
     wanted = []
@@ -153,7 +134,7 @@ def run_hf(model, batch, visit):
     for name, module in listened(model):
         def hook(module, args, output, name=name):
             out = output[0] if isinstance(output, tuple) else output
-            visit(our_name(name), (out[:, -1:] if name == "lm_head" else out).float().numpy())
+            visit(name, (out[:, -1:] if name == "lm_head" else out).float().numpy())
         hooks.append(module.register_forward_hook(hook))
     with torch.no_grad():
         model(**batch)
@@ -185,10 +166,13 @@ def check_greedy(report, title, model, batch, ours, tokens):
 def check(report, title, directory, binary, work, pictures, prompt, system=None, options=(), processor_options=None,
           tokens=16, attention_noise=True):
     """Exports directory, runs both sides, prints the table of one checkpoint."""
-    start, export_format = time.time(), exact_format(directory)
+    start = time.time()
     checkpoint, dump = os.path.join(work, "model.bin"), os.path.join(work, "dump")
-    subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), directory, checkpoint, "--format", export_format],
-                   check=True, capture_output=True)
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), directory, checkpoint], capture_output=True,
+                          text=True)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr.strip())
+    export_format = done.stdout.split(": ")[1].split(",")[0]
     ours = run_ours(binary, checkpoint, pictures, prompt, system, tokens, options, dump)
     seconds = time.time() - start
     load = lambda name: np.load(os.path.join(dump, name + ".npy"), mmap_mode="r")

@@ -1,7 +1,7 @@
 #!/bin/sh
 # tests/run.sh BUILD TEST...: runs BUILD/TEST for each test, then tests/test_cli.sh with BUILD/smolvlm; the last line is
-# the sum of what they say. Exit code 1 if a test failed; a test program that ends badly without saying so counts as one.
-# Run from the repository's root, as make test does.
+# the sum of what they say. Exit code 1 if a test failed; a test program that ends badly without a word counts as one.
+# Run from the repository's root, as make test does. RUN: what starts a foreign machine's programs (qemu-s390x-static).
 build=$1
 shift
 passed=0 failed=0 skipped=0
@@ -25,7 +25,8 @@ run() {
 }
 
 for test in "$@"; do
-    run "$test" "$build/$test"
+    # shellcheck disable=SC2086  # a command and its options, or nothing
+    run "$test" $RUN "$build/$test"
 done
 run test_cli tests/test_cli.sh "$build/smolvlm"
 

@@ -5,7 +5,7 @@
 #define _POSIX_C_SOURCE 200809L             /* ftruncate */
 #endif
 #include "greatest.h"
-#include "golden/model/golden.h"
+#include "golden.h"
 #include "../smolvlm.h"
 
 #include <math.h>
@@ -197,6 +197,25 @@ TEST metadata_cut_and_repaired(const char *path) {
 
 /* ---------------------------------------------------------------------------------------------------------- damaged */
 
+/* A rotary frequency that would send sv_sin_cos out of its range, and its checksums right. */
+TEST frequencies_are_checked(const char *path) {
+    const float bad[] = { NAN, INFINITY, -INFINITY, 1e20f, -1e-3f, 1.001f };
+    Bytes b = read_checkpoint(path);
+    SvModel *model;
+    ASSERT_EQ(0, sv_open(path, &model, &error));
+    size_t at = (size_t)((const uint8_t *)model->text.inv_freq.data - model->file);
+    sv_close(model);
+    for (size_t i = 0; i < LENGTH(bad); i++) {
+        union { float f; uint32_t u; } value = { bad[i] };
+        write_u32(b.data + at, value.u);
+        repair(&b);
+        write_copy(b.data, b.size);
+        ASSERT_REFUSED(copy_path, "rotary frequency");
+    }
+    free(b.data);
+    PASS();
+}
+
 /* A bit of a byte turned and the checksums left: every byte of the metadata, and of the weights with a stride. */
 TEST damage_is_noticed(const char *path) {
     Bytes b = read_checkpoint(path);
@@ -356,6 +375,7 @@ SUITE(damaged_files) {
         RUN_TESTp(cut_short, paths[i], i == 0 ? 1 : 101);
         RUN_TEST1(cut_and_repaired, paths[i]);
         RUN_TEST1(metadata_cut_and_repaired, paths[i]);
+        RUN_TEST1(frequencies_are_checked, paths[i]);
         RUN_TEST1(damage_is_noticed, paths[i]);
         RUN_TEST1(repaired_damage_is_harmless, paths[i]);
         RUN_TEST1(extreme_numbers_are_harmless, paths[i]);

@@ -34,7 +34,7 @@ skip() {
 
 # run ARGUMENT...: the program, with its output in $tmp/out and $tmp/err and its exit code in $code
 run() {
-    "$smolvlm" "$@" > "$tmp/out" 2> "$tmp/err"
+    $RUN "$smolvlm" "$@" > "$tmp/out" 2> "$tmp/err"
     code=$?
 }
 
@@ -42,7 +42,7 @@ run() {
 run_with() {
     input=$1
     shift
-    "$smolvlm" "$@" < "$input" > "$tmp/out" 2> "$tmp/err"
+    $RUN "$smolvlm" "$@" < "$input" > "$tmp/out" 2> "$tmp/err"
     code=$?
 }
 
@@ -258,6 +258,14 @@ check '--detokenize an id outside the vocabulary' sentence 1 "'378' is not a tok
 echo 1 two > "$tmp/in"
 run_with "$tmp/in" $vlm --detokenize
 check '--detokenize a word' sentence 1 "'two' is not a token id"
+echo '1 12345678901234567890123456789012345678901234567890' > "$tmp/in"
+run_with "$tmp/in" $vlm --detokenize
+check '--detokenize a long number' sentence 1 "'1234567890123456789012345678901234567890' is not a token id"
+printf '1 2\0 3' > "$tmp/in"
+run_with "$tmp/in" $vlm --detokenize
+check '--detokenize a zero byte' sentence 1 'zero byte'
+run_with / $vlm --tokenize
+check '--tokenize a directory' sentence 1 'standard input: '
 
 # --------------------------------------------------------------------------------------------------------------- --info
 
@@ -317,6 +325,9 @@ check '--tiles of unsplit pictures' test "$(LC_ALL=C ls "$tmp/tiles2" | tr '\n' 
 check '--tiles gives a P6 back as it was' cmp -s "$tmp/tiles2/image0.ppm" $golden/b.ppm
 run $vlm -i $golden/a.png -p "$question" -q --longest-edge 1000 --dump "$tmp/dump3"
 check '--dump of what is refused' sentence 1 'context'
+mkdir -p "$tmp/dump4/lm_head.npy"
+run $vlm -i $golden/a.png -p "$question" -n 1 -q --json --dump "$tmp/dump4"
+check '--dump with a folder in the way' sentence 1 "$tmp/dump4/lm_head.npy: "
 check 'no unfinished files' test "$(find "$tmp" -name '*.part' | wc -l)" -eq 0
 
 # ----------------------------------------------------------------------------------------------- a full disk, no memory

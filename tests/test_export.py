@@ -75,8 +75,8 @@ def read_file(path):
         config[entry[2]] = takers[entry[1]]()
     tensors, formats, end = {}, {}, data_offset
     for _ in range(n_tensors):
-        name, (form, rows, cols), (offset, size) = take_string().decode(), take("3I"), take("2Q")
-        assert offset == end and size == rows * cols * (4, 2)[form]
+        name, (form, group, rows, cols), (offset, size) = take_string().decode(), take("4I"), take("2Q")
+        assert group == 0 and offset == end and size == rows * cols * (4, 2)[form]
         end = (offset + size + 63) // 64 * 64
         assert not any(data[offset + size:end])
         tensors[name] = np.frombuffer(data, ("<u4", "<u2")[form], rows * cols, offset).reshape(rows, cols)
@@ -233,7 +233,7 @@ class Whole(unittest.TestCase):
                 "original_max_position_embeddings": 512})
 
     def test_inv_freq_is_torchs(self):
-        """To the bit for the published models, within two ulp for other thetas: torch's powf is not always the nearest."""
+        """To the bit for the published models, else within two ulp: torch's powf is not always the nearest."""
         for theta in (1e4, 1e5, 1.3e5, 273768.0, 5e5, 1e6, 6234935.0):
             for dim in (12, 16, 20, 24, 32, 64, 72, 96, 128):
                 theirs = (1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float) / dim))).numpy()
@@ -247,6 +247,18 @@ class Whole(unittest.TestCase):
         names = ("image_size", "patch_size", "vision_hidden_size", "vision_num_hidden_layers", "scale_factor",
                  "layer_norm_eps", "longest_edge", "image_token_id", "image_token", "global_image_token")
         self.assertEqual([config[name] for name in names], [0] * 8 + ["", ""])
+
+    def test_default_format_loses_nothing(self):
+        for dtype, form in (("bfloat16", 1), ("float32", 0), ("float16", 0)):
+            self.assertEqual(exported(tiny(dtype=dtype)).formats["lm_head.weight"], form)
+
+    def test_generation_settings_that_change_greedy_answers_are_refused(self):
+        for key, value in (("repetition_penalty", 1.5), ("bad_words_ids", [[5]]), ("min_new_tokens", 6),
+                           ("no_repeat_ngram_size", 2), ("suppress_tokens", [7]), ("num_beams", 4)):
+            directory = tiny()
+            edit(directory, "generation_config.json", lambda value_of: value_of.update({key: value}))
+            code, _ = run_export(directory, os.path.join(scratch("out"), "model.bin"))
+            self.assertIn(f"generation_config.json: {key} is", code)
 
     def test_same_bytes_each_time_and_options(self):
         directory = tiny(dtype="bfloat16")

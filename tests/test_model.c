@@ -2,7 +2,7 @@
    themselves: however a prompt is cut and however many threads work on it, the bits are the same.
    Run from the repository's root. */
 #include "greatest.h"
-#include "golden/model/golden.h"
+#include "golden.h"
 #include "../smolvlm.h"
 
 #include <math.h>
@@ -291,7 +291,7 @@ TEST sampling(const Case *c) {
 
     /* Each of these leaves one token to choose from: the likeliest. */
     const struct { float temperature, top_p; int top_k; } sure[] = {
-        { 1, 1, 1 }, { 1, 0, 0 }, { 1, 1e-6f, 0 }, { 1e-6f, 1, 0 },
+        { 1, 1, 1 }, { 1, 0, 0 }, { 1, 1e-6f, 0 }, { 1e-6f, 1, 0 }, { 1e-9f, 1, 0 }, { 1e-39f, 1, 0 },
     };
     for (size_t i = 0; i < LENGTH(sure); i++) {
         options.temperature = sure[i].temperature;
@@ -547,15 +547,15 @@ TEST decoder_refused(void) {
 
 /* --------------------------------------------------------------------------------------------------------- the rest */
 
-typedef struct Progress { int tiles, of_tiles, prefill, of_prefill, calls; bool backwards; } Progress;
+typedef struct Progress { int tiles, of_tiles, prefill, of_prefill, calls, stop_at; bool backwards; } Progress;
 
-static void watch(void *user, const char *phase, int done, int total) {
+static bool watch(void *user, const char *phase, int done, int total) {
     Progress *p = user;
     int *at = strcmp(phase, "tile") == 0 ? &p->tiles : &p->prefill;
     p->backwards = p->backwards || done <= *at || done > total;
     *at = done;
     at[1] = total;
-    p->calls++;
+    return ++p->calls == p->stop_at;
 }
 
 TEST progress_reaches_its_end(void) {
@@ -569,6 +569,39 @@ TEST progress_reaches_its_end(void) {
     ASSERT(p.prefill == (int)prompt.n_ids && p.of_prefill == (int)prompt.n_ids);
     sv_prompt_free(&prompt);
     sv_answer_free(&answer);
+    PASS();
+}
+
+TEST text_only_needs_no_memory_for_tiles(void) {
+    ASSERT_EQ(0, sv_image_tokens(&llama->config));
+    ASSERT_EQ(0, sv_vision_memory(&llama->config, 3, 1));
+    ASSERT(sv_memory_needed(llama, 10, 3, 1) > 0);
+    PASS();
+}
+
+TEST content_is_a_text_or_a_picture(void) {
+    SvContent contents[] = { { NULL, NULL }, { "both", &a } };
+    for (int i = 0; i < 2; i++) {
+        SvMessage message = { "user", &contents[i], 1 };
+        SvOptions options = greedy(1);
+        SvPrompt prompt;
+        ASSERT_EQ(-1, sv_prompt(vlm, &message, 1, &options, &prompt, &error));
+        ASSERT_SAYS("message 1: a content is either a text or a picture");
+    }
+    PASS();
+}
+
+TEST progress_can_give_up(void) {
+    for (int stop_at = 1; stop_at <= 2; stop_at++) {        /* in the vision tower, in the prompt */
+        Progress p = { .stop_at = stop_at };
+        SvEvents events = { .user = &p, .progress = watch };
+        SvPrompt prompt;
+        SvAnswer answer;
+        ASSERT(!ask(&CASES[5], greedy(4), &events, &prompt, &answer));
+        ASSERT_SAYS("stopped");
+        ASSERT_EQ(stop_at, p.calls);
+        sv_prompt_free(&prompt);
+    }
     PASS();
 }
 
@@ -658,6 +691,9 @@ SUITE(refusals_and_the_rest) {
     RUN_TEST(generation_refused);
     RUN_TEST(decoder_refused);
     RUN_TEST(progress_reaches_its_end);
+    RUN_TEST(progress_can_give_up);
+    RUN_TEST(text_only_needs_no_memory_for_tiles);
+    RUN_TEST(content_is_a_text_or_a_picture);
     RUN_TEST(tiles_of_several_pictures);
     RUN_TEST1(embeddings_are_rows, vlm);
     RUN_TEST1(embeddings_are_rows, llama);

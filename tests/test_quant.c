@@ -2,7 +2,7 @@
    against itself: the bits may depend neither on the number of threads nor on how many rows are computed together.
    -v prints the largest error that each test has met. Run from the repository's root. */
 #include "greatest.h"
-#include "golden/model/golden.h"
+#include "golden.h"
 #include "../smolvlm.h"
 
 #include <math.h>
