@@ -577,8 +577,8 @@ done:
 
 int main(int argc, char **argv) {
 #if defined(__unix__) || defined(__APPLE__)
-    int fd;                                 /* a closed stdout must not become the first file that is opened */
-    while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= 2) {}
+    int fd;             /* a closed stdout must not become the first file that is opened: here it fails when written */
+    while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= 2) {}
     if (fd > 2) close(fd);
 #endif
     Arguments a = { .options = sv_default_options() };

@@ -260,6 +260,14 @@ static bool changed(const Bytes *b, FILE *f, size_t at, const void *to, size_t s
     return verdict >= 0;
 }
 
+/* Not on a big-endian machine, nor where there is no mmap. */
+static bool is_mapped(const char *path) {
+    SvModel *model;
+    bool mapped = sv_open(path, &model, &error) == 0 && model->mapped;
+    sv_close(model);
+    return mapped;
+}
+
 static FILE *open_long_copy(Bytes *b) {
     const size_t size = (size_t)SV_VERIFY_SIZE + 64;
     write_u64(b->data + 24, size);
@@ -273,6 +281,7 @@ static FILE *open_long_copy(Bytes *b) {
 /* Every byte of the metadata, changed and the checksum repaired: a sentence or an answer, never a crash. Those of the
    header and the config are changed in three ways. */
 TEST repaired_damage_is_harmless(const char *path) {
+    if (!is_mapped(path)) SKIPm("the file is read and summed whole here, ten thousand times would take too long");
     Bytes b = read_checkpoint(path);
     FILE *f = open_long_copy(&b);
     Tally tally = { 0, 0 };
@@ -290,6 +299,7 @@ TEST repaired_damage_is_harmless(const char *path) {
 /* Any four bytes taken as a number and set to the edges of what a length, a dimension or a float may be: in the header,
    the config and the first entries of the tensor table each to all of them, in the rest to one or another. */
 TEST extreme_numbers_are_harmless(const char *path) {
+    if (!is_mapped(path)) SKIPm("the file is read and summed whole here, ten thousand times would take too long");
     const uint32_t extremes[] = { 0, 1, 2, 0xffff, 0x3fffffff, 0x7f800000, 0x7fc00000, 0x7fffffff, 0xffffffff };
     Bytes b = read_checkpoint(path);
     FILE *f = open_long_copy(&b);
@@ -309,6 +319,7 @@ TEST extreme_numbers_are_harmless(const char *path) {
 
 /* A checkpoint whose vectors of one kind are all `value`, with good checksums. */
 static void spoil_weights(const char *path, const char *kind, float value) {
+    union { float f; uint32_t u; } bits = { value };
     Bytes b = read_checkpoint(path);
     SvModel *model;
     if (sv_open(path, &model, &error) != 0) exit(EXIT_FAILURE);
@@ -316,8 +327,8 @@ static void spoil_weights(const char *path, const char *kind, float value) {
         const SvEntry *e = &model->entries[i];
         size_t length = strlen(kind);
         bool meant = e->name.size >= length && memcmp(e->name.data + e->name.size - length, kind, length) == 0;
-        for (size_t at = 0; meant && at < e->size; at += sizeof value)
-            memcpy(b.data + e->offset + at, &value, sizeof value);
+        for (size_t at = 0; meant && at < e->size; at += sizeof bits)
+            write_u32(b.data + e->offset + at, bits.u);
     }
     sv_close(model);
     repair(&b);
@@ -346,8 +357,9 @@ TEST weights_that_are_no_numbers(const char *path, const char *kind, float value
     PASS();
 }
 
-/* sv_verify reads the file anew: it notices what changed after opening. */
-TEST verify_reads_the_file(const char *path) {
+/* sv_verify sums the mapped file: it notices what changed after opening. */
+TEST verify_notices_a_change(const char *path) {
+    if (!is_mapped(path)) SKIPm("the file was read, and summed then");
     Bytes b = read_checkpoint(path);
     write_copy(b.data, b.size);
     SvModel *model;
@@ -359,9 +371,6 @@ TEST verify_reads_the_file(const char *path) {
     fclose(f);
     ASSERT_EQ(-1, sv_verify(model, &error));
     ASSERTm(error.text, names(copy_path) && strstr(error.text, "the weights' checksum is wrong"));
-    remove(copy_path);
-    ASSERT_EQ(-1, sv_verify(model, &error));
-    ASSERTm(error.text, names(copy_path));
     sv_close(model);
     free(b.data);
     PASS();
@@ -381,7 +390,7 @@ SUITE(damaged_files) {
         RUN_TEST1(extreme_numbers_are_harmless, paths[i]);
         RUN_TESTp(weights_that_are_no_numbers, paths[i], ".norm.weight", NAN);
         RUN_TESTp(weights_that_are_no_numbers, paths[i], ".input_layernorm.weight", INFINITY);
-        RUN_TEST1(verify_reads_the_file, paths[i]);
+        RUN_TEST1(verify_notices_a_change, paths[i]);
     }
 }
 

@@ -335,7 +335,7 @@ check 'no unfinished files' test "$(find "$tmp" -name '*.part' | wc -l)" -eq 0
 if [ -c /dev/full ]; then
     for option in '-n 8' '-n 8 --json' '--info' '--help'; do
         # shellcheck disable=SC2086
-        "$smolvlm" $vlm -p hello -q $option > /dev/full 2> "$tmp/err"
+        $RUN "$smolvlm" $vlm -p hello -q $option > /dev/full 2> "$tmp/err"
         code=$?
         : > "$tmp/out"
         check "a full disk, $option" sentence 1 'stdout: could not be written'
@@ -343,6 +343,11 @@ if [ -c /dev/full ]; then
 else
     skip 'a full disk: there is no /dev/full'
 fi
+
+$RUN "$smolvlm" $vlm -p hello -q -n 2 --dump "$tmp/dump5" >&- 2> "$tmp/err"
+code=$?
+: > "$tmp/out"
+check 'a closed stdout' sentence 1 'stdout: could not be written'
 
 # An address space too small for the picture; a sanitizer's own needs are larger than any limit.
 limited() {
