@@ -51,7 +51,8 @@ test: $(TESTS:%=$(BUILD)/%) $(BUILD)/smolvlm
 
 # gcc's OpenMP runtime is not instrumented, and one thread finds the same errors.
 sanitize:
-	$(MAKE) test BUILD=build/sanitize SV_SANITIZE=1 OMP=0 CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+	$(MAKE) test BUILD=build/sanitize SV_SANITIZE=1 OMP=0 \
+	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 $(VENV)/ready: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)

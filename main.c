@@ -80,13 +80,17 @@ typedef struct Arguments {
 #define PRINTF
 #endif
 
+static void sentence(const char *format, va_list args, const char *end) {
+    fputs("smolvlm: ", stderr);
+    vfprintf(stderr, format, args);
+    fputs(end, stderr);
+}
+
 /* One sentence on stderr, and the exit code for a wrong input. */
 static PRINTF int complain(const char *format, ...) {
     va_list args;
     va_start(args, format);
-    fputs("smolvlm: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    sentence(format, args, "\n");
     va_end(args);
     return 1;
 }
@@ -95,9 +99,7 @@ static PRINTF int complain(const char *format, ...) {
 static PRINTF int misused(const char *format, ...) {
     va_list args;
     va_start(args, format);
-    fputs("smolvlm: ", stderr);
-    vfprintf(stderr, format, args);
-    fputs(" (see --help)\n", stderr);
+    sentence(format, args, " (see --help)\n");
     va_end(args);
     return 2;
 }

@@ -418,7 +418,7 @@ double sv_seconds(void);                                                  /* a c
 /* Allocates `count` arrays of sizes[i] floats as one block and points *parts[i] to each; the caller frees the block.
    NULL if there is no such memory. */
 void *sv_floats(int count, const uint64_t *sizes, float **const *parts);
-uint64_t sv_sum(int count, const uint64_t *sizes);
+uint64_t sv_sum(int count, const uint64_t *sizes);                         /* how many floats that block holds */
 
 #ifdef __cplusplus
 }
