@@ -464,6 +464,8 @@ def single_digits(tokenizer):
         raise Refused(f"the normalizer {tokenizer['normalizer'].get('type')} is not supported")
     if (tokenizer.get("decoder") or {}).get("type") != "ByteLevel":
         raise Refused("the decoder is not ByteLevel, and no other is supported")
+    if len({bool(token.get("normalized")) for token in added}) > 1:
+        raise Refused("some added tokens are normalized and others not, which is not supported")
     for token in added:
         for flag in ("lstrip", "rstrip", "single_word"):
             if token.get(flag):
@@ -494,6 +496,13 @@ def tokenizer_blob(tokenizer, vocab_size):
     n_ids = max(words) + 1
     if min(words) < 0 or n_ids > vocab_size:
         raise Refused(f"has token ids up to {n_ids - 1}, but the model's vocab_size is {vocab_size}")
+    ids, following = {}, len(vocab)
+    for token in added:                                     # tokenizers numbers them itself, AddedVocabulary.add_tokens
+        id = vocab.get(token["content"], ids.get(token["content"], following))
+        if id != token["id"]:
+            raise Refused(f"the added token {token['content']!r} has id {token['id']}, but tokenizers gives it {id}")
+        ids[token["content"]] = id
+        following = max(following, id + 1)
     alphabet = byte_alphabet()
 
     def spelled(token):                                                 # as tokenizers' ByteLevel decoder

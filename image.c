@@ -14,8 +14,10 @@
      [rows * cols + 1, side, side, 3]                                SvTiles
 
    Pillow is the specification: where the PNG or PNM text leaves room, or Pillow departs from it, the pixels here are
-   Pillow's. What Pillow refuses is refused, except that trouble in metadata (an EXIF block that is none, a text chunk
-   of an unknown method) costs only the orientation; and a picture that ends early is never half a picture. */
+   Pillow's. What Pillow refuses is refused, but for three things: trouble in metadata (an EXIF block that is none, a
+   text chunk of an unknown method) costs only the orientation; a JPEG of one scan may lack its EOI marker; behind a P1
+   picture's last bit anything may stand. And a picture that ends early, or whose data is damaged, is always refused,
+   also where Pillow, warned by its libraries, would show what there is. */
 #include "smolvlm.h"
 
 #include <errno.h>
@@ -30,6 +32,17 @@ static uint32_t be32(const uint8_t *p) { return be16(p) << 16 | be16(p + 2); }
 static uint32_t le16(const uint8_t *p) { return (uint32_t)p[1] << 8 | p[0]; }
 static uint32_t le32(const uint8_t *p) { return le16(p + 2) << 16 | le16(p); }
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+static const char standard_input[] = "standard input";     /* what "-" is called in a sentence */
+
+/* "NAME: WHAT not read", and how to make a picture of it that is; what: "WebP pictures are". */
+static int not_read(const char *name, const char *what, SvError *error) {
+    if (strcmp(name, standard_input) == 0)
+        return sv_fail(error, "%s: %s not read; give it as a PNG, JPEG or PNM picture", name, what);
+    const char *slash = strrchr(name, '/'), *dot = strrchr(slash ? slash : name, '.');
+    int stem = (int)smaller(dot && dot != name ? (size_t)(dot - name) : strlen(name), 200);
+    return sv_fail(error, "%s: %s not read; convert it: magick '%.200s' '%.*s.png'", name, what, name, stem, name);
+}
 
 void sv_image_free(SvImage *image) {
     free(image->rgb);
@@ -503,6 +516,7 @@ typedef struct Png {
     bool has_header, interlaced, animated;
     bool has_exif;                  /* one block, even an empty one, comes before the "raw profile" in a text chunk */
     int exif, raw_profile, xmp;     /* the orientation each states, 0 if none */
+    int deflated_texts;             /* how many were looked into */
     uint8_t palette[256][3];
 } Png;
 
@@ -560,7 +574,7 @@ static int raw_profile_orientation(const uint8_t *text, size_t size, int *orient
      iTXt   flag, method 0, language, 0, translated keyword, 0, text, deflated if the flag is set
    Pillow inflates no more than 1 MiB of text; here what lies beyond is not searched. */
 static int png_text(Png *png, const uint8_t *data, size_t size, SvError *error) {
-    enum { MAX_TEXT = 1 << 20 };
+    enum { MAX_TEXT = 1 << 20, MOST_TEXTS = 64 };           /* Pillow's limits: 1 MiB each, 64 MiB in all */
     char kind = (char)data[-4];
     const uint8_t *text = size ? memchr(data, 0, size) : NULL, *end = data + size;
     if (!text) return 0;
@@ -584,6 +598,7 @@ static int png_text(Png *png, const uint8_t *data, size_t size, SvError *error) 
 
     Inflate *z = NULL;
     size = (size_t)(end - text);
+    if (deflated && ++png->deflated_texts > MOST_TEXTS) return 0;
     if (deflated) {
         z = malloc(sizeof *z);
         if (!z || inflate_begin(z, text, end, MAX_TEXT) != INFLATE_OK) {
@@ -1262,14 +1277,17 @@ static int read_sof(Jpeg *j, int marker, const uint8_t *p, size_t size) {
         [3] = "lossless", [5] = "hierarchical", "hierarchical", "hierarchical", [9] = "arithmetic-coded",
         "arithmetic-coded", "lossless", [13] = "hierarchical", "hierarchical", "hierarchical"
     };
-    if (marker > 0xc2)
-        return sv_fail(j->error, "%s: %s JPEG is not read; convert it: magick %s %s.png",
-                       j->name, process[marker & 15], j->name, j->name);
+    char what[80];
+    if (marker > 0xc2) {
+        snprintf(what, sizeof what, "%s JPEG is", process[marker & 15]);
+        return not_read(j->name, what, j->error);
+    }
     if (j->has_frame) return sv_fail(j->error, "%s: the JPEG has two frame headers", j->name);
     if (size < 6) return sv_fail(j->error, "%s: the JPEG's frame header is too short", j->name);
-    if (p[0] != 8)
-        return sv_fail(j->error, "%s: JPEG of %d bits a sample is not read, only 8; convert it: magick %s -depth 8 "
-                       "%s.png", j->name, p[0], j->name, j->name);
+    if (p[0] != 8) {
+        snprintf(what, sizeof what, "JPEG of %d bits a sample is", p[0]);
+        return not_read(j->name, what, j->error);
+    }
     j->height = (int)be16(p + 1);
     j->width = (int)be16(p + 3);
     j->n_components = p[5];
@@ -1295,9 +1313,11 @@ static int read_sof(Jpeg *j, int marker, const uint8_t *p, size_t size) {
     j->mcus_y = (j->height + 8 * j->max_v - 1) / (8 * j->max_v);
     for (int i = 0; i < j->n_components; i++) {
         JpegComponent *c = &j->components[i];
-        if (j->max_h % c->h || j->max_v % c->v)
-            return sv_fail(j->error, "%s: JPEG with sampling factors %d x %d beside %d x %d is not read; convert it: "
-                           "magick %s %s.png", j->name, c->h, c->v, j->max_h, j->max_v, j->name, j->name);
+        if (j->max_h % c->h || j->max_v % c->v) {
+            snprintf(what, sizeof what, "JPEG with sampling factors %d x %d beside %d x %d is", c->h, c->v, j->max_h,
+                     j->max_v);
+            return not_read(j->name, what, j->error);
+        }
         c->width = (j->width * c->h + j->max_h - 1) / j->max_h;
         c->height = (j->height * c->v + j->max_v - 1) / j->max_v;
         c->blocks_x = (c->width + 7) / 8;
@@ -1421,6 +1441,8 @@ static int read_sos(Jpeg *j, const uint8_t *p, size_t size) {
         for (int k = 0; k < i; k++)
             if (j->scan[k] == c)
                 return sv_fail(j->error, "%s: the JPEG's scan %d has a component twice", j->name, j->n_scans);
+        if (j->progressive && j->ss > 0 && c->precision[0] < 0)         /* T.81 G.1.1.1.1 */
+            return sv_fail(j->error, "%s: the JPEG's scan %d has AC coefficients before their DC", j->name, j->n_scans);
         mcu_blocks += (uint64_t)(c->h * c->v);
         blocks += (uint64_t)(n == 1 ? c->blocks_x : c->padded_x) * (uint64_t)(n == 1 ? c->blocks_y : c->padded_y);
     }
@@ -1730,8 +1752,7 @@ static int decode_jpeg(const uint8_t *data, size_t size, const char *name, SvIma
     if (status == 0) {
         *orientation = j->exif ? exif_orientation(j->exif, j->exif_size) : 0;
         if (*orientation == 0) *orientation = j->xmp ? xmp_orientation(j->xmp, j->xmp_size) : 0;
-        if (*orientation == 0) *orientation = 1;
-    }
+        }
     for (int i = 0; i < 4; i++) {
         free(j->components[i].plane);
         free(j->components[i].coefficients);
@@ -1861,7 +1882,6 @@ static int decode_pnm(const uint8_t *data, size_t size, const char *name, SvImag
 
 /* ------------------------------------------------------------------------------------------------ files */
 
-static const char standard_input[] = "standard input";     /* what "-" is called in a sentence */
 
 /* What is recognised only to say what to do with it. */
 static const struct { uint8_t at, size; const char *bytes, *kind; } unread[] = {
@@ -1888,19 +1908,15 @@ static int check_kind(const uint8_t *data, size_t size, const char *name, SvErro
     if (size == 0) return sv_fail(error, "%s: the file is empty", name);
     if (is_png(data, size) || is_jpeg(data, size) || is_pnm(data, size)) return 0;
 
-    const char *slash = strrchr(name, '/'), *dot = strrchr(slash ? slash : name, '.');
-    int stem = (int)smaller(dot && dot != name ? (size_t)(dot - name) : strlen(name), 200);
     for (size_t i = 0; i < sizeof unread / sizeof unread[0]; i++) {
         if (size < (size_t)unread[i].at + unread[i].size) continue;
         if (memcmp(data + unread[i].at, unread[i].bytes, unread[i].size) != 0) continue;
-        if (strcmp(name, standard_input) == 0)
-            return sv_fail(error, "%s: %s%s not read; give it as a PNG, JPEG or PNM picture", name,
-                           unread[i].kind ? unread[i].kind : "videos", unread[i].kind ? " pictures are" : " are");
         if (!unread[i].kind)
             return sv_fail(error, "%s: this is a video, not a picture; take one out of it: "
-                           "ffmpeg -i %.200s -frames:v 1 %.*s.png", name, name, stem, name);
-        return sv_fail(error, "%s: %s pictures are not read; convert it: magick %.200s %.*s.png", name, unread[i].kind,
-                       name, stem, name);
+                           "ffmpeg -i '%.200s' -frames:v 1 frame.png", name, name);
+        char what[80];
+        snprintf(what, sizeof what, "%s pictures are", unread[i].kind);
+        return not_read(name, what, error);
     }
     if ((size < 8 && memcmp(data, "\x89PNG\r\n\x1a\n", size) == 0) || (size < 3 && memcmp(data, "\xff\xd8", size) == 0)
         || (size < 3 && data[0] == 'P' && (size < 2 || (data[1] >= '1' && data[1] <= '6'))))
@@ -2131,7 +2147,7 @@ int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, S
     free_coeffs(&vertical);
     if (!failed) return 0;
     sv_image_free(out);
-    return sv_fail(error, "resize: not enough memory to make %d x %d pixels of %d x %d", width, height, image->width,
+    return sv_fail(error, "not enough memory to make %d x %d pixels of %d x %d", width, height, image->width,
                    image->height);
 }
 

@@ -539,11 +539,13 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
         char name[48];
         if (sv_image_read(a->images[i], &images[i], &error) != 0) goto failed;
         contents[i].image = &images[i];
+        contents[i].name = a->images[i];
         snprintf(name, sizeof name, "image%d.ppm", i);
         if (a->tiles && !write_ppm(a->tiles, name, images[i].rgb, images[i].width, images[i].height)) goto done;
     }
     contents[a->n_images].text = a->prompt;
-    SvMessage messages[2] = { { "system", &(SvContent){ a->system, NULL }, 1 }, { "user", contents, a->n_images + 1 } };
+    SvContent system = { .text = a->system };
+    SvMessage messages[2] = { { "system", &system, 1 }, { "user", contents, a->n_images + 1 } };
     if (!a->prompt[strspn(a->prompt, " \t\r\n")]) {
         complain("-p: the prompt is empty");
         goto done;

@@ -543,7 +543,7 @@ static int render(const SvModel *m, const SvMessage *messages, int count, const 
                 SvTiles *tiles = &prompt->pictures[prompt->n_pictures];
                 SvError why;
                 if (sv_image_split(content->image, longest_edge, (int)c->image_size, split, tiles, &why) != 0)
-                    return sv_fail(error, "picture %d: %.600s", prompt->n_pictures + 1, why.text);
+                    return sv_fail(error, "%s: %s", content->name ? content->name : "a picture", why.text);
                 prompt->n_pictures++;
                 prompt->n_tiles += tiles->count;
                 put_picture(text, c, tiles);

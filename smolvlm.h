@@ -312,8 +312,8 @@ void sv_emit(const SvEvents *events, const char *module, int layer, const float 
 /* ------------------------------------------------------------------------------- conversation to answer (smolvlm.c) */
 
 /* A conversation: messages with a role ("system", "user", "assistant") and contents, each a text or a picture: exactly
-   one of the two is set. */
-typedef struct SvContent { const char *text; const SvImage *image; } SvContent;
+   one of the two is set. name: what an error's sentence calls the picture; may be NULL. */
+typedef struct SvContent { const char *text; const SvImage *image; const char *name; } SvContent;
 typedef struct SvMessage { const char *role; const SvContent *content; int count; } SvMessage;
 
 typedef struct SvOptions {

@@ -306,6 +306,7 @@ static int load(SvTokenizer *t, Reader *r, uint32_t vocab_size, SvError *error) 
         if (left > largest) largest = left;
         if (right > largest) largest = right;
         if (merged > largest) largest = merged;
+        if (largest >= t->n_ids) continue;          /* would only fill the table; refused below */
         /* Of a pair stated twice the library keeps the later. */
         *find_merge(t, left, right) = (Merge){ left, right, merged, rank };
     }

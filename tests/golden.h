@@ -39,7 +39,8 @@ static inline Golden golden(const char *file, const char *format, ...) {
     Golden g = { 0 };
     uint32_t length;
     while (f && golden_words(f, &length, 1) && length < sizeof name && fread(name, 1, length, f) == length &&
-           golden_words(f, &g.type, 1) && golden_words(f, &g.dims, 1) && g.dims <= 5 && golden_words(f, g.shape, g.dims)) {
+           golden_words(f, &g.type, 1) && golden_words(f, &g.dims, 1) && g.dims <= 5 &&
+           golden_words(f, g.shape, g.dims)) {
         name[length] = 0;
         g.count = 1;
         for (uint32_t i = 0; i < g.dims; i++) g.count *= g.shape[i];

@@ -317,6 +317,9 @@ def failures():
     fails("progression.jpg", put(progressive, find(progressive, 0xda)[1] - 2, 63), "progression parameters")
     fails("progression_repeats.jpg", progressive[:-2] + progressive[progressive.rindex(b"\xff\xda"):],
           "repeats or skips bits")
+    first = find(progressive, 0xda)[0]
+    fails("ac_before_dc.jpg", progressive[:first] + progressive[progressive.index(b"\xff\xc4", first):],
+          "AC coefficients before their DC", "without the first scan; a bomb, as one AC bit can stand for a vast picture")
     fails("marker_unknown.jpg", after_soi(data, b"\xff\xf3\0\2"), "unexpected marker FFF3")
     fails("segment_length_1.jpg", after_soi(data, b"\xff\xfe\0\1"), "segment of length 1")
     fails("restart_interval_length.jpg", after_soi(data, segment(0xdd, b"\0\1\0")), "DRI")

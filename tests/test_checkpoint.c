@@ -87,8 +87,8 @@ static int try_copy(bool see) {
     memset(&error, 0, sizeof error);
     if (sv_open(copy_path, &model, &error) != 0) return names(copy_path) ? 0 : -1;
     see = see && model->config.vision_num_hidden_layers > 0 && model->config.longest_edge <= 1024;
-    SvContent contents[] = { { NULL, &picture }, { "?", NULL } };
-    SvMessage messages[] = { { "system", &(SvContent){ "Hm", NULL }, 1 }, { "user", contents + !see, 1 + see } };
+    SvContent contents[] = { { .image = &picture }, { .text = "?" } };
+    SvMessage messages[] = { { "system", &(SvContent){ .text = "Hm" }, 1 }, { "user", contents + !see, 1 + see } };
     SvOptions options = sv_default_options();
     options.threads = 1;
     options.max_tokens = 2;
@@ -342,7 +342,7 @@ TEST weights_that_are_no_numbers(const char *path, const char *kind, float value
     for (int temperature = 0; temperature <= 1; temperature++) {
         SvModel *model;
         ASSERT_EQm(error.text, 0, sv_open(copy_path, &model, &error));
-        SvMessage message = { "user", &(SvContent){ "What?", NULL }, 1 };
+        SvMessage message = { "user", &(SvContent){ .text = "What?" }, 1 };
         SvOptions options = sv_default_options();
         options.temperature = (float)temperature;
         SvPrompt prompt;

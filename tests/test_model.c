@@ -17,8 +17,8 @@ static SvError error;
 
 /* --------------------------------------------------------------------------------------- the golden's conversations */
 
-#define TEXT(words) { words, NULL }
-#define PICTURE(image) { NULL, &(image) }
+#define TEXT(words) { .text = words }
+#define PICTURE(picture) { .image = &(picture) }
 #define MESSAGE(role, ...)                                                                                             \
     { role, (SvContent[]){ __VA_ARGS__ }, (int)(sizeof((SvContent[]){ __VA_ARGS__ }) / sizeof(SvContent)) }
 
@@ -580,7 +580,7 @@ TEST text_only_needs_no_memory_for_tiles(void) {
 }
 
 TEST content_is_a_text_or_a_picture(void) {
-    SvContent contents[] = { { NULL, NULL }, { "both", &a } };
+    SvContent contents[] = { { .name = "neither" }, { .text = "both", .image = &a } };
     for (int i = 0; i < 2; i++) {
         SvMessage message = { "user", &contents[i], 1 };
         SvOptions options = greedy(1);
