@@ -604,7 +604,7 @@ SMOLVLM_REFUSALS = [
         {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]})),
     ("tokenizers gives it", setting(T, "added_tokens.0", content="a")),
     ("tokenizers gives it", lambda d: edit(d, T, lambda t: t["added_tokens"][-1].update(
-        id=t["added_tokens"][-1]["id"] + 1))),
+        id=t["added_tokens"][-2]["id"]))),
     ("normalized", setting(T, "added_tokens.0", normalized=True)),
     ("lstrip", setting(T, "added_tokens.0", lstrip=True)),
     ("rstrip", setting(T, "added_tokens.0", rstrip=True)),
