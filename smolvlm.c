@@ -18,7 +18,6 @@
 #include "smolvlm.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>

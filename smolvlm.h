@@ -281,7 +281,6 @@ int sv_verify(const SvModel *model, SvError *error);
 void sv_close(SvModel *model);
 
 const char *sv_format_name(uint32_t format);                          /* "f32", "bf16", ... */
-uint64_t sv_tensor_bytes(uint32_t format, uint64_t rows, uint64_t cols);
 int sv_image_tokens(const SvConfig *config);                          /* image tokens a tile becomes; 0: text-only */
 
 /* Bytes that an answer takes beside the mapped file: the key/value cache for `positions`, the image features and the
