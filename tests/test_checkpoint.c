@@ -47,18 +47,19 @@ static Bytes read_checkpoint(const char *path) {
     return b;
 }
 
-/* Makes both checksums right again. */
-static void repair(Bytes *b) {
-    write_u32(b->data + 32, sv_crc32(0, b->data + b->data_offset, b->size - b->data_offset));
-    write_u32(b->data + 12, sv_crc32(0, b->data + 16, b->data_offset - 16));
-}
-
 static void write_copy(const void *data, size_t size) {
     FILE *f = fopen(copy_path, "wb");
     if (!f || (size && fwrite(data, 1, size, f) != size) || fclose(f) != 0) {
         fprintf(stderr, "%s: cannot be written\n", copy_path);
         exit(EXIT_FAILURE);
     }
+}
+
+/* Makes both checksums right again, and writes the copy. */
+static void write_repaired(Bytes *b) {
+    write_u32(b->data + 32, sv_crc32(0, b->data + b->data_offset, b->size - b->data_offset));
+    write_u32(b->data + 12, sv_crc32(0, b->data + 16, b->data_offset - 16));
+    write_copy(b->data, b->size);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- opening */
@@ -173,8 +174,7 @@ TEST cut_and_repaired(const char *path) {
     size_t whole = b.size, step = 64 * (1 + whole / 64 / 150);
     for (b.size = b.data_offset; b.size < whole; b.size += step) {
         write_u64(b.data + 24, b.size);
-        repair(&b);
-        write_copy(b.data, b.size);
+        write_repaired(&b);
         ASSERT_REFUSED(copy_path, "lies outside the file");
     }
     free(b.data);
@@ -187,8 +187,7 @@ TEST metadata_cut_and_repaired(const char *path) {
     size_t whole = b.data_offset;
     for (b.data_offset = 64; b.data_offset < whole; b.data_offset += 64) {
         write_u64(b.data + 16, b.data_offset);
-        repair(&b);
-        write_copy(b.data, b.size);
+        write_repaired(&b);
         ASSERT_REFUSED(copy_path, "");
     }
     free(b.data);
@@ -208,8 +207,7 @@ TEST frequencies_are_checked(const char *path) {
     for (size_t i = 0; i < LENGTH(bad); i++) {
         union { float f; uint32_t u; } value = { bad[i] };
         write_u32(b.data + at, value.u);
-        repair(&b);
-        write_copy(b.data, b.size);
+        write_repaired(&b);
         ASSERT_REFUSED(copy_path, "rotary frequency");
     }
     free(b.data);
@@ -331,8 +329,7 @@ static void spoil_weights(const char *path, const char *kind, float value) {
             write_u32(b.data + e->offset + at, bits.u);
     }
     sv_close(model);
-    repair(&b);
-    write_copy(b.data, b.size);
+    write_repaired(&b);
     free(b.data);
 }
 
