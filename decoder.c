@@ -28,29 +28,39 @@ struct SvDecoder {
     const SvModel *model;
     int threads;
     size_t capacity, position;
-    float *k_cache, *v_cache;               /* [num_hidden_layers, capacity, num_key_value_heads * head_dim] */
+    SvCache cache;                          /* of the first layer; each next one lies cache_floats further */
+    size_t cache_floats;
     float *sine, *cosine;                   /* [capacity, head_dim / 2] */
-    float *norm, *q, *attention, *gate, *up, *scores;
+    float *norm, *q, *k, *v, *attention, *gate, *up, *scratch;
     void *block;                            /* what all of these lie in */
 };
 
 /* The decoder's arrays, and the floats that each takes, stated once: allocated by sv_decoder_new, summed for people. */
-enum { N_PARTS = 10 };
+enum { N_PARTS = 11 };
 
-static void part_sizes(const SvConfig *c, uint64_t capacity, int threads, uint64_t size[N_PARTS]) {
+static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+/* Beside weights in Q8 or Q4, the cache and attention are of integers too. */
+static bool is_q8(const SvModel *m) { return m->text.layers[0].k_proj.group != 0; }
+
+static void part_sizes(const SvModel *m, uint64_t capacity, int threads, uint64_t size[N_PARTS]) {
+    const SvConfig *c = &m->config;
     uint64_t chunk = capacity < CHUNK ? capacity : CHUNK, q_dim = (uint64_t)c->num_attention_heads * c->head_dim;
-    size[0] = size[1] = c->num_hidden_layers * capacity * c->num_key_value_heads * c->head_dim;
-    size[2] = size[3] = capacity * c->head_dim / 2;
-    size[4] = chunk * c->hidden_size;
-    size[5] = chunk * (q_dim > c->hidden_size ? q_dim : c->hidden_size);
-    size[6] = chunk * q_dim;
-    size[7] = size[8] = chunk * c->intermediate_size;
-    size[9] = sv_attention_scratch(capacity, threads);
+    uint64_t kv_dim = (uint64_t)c->num_key_value_heads * c->head_dim;
+    size[0] = c->num_hidden_layers * sv_cache_floats(is_q8(m), capacity, c->num_key_value_heads, c->head_dim);
+    size[1] = size[2] = capacity * c->head_dim / 2;                                     /* sine, cosine */
+    size[3] = chunk * c->hidden_size;                                                   /* norm */
+    size[4] = chunk * larger(q_dim, c->hidden_size);                                    /* q, and what a block adds */
+    size[5] = size[6] = chunk * kv_dim;                                                 /* k, v */
+    size[7] = chunk * q_dim;                                                            /* attention */
+    size[8] = size[9] = chunk * c->intermediate_size;                                   /* gate, up */
+    size[10] = larger(sv_attention_scratch(capacity, c->head_dim, threads),             /* scratch */
+                      sv_matmul_scratch(chunk, larger(c->intermediate_size, larger(q_dim, c->hidden_size))));
 }
 
-uint64_t sv_decoder_memory(const SvConfig *c, int capacity, int threads) {
+uint64_t sv_decoder_memory(const SvModel *model, int capacity, int threads) {
     uint64_t size[N_PARTS];
-    part_sizes(c, (uint64_t)capacity, sv_threads(threads), size);
+    part_sizes(model, (uint64_t)capacity, sv_threads(threads), size);
     return sv_sum(N_PARTS, size) * sizeof(float);
 }
 
@@ -64,17 +74,23 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
     threads = sv_threads(threads);
     SvDecoder *d = calloc(1, sizeof *d);
     uint64_t size[N_PARTS];
-    part_sizes(c, (uint64_t)capacity, threads, size);
-    if (d) d->block = sv_floats(N_PARTS, size, (float **[]){ &d->k_cache, &d->v_cache, &d->sine, &d->cosine, &d->norm,
-                                                             &d->q, &d->attention, &d->gate, &d->up, &d->scores });
+    part_sizes(model, (uint64_t)capacity, threads, size);
+    if (d) d->block = sv_floats(N_PARTS, size, (float **[]){ &d->cache.data, &d->sine, &d->cosine, &d->norm, &d->q,
+                                                             &d->k, &d->v, &d->attention, &d->gate, &d->up,
+                                                             &d->scratch });
     if (!d || !d->block) {
         free(d);
         return sv_fail(error, "%s: out of memory for a context of %d tokens (%llu MB)", model->path, capacity,
-                       (unsigned long long)(sv_decoder_memory(c, capacity, threads) >> 20));
+                       (unsigned long long)(sv_decoder_memory(model, capacity, threads) >> 20));
     }
     d->model = model;
     d->threads = threads;
     d->capacity = (size_t)capacity;
+    d->cache.q8 = is_q8(model);
+    d->cache.capacity = (d->capacity + 63) / 64 * 64;
+    d->cache.heads = c->num_key_value_heads;
+    d->cache.dim = c->head_dim;
+    d->cache_floats = (size_t)sv_cache_floats(d->cache.q8, d->capacity, d->cache.heads, d->cache.dim);
 
     /* LlamaRotaryEmbedding: the angle of position p at frequency i, a product of two floats */
     size_t half = c->head_dim / 2;
@@ -115,35 +131,37 @@ static void rope(const SvDecoder *d, float *x, size_t count, size_t heads) {
 /* Up to CHUNK positions through all layers. */
 static void forward_chunk(SvDecoder *d, float *x, size_t count, const SvEvents *events) {
     const SvConfig *c = &d->model->config;
+    const SvKernels *cpu = d->model->kernels;
     int threads = d->threads;
+    float *norm = d->norm, *q = d->q, *k = d->k, *v = d->v, *gate = d->gate, *up = d->up, *scratch = d->scratch;
     size_t dim = c->hidden_size, heads = c->num_attention_heads, kv_heads = c->num_key_value_heads;
-    size_t kv_dim = kv_heads * c->head_dim, seen = d->position + count;
+    size_t seen = d->position + count;
     const char *name = c->vision_num_hidden_layers ? "model.text_model.layers.%d" : "model.layers.%d";   /* Llama's */
 
     for (uint32_t l = 0; l < c->num_hidden_layers; l++) {
         const SvTextLayer *layer = &d->model->text.layers[l];
-        float *keys = d->k_cache + l * d->capacity * kv_dim, *values = d->v_cache + l * d->capacity * kv_dim;
-        float *k = keys + d->position * kv_dim, *v = values + d->position * kv_dim;
+        SvCache cache = d->cache;
+        cache.data += l * d->cache_floats;
 
         /* x += o_proj(attention(input_layernorm(x))) */
-        sv_rms_norm(d->norm, x, layer->input_layernorm.data, count, dim, c->rms_norm_eps, threads);
-        sv_matmul(d->q, d->norm, &layer->q_proj, NULL, count, threads);
-        sv_matmul(k, d->norm, &layer->k_proj, NULL, count, threads);
-        sv_matmul(v, d->norm, &layer->v_proj, NULL, count, threads);
-        rope(d, d->q, count, heads);
+        cpu->rms_norm(norm, x, layer->input_layernorm.data, count, dim, c->rms_norm_eps, threads);
+        cpu->matmul(q, norm, &layer->q_proj, NULL, count, scratch, threads);
+        cpu->matmul(k, norm, &layer->k_proj, NULL, count, scratch, threads);
+        cpu->matmul(v, norm, &layer->v_proj, NULL, count, scratch, threads);
+        rope(d, q, count, heads);
         rope(d, k, count, kv_heads);
-        sv_attention(d->attention, d->q, keys, values, count, seen, heads, kv_heads, c->head_dim, true, d->scores,
-                     threads);
-        sv_matmul(d->q, d->attention, &layer->o_proj, NULL, count, threads);
-        sv_add(x, d->q, count * dim);
+        cpu->cache(&cache, k, v, d->position, count);
+        cpu->attention(d->attention, q, &cache, count, seen, heads, true, scratch, threads);
+        cpu->matmul(q, d->attention, &layer->o_proj, NULL, count, scratch, threads);
+        cpu->add(x, q, count * dim);
 
         /* x += down_proj(silu(gate_proj(norm)) * up_proj(norm)) */
-        sv_rms_norm(d->norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps, threads);
-        sv_matmul(d->gate, d->norm, &layer->gate_proj, NULL, count, threads);
-        sv_matmul(d->up, d->norm, &layer->up_proj, NULL, count, threads);
-        sv_silu_mul(d->gate, d->up, count * c->intermediate_size, threads);
-        sv_matmul(d->q, d->gate, &layer->down_proj, NULL, count, threads);
-        sv_add(x, d->q, count * dim);
+        cpu->rms_norm(norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps, threads);
+        cpu->matmul(gate, norm, &layer->gate_proj, NULL, count, scratch, threads);
+        cpu->matmul(up, norm, &layer->up_proj, NULL, count, scratch, threads);
+        cpu->silu_mul(gate, up, count * c->intermediate_size, threads);
+        cpu->matmul(q, gate, &layer->down_proj, NULL, count, scratch, threads);
+        cpu->add(x, q, count * dim);
         sv_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
     }
     d->position = seen;
@@ -151,6 +169,7 @@ static void forward_chunk(SvDecoder *d, float *x, size_t count, const SvEvents *
 
 int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, const SvEvents *events, SvError *error) {
     const SvConfig *c = &d->model->config;
+    const SvKernels *cpu = d->model->kernels;
     size_t dim = c->hidden_size;
     if (count == 0) return sv_fail(error, "%s: no token to run", d->model->path);
     if (count > d->capacity - d->position)
@@ -165,15 +184,15 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
             return sv_fail(error, "stopped in the middle of the prompt");
         forward_chunk(d, x + done * dim, chunk, events);
         if (listening) {                                    /* HF normalises every position; an answer needs the last */
-            sv_rms_norm(d->norm, x + done * dim, d->model->text.norm.data, chunk, dim, c->rms_norm_eps, d->threads);
+            cpu->rms_norm(d->norm, x + done * dim, d->model->text.norm.data, chunk, dim, c->rms_norm_eps, d->threads);
             const char *name = c->vision_num_hidden_layers ? "model.text_model.norm" : "model.norm";
             sv_emit(events, name, 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
         }
         done += chunk;
     }
     if (logits) {
-        sv_rms_norm(d->norm, x + (count - 1) * dim, d->model->text.norm.data, 1, dim, c->rms_norm_eps, d->threads);
-        sv_matmul(logits, d->norm, &d->model->text.lm_head, NULL, 1, d->threads);
+        cpu->rms_norm(d->norm, x + (count - 1) * dim, d->model->text.norm.data, 1, dim, c->rms_norm_eps, d->threads);
+        cpu->matmul(logits, d->norm, &d->model->text.lm_head, NULL, 1, d->scratch, d->threads);
         sv_emit(events, "lm_head", 0, logits, 3, (int[]){ 1, 1, (int)c->vocab_size }, 1);
     }
     return 0;

@@ -19,6 +19,8 @@ takes it to mean; the functions name the module they follow. A directory that sm
 transformers would is refused with one sentence, and nothing is written.
 """
 import argparse
+import collections
+import concurrent.futures
 import contextlib
 import itertools
 import json
@@ -33,7 +35,8 @@ import numpy as np
 from tqdm import tqdm
 
 HEADER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "smolvlm.h")
-CHUNK = 1 << 22             # numbers converted at a time: 16 MiB of f32
+CHUNK = 1 << 20             # numbers converted at a time: 4 MiB of f32
+WORKERS = os.cpu_count() or 1
 NO_ID = 0xFFFFFFFF
 
 
@@ -88,6 +91,7 @@ def read_layout():
         magic=re.search(r'#define SV_FILE_MAGIC\s+"(.*)"', header)[1].encode().decode("unicode_escape").encode(),
         version=int(re.search(r"#define SV_FILE_VERSION\s+(\d+)", header)[1]),
         formats={name.lower(): int(number) for name, number in re.findall(r"\bSV_(\w+) = (\d+)", header)},
+        q4_values=[int(value) for value in re.search(r"#define SV_Q4_VALUES \{(.*)\}", header)[1].split(",")],
         config=re.findall(r"\b(U32|F32|F64|F3|IDS|STR)\((\w+)\)", bodies.pop("SV_CONFIG")),
         tensors={name: entry.findall(body) for name, body in bodies.items()})
 
@@ -586,8 +590,118 @@ def encode_bf16(numbers):
     return np.where(np.isnan(numbers), (bits >> 16) | 0x40, rounded).astype("<u2")
 
 
-# --format: (bytes of a row of so many numbers, [rows, cols] f32 -> an array of these bytes)
-FORMATS = {"f32": (lambda cols: 4 * cols, encode_f32), "bf16": (lambda cols: 2 * cols, encode_bf16)}
+def decode_bf16(bits):
+    return (bits.astype("<u4") << 16).view("<f4")
+
+
+def sums_of_rows(x):
+    """[n, a power of two] -> [n]: halves added until one column is left, so the same bits from every build of numpy."""
+    while x.shape[1] > 1:
+        half = x.shape[1] // 2
+        x = x[:, :half] + x[:, half:]
+    return x[:, 0]
+
+
+def quantized(levels, numbers, group, first_guesses):
+    """f32 [rows, cols] -> (the nearest levels' indices, u8 [rows, cols filled up to whole groups],
+    scales, bf16 as u16 [rows, groups]), a number being levels[index] * scale.
+
+    levels: ascending integers in -127..127. The scale of a group is searched for, to the least squared error: each of
+    the first guesses puts the number of largest magnitude on that level; then twice the scale that fits the indices
+    best, sum(x level) / sum(level^2), is tried. Least squares without the indices has no closed form; more guesses than
+    these gain 2 % of the error at most. Round-to-nearest, for comparison, is the first guess alone (tests/accuracy.py
+    measures what the search gains)."""
+    rows, cols = numbers.shape
+    groups = -(-cols // group)
+    x = np.zeros((rows, groups * group), "<f4")
+    x[:, :cols] = numbers
+    x = x.reshape(-1, group)
+    levels = np.asarray(levels, "<f4")
+    nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, np.arange(-128, 128)).astype(np.uint8)
+    best, scale = np.full(len(x), np.inf, "<f4"), np.zeros(len(x), "<u2")
+
+    def indices(bits):
+        s = decode_bf16(bits)
+        inverse = np.divide(np.float32(1), s, out=np.zeros_like(s), where=np.abs(s) > 1e-30)
+        return nearest[(np.clip(np.rint(x * inverse[:, None]), -128, 127) + 128).astype(np.uint8)]
+
+    def attempt(guess):
+        bits = encode_bf16(guess)
+        error = sums_of_rows((x - levels[indices(bits)] * decode_bf16(bits)[:, None]) ** 2)
+        better = error < best
+        best[better], scale[better] = error[better], bits[better]
+
+    largest = np.take_along_axis(x, np.abs(x).argmax(1)[:, None], 1)[:, 0]
+    for level in first_guesses:
+        attempt(largest / np.float32(level))
+    for _ in range(2):
+        chosen = levels[indices(scale)]
+        attempt(sums_of_rows(x * chosen) / np.maximum(sums_of_rows(chosen * chosen), np.float32(1)))
+    return indices(scale).reshape(rows, -1), scale.reshape(rows, groups)
+
+
+def encode_q8(numbers):
+    """-> (int8 [rows, cols], scales); see smolvlm.h."""
+    chosen, scales = quantized(range(-127, 128), numbers, GROUPS["q8"], (127, 130, 133, 124, 121, 136))
+    return (chosen[:, :numbers.shape[1]].astype("<i2") - 127).astype(np.int8), scales
+
+
+def encode_q4(numbers):
+    """-> (u8 [rows, 16 for each 32 numbers], scales); see smolvlm.h."""
+    chosen, scales = quantized(read_layout().q4_values, numbers, GROUPS["q4"], (-127, -112, -140, 127, 112, 98))
+    halves = chosen.reshape(len(chosen), -1, 2, 16)
+    return (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(len(chosen), -1), scales
+
+
+GROUPS = {"f32": 0, "bf16": 0, "q8": 64, "q4": 32}
+
+# Bytes of a row of so many numbers; scales come apart.
+ROW_BYTES = {"f32": lambda cols: 4 * cols, "bf16": lambda cols: 2 * cols, "q8": lambda cols: cols,
+             "q4": lambda cols: -(-cols // 32) * 16}
+# [rows, cols] f32 -> what is written of it: an array of these bytes, and the scales or None
+ENCODERS = {"f32": lambda numbers: (encode_f32(numbers), None), "bf16": lambda numbers: (encode_bf16(numbers), None),
+            "q8": encode_q8, "q4": encode_q4}
+
+
+def format_of(tensor, wanted):
+    """The format of a tensor in a checkpoint made with --format wanted.
+
+    Vectors and tables are f32. Q4 is for the matrices of the text layers, which are most of the weights and all that
+    decoding waits for but lm_head; the others are Q8 there. The tower's products are as fast in Q8, and its features
+    and the logits suffer most from four bits (README, "Formats", has the measurement)."""
+    _, kind, name, _, _ = tensor
+    return "f32" if kind == "V" else "q8" if wanted == "q4" and ".text_model.layers." not in name else wanted
+
+
+def size_of(format, rows, cols):
+    """Bytes of a tensor."""
+    numbers = rows * ROW_BYTES[format](cols)
+    return align(numbers) + -(-rows // 8) * -(-cols // GROUPS[format]) * 16 if GROUPS[format] else numbers
+
+
+def side_by_side(function, items):
+    """map(function, items) by WORKERS threads, as numpy lets other threads run meanwhile; in order, few at a time."""
+    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+        waiting = collections.deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > WORKERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def encoded(format, chunks):
+    """The arrays to write, one after the other, for a tensor whose rows come in chunks."""
+    written, scales = 0, []
+    for numbers, scale in side_by_side(ENCODERS[format], chunks):
+        written += numbers.nbytes
+        scales.append(scale)
+        yield numbers
+    if GROUPS[format]:
+        yield np.zeros(align(written) - written, np.uint8)
+        scales = np.concatenate(scales)
+        yield np.pad(scales, ((0, -len(scales) % 8), (0, 0))).reshape(-1, 8, scales.shape[1]).swapaxes(1, 2).copy()
 
 
 def read_safetensors_header(path):
@@ -745,14 +859,14 @@ def export(directory, out, format):
 
     matrices = {found[source_name(name, text_only)][1] for _, kind, name, _, _ in tensors if kind == "M"}
     format = format or ("bf16" if matrices == {"BF16"} else "f32")
-    formats = ["f32" if kind == "V" else format for _, kind, _, _, _ in tensors]
-    sizes = [rows * FORMATS[f][0](cols) for f, (_, _, _, rows, cols) in zip(formats, tensors)]
+    formats = [format_of(tensor, format) for tensor in tensors]
+    sizes = [size_of(f, rows, cols) for f, (_, _, _, rows, cols) in zip(formats, tensors)]
     config = pack_config(layout, fields)
     table = sum(4 + len(name) + 32 for _, _, name, _, _ in tensors)
     data_offset = offset = align(40 + len(config) + table + len(blob))
     entries = []
     for f, size, (_, _, name, rows, cols) in zip(formats, sizes, tensors):
-        entries.append(pack_string(name) + struct.pack("<4I2Q", layout.formats[f], 0, rows, cols, offset, size))
+        entries.append(pack_string(name) + struct.pack("<4I2Q", layout.formats[f], GROUPS[f], rows, cols, offset, size))
         offset += align(size)
     metadata = (config + b"".join(entries) + blob).ljust(data_offset - 40, b"\0")
 
@@ -762,7 +876,7 @@ def export(directory, out, format):
         for form, size, (field, _, name, rows, cols) in zip(formats, sizes, tensors):
             source = found.get(source_name(name, text_only))
             chunks = [frequencies] if field == "inv_freq" else rows_of(source, rows, cols)
-            for data in itertools.chain(map(FORMATS[form][1], chunks), [np.zeros(align(size) - size, np.uint8)]):
+            for data in itertools.chain(encoded(form, chunks), [np.zeros(align(size) - size, np.uint8)]):
                 weights_crc = zlib.crc32(data, weights_crc)
                 f.write(data)
                 bar.update(data.nbytes)
@@ -804,7 +918,7 @@ OUT.bin appears only when it is complete; the same directory gives the same byte
 with one sentence that names the file and what is wrong with it.""")
     parser.add_argument("directory", metavar="DIR", help="the checkpoint directory")
     parser.add_argument("out", metavar="OUT.bin", help="the file to write")
-    parser.add_argument("--format", choices=FORMATS, help="how matrices are stored (default: the smallest that loses "
+    parser.add_argument("--format", choices=ROW_BYTES, help="how matrices are stored (default: the smallest that loses "
                         "nothing, so bf16 if the checkpoint is, else f32)")
     arguments = parser.parse_args()
     try:

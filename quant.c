@@ -1,19 +1,32 @@
 /* quant.c: the arithmetic under the model, and the formats its weights are stored in.
 
-                       w: f32, bf16 (later Q8, Q4), [rows, cols]
-                                |  a panel of rows as f32, once for all of x
-     x [n, cols] ---------> sv_matmul ---------> out [n, rows]            nn.Linear
+                       w: f32, bf16, Q8, Q4, [rows, cols]
+                                |  a panel of rows at a time, in the order the kernel reads it, once for all of x
+     x [n, cols] ---------> matmul ------------> out [n, rows]            nn.Linear
+              Q8, Q4: x becomes int8, a scale for each group of each row
 
-     q [n_q, heads, dim]
-     k [n_k, kv, dim]   --> sv_attention ------> out [n_q, heads, dim]    eager_attention_forward
-     v [n_k, kv, dim]
+     k, v [count, kv, dim] -> cache                                       DynamicCache
+     q [n_q, heads, dim] ---> attention -------> out [n_q, heads, dim]    eager_attention_forward
 
-   One rule governs the file. Floating-point addition is not associative, so every sum has one order that nobody may
-   change: LANES running sums, element i going to sum i % LANES, then a fixed tree over them. The order was chosen
-   because it vectorises at any width up to 16 floats, and every other freedom (threads, rows at a time, chunking of a
-   prompt) moves whole sums, never their insides. exp, sin and cos are made of basic operations for the same reason: a
-   libm's are its own. What is left to differ between machines is the fused multiply-add in sv_matmul's f32 and bf16
-   products, which are compared with Hugging Face by tolerance; the build forbids it elsewhere (-ffp-contract=off). */
+   One rule governs the file: what a Q8 or Q4 model computes is the same to the bit on every machine. Floating-point
+   addition is not associative, so every sum of floats has one order that nobody may change, and only sums of integers,
+   which are exact, are left to each machine's taste:
+
+     a product of x with a row of w     for each group, in order:  sum += (float)(integer dot product) * w's scale
+                                                                          * x's scale
+     a sum over a row (norms, softmax)  16 running sums, element i going to sum i % 16, then a fixed tree over them
+
+   Both vectorise at any width: the first over the rows of w, the second over the 16. Threads, rows at a time and the
+   chunking of a prompt move whole sums, never their insides. exp, sin and cos are made of basic operations for the same
+   reason: a libm's are its own. And no multiply-add is fused (-ffp-contract=off). f32 and bf16 products are free of
+   this: they use the machine's fused multiply-add, and are held against Hugging Face by tolerance.
+
+   The file is compiled once for every instruction set worth having (see the Makefile): each compilation gives one
+   SvKernels, a table of the functions that take the time, and sv_kernels() picks by what the processor says at run
+   time, so that one binary is fast on every machine, and the sets can be compared within one process. Compiled alone, with
+   whatever flags, the file is complete too. What is written for an instruction set is only the integer products, four
+   functions each, beside the plain ones that define them; all else is C over vectors `vf` of VL floats, where VL is
+   what the instruction set offers, and 1 if the compiler has no such vectors, or with -DSV_NO_SIMD. */
 #include "smolvlm.h"
 
 #include <float.h>
@@ -28,24 +41,1258 @@
 #pragma GCC diagnostic ignored "-Wunknown-pragmas"
 #endif
 
-enum { LANES = 16 };
+#ifdef SV_NO_SIMD
+#define SV_SET plain
+#elif defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define SV_SET avx512
+#define WITH_VNNI
+#include <immintrin.h>
+#elif defined(__AVX2__)
+#define SV_SET avx2
+#include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD) && defined(__aarch64__) && !defined(__AARCH64EB__)
+#define SV_SET dotprod
+#include <arm_neon.h>
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(__AARCH64EB__)
+#define SV_SET neon
+#include <arm_neon.h>
+#else
+#define SV_SET plain
+#endif
 
-/* Starting threads costs some ten microseconds: work of fewer operations than this is done by the caller's alone. */
-#define WORTH_THREADS 100000
-
-/* The innermost loops stand in functions of their own: inlined into a parallel region, gcc 12 runs out of registers for
-   their sums and takes twice the time. */
+/* The innermost loops stand in functions of their own: inlined into a parallel region, gcc 12 runs out of registers. */
 #if defined(__GNUC__)
 #define NOINLINE __attribute__((noinline))
 #else
 #define NOINLINE
 #endif
 
-#if defined(FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-#define MULTIPLY_ADD(a, b, c) fmaf(a, b, c)
+/* Starting threads costs some microseconds: work of fewer operations than this is done by the caller's alone. */
+#define WORTH_THREADS 100000
+
+enum { LANES = 16 };                                        /* of a sum over a row */
+
+static size_t at_most(size_t a, size_t b) { return a < b ? a : b; }
+static size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+static int thread_index(void) {
+#ifdef _OPENMP
+    return omp_get_thread_num();
 #else
-#define MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
+    return 0;
 #endif
+}
+
+/* --------------------------------------------------------------------------------------------------- vectors of floats
+
+   gcc's and clang's vector types: arithmetic on all elements at once, in whatever registers there are. */
+
+#if defined(__GNUC__) && !defined(SV_NO_SIMD)
+#if defined(__AVX512F__)
+enum { VL = 16 };
+#elif defined(__AVX2__)
+enum { VL = 8 };
+#else
+enum { VL = 4 };
+#endif
+typedef float vf __attribute__((vector_size(VL * 4)));
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+static inline vu bits_of(vf x) { return (vu)x; }
+static inline vf of_bits(vu x) { return (vf)x; }
+static inline vf v_set(float x) { return x - (vf){ 0 }; }
+static inline vf v_from_int(vi x) { return __builtin_convertvector(x, vf); }
+static inline vf v_choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
+#else
+enum { VL = 1 };
+typedef float vf;
+typedef int32_t vi;
+typedef uint32_t vu;
+static inline vu bits_of(vf x) { union { float f; uint32_t u; } bits = { x }; return bits.u; }
+static inline vf of_bits(vu x) { union { uint32_t u; float f; } bits = { x }; return bits.f; }
+static inline vf v_set(float x) { return x; }
+static inline vf v_from_int(vi x) { return (float)x; }
+static inline vf v_choose(vi mask, vf yes, vf no) { return mask ? yes : no; }
+#endif
+
+static inline vf v_load(const float *from) { vf x; memcpy(&x, from, sizeof x); return x; }
+static inline vi v_load_int(const int32_t *from) { vi x; memcpy(&x, from, sizeof x); return x; }
+static inline void v_store(float *to, vf x) { memcpy(to, &x, sizeof x); }
+
+/* a > b ? a : b, and a < b ? a : b: b where one is NaN */
+#if defined(__AVX512F__) && !defined(SV_NO_SIMD)
+static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vi v_max_int(vi a, vi b) { return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+static inline vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+#elif defined(__AVX2__) && !defined(SV_NO_SIMD)
+static inline vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+static inline vi v_max_int(vi a, vi b) { return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+static inline vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+#else
+static inline vf v_max(vf a, vf b) { return v_choose(a > b, a, b); }
+static inline vi v_max_int(vi a, vi b) { return (vi)bits_of(v_choose(a > b, of_bits((vu)a), of_bits((vu)b))); }
+static inline vf v_min(vf a, vf b) { return v_choose(a < b, a, b); }
+#endif
+
+/* a * b + c, rounded once where the machine can: for f32 and bf16 products alone */
+#if defined(__AVX512F__) && !defined(SV_NO_SIMD)
+static inline vf v_fused(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+#elif defined(__AVX2__) && defined(__FMA__) && !defined(SV_NO_SIMD)
+static inline vf v_fused(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(SV_NO_SIMD)
+static inline vf v_fused(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+#else
+static inline vf v_fused(vf a, vf b, vf c) { return a * b + c; }
+#endif
+
+/* e^x within 1 ulp-and-a-bit: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series (the first term left out is
+   below 2^-27), times 2^n put into the exponent. Clamped to where a float's e^x and its inverse are both normal. */
+static inline vf v_exp(vf x) {
+    x = v_max(v_set(-87.0f), x);                            /* in this order, so that NaN stays NaN */
+    x = v_min(v_set(87.0f), x);
+    const float round = 12582912.0f;                        /* 1.5 * 2^23: adding it rounds to an integer */
+    vf shifted = x * v_set(1.44269504088896341f) + v_set(round);
+    vf n = shifted - v_set(round);
+    vf r = x - n * v_set(0.693359375f);                     /* ln 2 in two parts; the first times n is exact */
+    r = r - n * v_set(-2.12194440e-4f);
+    vf r2 = r * r, r4 = r2 * r2;                            /* Estrin's way: Horner's would wait for itself */
+    vf low = (v_set(1.0f) + r) + (v_set(0.5f) + r * v_set(1.0f / 6)) * r2;
+    vf high = (v_set(1.0f / 24) + r * v_set(1.0f / 120)) + (v_set(1.0f / 720) + r * v_set(1.0f / 5040)) * r2;
+    vf p = low + high * r4;
+    return p * of_bits((bits_of(shifted) << 23) + (127u << 23));        /* the low bits of `shifted` are n */
+}
+
+/* The functions of rows below take a row's rest, shorter than a vector, through a copy filled up with zeros. */
+typedef struct Rest { float x[LANES]; } Rest;
+static inline Rest rest_of(const float *x, size_t n) {
+    Rest rest = { { 0 } };
+    memcpy(rest.x, x, n * sizeof *x);
+    return rest;
+}
+
+/* ------------------------------------------------------------------------------------------ sums in the fixed order */
+
+static inline float tree(const float s[LANES]) {
+    float t[8];
+    for (int l = 0; l < 8; l++) t[l] = s[l] + s[l + 8];
+    for (int l = 0; l < 4; l++) t[l] = t[l] + t[l + 4];
+    return (t[0] + t[2]) + (t[1] + t[3]);
+}
+
+static NOINLINE float sum(const float *x, size_t n) {
+    float s[LANES];
+    vf v[LANES / VL];
+    for (int j = 0; j < LANES / VL; j++) v[j] = v_set(0.0f);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES / VL; j++) v[j] += v_load(x + i + j * VL);
+    Rest rest = rest_of(x + i, n - i);
+    for (int j = 0; j < LANES / VL; j++) v_store(s + j * VL, v[j] + v_load(rest.x + j * VL));
+    return tree(s);
+}
+
+static NOINLINE float sum_of_squares(const float *x, size_t n, float mean) {
+    float s[LANES];
+    vf v[LANES / VL], m = v_set(mean);
+    for (int j = 0; j < LANES / VL; j++) v[j] = v_set(0.0f);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES / VL; j++) {
+            vf d = v_load(x + i + j * VL) - m;
+            v[j] += d * d;
+        }
+    for (int j = 0; j < LANES / VL; j++) v_store(s + j * VL, v[j]);
+    for (int l = 0; i < n; i++, l++) s[l] += (x[i] - mean) * (x[i] - mean);
+    return tree(s);
+}
+
+static float max_of(const float *x, size_t n) {
+    float best = x[0];
+    size_t i = 0;
+    if (n >= VL) {
+        vf v = v_load(x);
+        for (i = VL; i + VL <= n; i += VL) v = v_max(v, v_load(x + i));
+        float lane[VL];
+        v_store(lane, v);
+        best = lane[0];
+        for (int l = 1; l < VL; l++) best = lane[l] > best ? lane[l] : best;
+    }
+    for (; i < n; i++) best = x[i] > best ? x[i] : best;
+    return best;
+}
+
+/* ---------------------------------------------------------------------------------------- weights and their formats */
+
+static const int8_t q4_values[16] = SV_Q4_VALUES;
+
+static inline float from_bf16(uint16_t bits) {
+    union { uint32_t u; float f; } value = { (uint32_t)bits << 16 };
+    return value.f;
+}
+
+/* Bytes of a row's numbers. */
+static size_t row_bytes(uint32_t format, size_t cols) {
+    return format == SV_F32 ? 4 * cols : format == SV_BF16 ? 2 * cols : format == SV_Q8 ? cols
+                                                                                        : round_up(cols, 32) / 2;
+}
+
+/* A group's scales for the eight rows from `row`, a multiple of 8, on; those of the next group follow. */
+static const uint16_t *scales_of(const SvTensor *w, size_t row) {
+    const uint8_t *scales = (const uint8_t *)w->data + round_up(w->rows * row_bytes(w->format, w->cols), 64);
+    return (const uint16_t *)scales + row * ((w->cols + w->group - 1) / w->group);
+}
+
+/* n numbers of a Q4 row from its byte `from` on, as int8; n is rounded up to a multiple of 32. */
+static inline void unpack_q4(int8_t *to, const uint8_t *from, size_t n) {
+    for (size_t i = 0; i < n; i += 32, from += 16, to += 32) {
+#if defined(__AVX2__) && !defined(SV_NO_SIMD)
+        const __m128i values = _mm_loadu_si128((const __m128i *)q4_values), low = _mm_set1_epi8(15);
+        __m128i both = _mm_loadu_si128((const __m128i *)from);
+        _mm_storeu_si128((__m128i *)to, _mm_shuffle_epi8(values, _mm_and_si128(both, low)));
+        _mm_storeu_si128((__m128i *)(to + 16), _mm_shuffle_epi8(values, _mm_and_si128(_mm_srli_epi16(both, 4), low)));
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(SV_NO_SIMD)
+        const int8x16_t values = vld1q_s8(q4_values);
+        uint8x16_t both = vld1q_u8(from);
+        vst1q_s8(to, vqtbl1q_s8(values, vandq_u8(both, vdupq_n_u8(15))));
+        vst1q_s8(to + 16, vqtbl1q_s8(values, vshrq_n_u8(both, 4)));
+#else
+        for (size_t j = 0; j < 16; j++) {
+            to[j] = q4_values[from[j] & 15];
+            to[16 + j] = q4_values[from[j] >> 4];
+        }
+#endif
+    }
+}
+
+/* ------------------------------------------------------------------------- products of integers, by instruction set
+
+   An xint holds one number of a quantized x, and a wint one of a panel: bytes, or int16 where an instruction set has no
+   exact product of bytes. A panel is NR rows of w (or of the keys, or of the values), packed in the order in which
+   product4 reads them, group after group.
+
+     pack        rows[r][0 .. n) -> one group of a panel, n a multiple of 16; a row that is NULL counts as zeros
+     product4    four rows of x times a panel of `groups` groups of n numbers, into sum[i * stride + r], which starts
+                 from what is there (more), or from zero:
+                     for each group:  sum += (float)(x[i] . panel[r]) * scale[r] * d[i]
+                 x, its scales d and by128 (128 times the sum of the group's numbers in x[i], for who needs it) are
+                 given for the first group and the first row; the other rows are x_stride and d_stride further
+     rows8       one row of x times eight rows of w as they lie in memory, stride bytes apart (Q4, if q4), into
+                 sum[8], in the same way; scale: bf16, eight for each group, or NULL for ones. n a multiple of 32; x is
+                 zero where w's last group is over */
+
+typedef struct Tile { float *sum; size_t stride; bool more; } Tile;
+#if defined(__AVX2__) && !defined(SV_NO_SIMD)
+#define X86_PRODUCTS
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(SV_NO_SIMD)
+#define NEON_PRODUCTS
+#else
+#define PLAIN_PRODUCTS
+#endif
+
+/* AVX-512: vpdpbusd adds four products of an unsigned and a signed byte to each int32. The weights become unsigned by
+   adding 128, which is taken off again as 128 times the sum of x. Panel: [n / 4][32 rows][4].
+   AVX2 has no such thing. Widened to int16, vpmaddwd adds two products to each int32; panel: [n / 2][16 rows][2]. For
+   one row of x, vpmaddubsw adds two products of bytes to each int16 without a loss if the signs of w are moved over to x
+   (2 * 128 * 127 fits), and vpmaddwd by ones two of those to each int32; that is better there, as the bytes need not be
+   widened first, and worse for a panel, as the signs move in the ports that multiply. */
+#ifdef X86_PRODUCTS
+#ifdef WITH_VNNI
+typedef int8_t xint;
+typedef int8_t wint;
+typedef __m512i Wide;
+enum { NR = 32 };
+static inline Wide wide_load(const wint *from) { return _mm512_loadu_si512(from); }
+static inline Wide wide_four(const xint *x) { int32_t four; memcpy(&four, x, 4); return _mm512_set1_epi32(four); }
+static inline Wide wide_start(int32_t by128) { return _mm512_set1_epi32(-by128); }
+static inline Wide wide_dot(Wide s, Wide w, Wide x) { return _mm512_dpbusd_epi32(s, w, x); }
+static inline vf wide_float(Wide s) { return _mm512_cvtepi32_ps(s); }
+
+static inline __m256i dot32(__m256i s, __m256i w, __m256i x) {
+    return _mm256_dpbusd_epi32(s, _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x);
+}
+
+/* Four rows of 16 bytes at a time: a transposition of 4 x 4 fours. */
+static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
+    const __m128i flip = _mm_set1_epi8(-128);
+    for (size_t r = 0; r < NR; r += 4)
+        for (size_t k = 0; k < n; k += 16) {
+            __m128i a[4];
+            for (size_t i = 0; i < 4; i++)
+                a[i] = _mm_xor_si128(flip, rows[r + i] ? _mm_loadu_si128((const __m128i *)(rows[r + i] + k))
+                                                       : _mm_setzero_si128());
+            __m128i b0 = _mm_unpacklo_epi32(a[0], a[1]), b1 = _mm_unpackhi_epi32(a[0], a[1]);
+            __m128i b2 = _mm_unpacklo_epi32(a[2], a[3]), b3 = _mm_unpackhi_epi32(a[2], a[3]);
+            wint *to = panel + k * NR + r * 4;
+            _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi64(b0, b2));
+            _mm_storeu_si128((__m128i *)(to + 4 * NR), _mm_unpackhi_epi64(b0, b2));
+            _mm_storeu_si128((__m128i *)(to + 8 * NR), _mm_unpacklo_epi64(b1, b3));
+            _mm_storeu_si128((__m128i *)(to + 12 * NR), _mm_unpackhi_epi64(b1, b3));
+        }
+}
+#else
+typedef int16_t xint;
+typedef int16_t wint;
+typedef __m256i Wide;
+enum { NR = 16 };
+static inline Wide wide_load(const wint *from) { return _mm256_loadu_si256((const __m256i *)from); }
+static inline Wide wide_four(const xint *x) { int32_t four; memcpy(&four, x, 4); return _mm256_set1_epi32(four); }
+static inline Wide wide_start(int32_t by128) { (void)by128; return _mm256_setzero_si256(); }
+static inline Wide wide_dot(Wide s, Wide w, Wide x) { return _mm256_add_epi32(s, _mm256_madd_epi16(w, x)); }
+static inline vf wide_float(Wide s) { return _mm256_cvtepi32_ps(s); }
+
+static inline __m256i dot32(__m256i s, __m256i w, __m256i x) {
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    return _mm256_add_epi32(s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+/* Eight rows of 16 bytes at a time: a transposition of 8 x 8 pairs. */
+static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
+    for (size_t r = 0; r < NR; r += 8)
+        for (size_t k = 0; k < n; k += 16) {
+            __m128i a[8], b[8], c[8];
+            for (size_t i = 0; i < 8; i++)
+                a[i] = rows[r + i] ? _mm_loadu_si128((const __m128i *)(rows[r + i] + k)) : _mm_setzero_si128();
+            for (int i = 0; i < 8; i += 2) {
+                b[i] = _mm_unpacklo_epi16(a[i], a[i + 1]);
+                b[i + 1] = _mm_unpackhi_epi16(a[i], a[i + 1]);
+            }
+            for (int i = 0; i < 8; i += 4)
+                for (int h = 0; h < 2; h++) {
+                    c[i + 2 * h] = _mm_unpacklo_epi32(b[i + h], b[i + 2 + h]);
+                    c[i + 2 * h + 1] = _mm_unpackhi_epi32(b[i + h], b[i + 2 + h]);
+                }
+            for (size_t j = 0; j < 4; j++) {
+                wint *to = panel + (k + 4 * j) * NR + r * 2;
+                __m128i even = _mm_unpacklo_epi64(c[j], c[4 + j]), odd = _mm_unpackhi_epi64(c[j], c[4 + j]);
+                _mm256_storeu_si256((__m256i *)to, _mm256_cvtepi8_epi16(even));
+                _mm256_storeu_si256((__m256i *)(to + 2 * NR), _mm256_cvtepi8_epi16(odd));
+            }
+        }
+}
+#endif
+
+static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
+                              const int32_t *by128, size_t d_stride, const wint *panel, const float *scale, size_t n,
+                              size_t groups) {
+    for (size_t g = 0; g < groups; g++, d++, by128++, scale += NR, more = true) {
+        Wide s[4][2];
+        for (size_t i = 0; i < 4; i++) s[i][0] = s[i][1] = wide_start(by128[i * d_stride]);
+        const size_t step = 4 / sizeof(xint);               /* numbers of x that make the four bytes of a product */
+        for (const xint *end = x + n; x < end; x += step, panel += step * NR) {
+            Wide w0 = wide_load(panel), w1 = wide_load(panel + step * NR / 2);
+            for (size_t i = 0; i < 4; i++) {
+                Wide four = wide_four(x + i * x_stride);
+                s[i][0] = wide_dot(s[i][0], w0, four);
+                s[i][1] = wide_dot(s[i][1], w1, four);
+            }
+        }
+        vf scale0 = v_load(scale), scale1 = v_load(scale + VL);
+        for (size_t i = 0; i < 4; i++) {
+            float *to = sum + i * stride;
+            vf di = v_set(d[i * d_stride]);
+            v_store(to, (more ? v_load(to) : v_set(0)) + wide_float(s[i][0]) * scale0 * di);
+            v_store(to + VL, (more ? v_load(to + VL) : v_set(0)) + wide_float(s[i][1]) * scale1 * di);
+        }
+    }
+}
+
+/* 32 numbers of a row: 32 bytes, or 16 that are looked up. */
+static inline __m256i load32(const uint8_t *from, bool q4) {
+    if (!q4) return _mm256_loadu_si256((const __m256i *)from);
+    const __m256i values = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)q4_values));
+    __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)from));
+    both = _mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
+    return _mm256_shuffle_epi8(values, _mm256_and_si256(both, _mm256_set1_epi8(15)));
+}
+
+/* Element i of the result: the sum of v[i]'s elements. */
+static inline __m256i sum8(const __m256i v[8]) {
+    __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+    return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+static inline void rows8_of(float sum[8], const uint8_t *w, size_t stride, bool q4, const int8_t *x, const float *d,
+                            const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
+    __m256 total = _mm256_setzero_ps();
+    const uint8_t *next = w + 8 * stride;                   /* eight rows at once are too many for the prefetcher */
+    for (size_t g = 0; g < groups; g++, x += n, w += q4 ? n / 2 : n) {
+        __m256i v[8];
+        for (const uint8_t *end = next + (q4 ? 4 * n : 8 * n); next < end; next += 64) _mm_prefetch(next, _MM_HINT_T0);
+        for (size_t r = 0; r < 8; r++) {
+            v[r] = _mm256_setzero_si256();
+            for (size_t k = 0; k < n; k += 32)
+                v[r] = dot32(v[r], load32(w + r * stride + (q4 ? k / 2 : k), q4),
+                             _mm256_loadu_si256((const __m256i *)(x + k)));
+        }
+        __m256i s = sum8(v);
+#ifdef WITH_VNNI
+        s = _mm256_sub_epi32(s, _mm256_set1_epi32(by128[g]));
+#else
+        (void)by128;
+#endif
+        __m256 product = _mm256_cvtepi32_ps(s);
+        if (scale) {
+            __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(scale + 8 * g)));
+            product = _mm256_mul_ps(product, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)));
+        }
+        total = _mm256_add_ps(total, _mm256_mul_ps(product, _mm256_set1_ps(d[g])));
+    }
+    _mm256_storeu_ps(sum, total);
+}
+
+static NOINLINE void rows8(float sum[8], const uint8_t *w, size_t stride, bool q4, const int8_t *x, const float *d,
+                           const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
+    if (n == 64 && !q4) rows8_of(sum, w, stride, false, x, d, by128, scale, 64, groups);    /* the usual: unrolled */
+    else if (n == 32 && q4) rows8_of(sum, w, stride, true, x, d, by128, scale, 32, groups);
+    else rows8_of(sum, w, stride, q4, x, d, by128, scale, n, groups);
+}
+#endif
+
+/* sdot adds four products of bytes to each int32; panel: [n / 4][16 rows][4]. Without it, smlal adds products of int16;
+   panel: [n][16 rows]. */
+#ifdef NEON_PRODUCTS
+enum { NR = 16 };
+#ifdef __ARM_FEATURE_DOTPROD
+typedef int8_t xint;
+typedef int8_t wint;
+
+static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
+    for (size_t r = 0; r < NR; r += 4)
+        for (size_t k = 0; k < n; k += 16) {                /* a transposition of 4 x 4 fours */
+            int32x4_t a[4];
+            for (size_t i = 0; i < 4; i++)
+                a[i] = rows[r + i] ? vreinterpretq_s32_s8(vld1q_s8(rows[r + i] + k)) : vdupq_n_s32(0);
+            int64x2_t b0 = vreinterpretq_s64_s32(vtrn1q_s32(a[0], a[1]));
+            int64x2_t b1 = vreinterpretq_s64_s32(vtrn2q_s32(a[0], a[1]));
+            int64x2_t b2 = vreinterpretq_s64_s32(vtrn1q_s32(a[2], a[3]));
+            int64x2_t b3 = vreinterpretq_s64_s32(vtrn2q_s32(a[2], a[3]));
+            wint *to = panel + k * NR + r * 4;
+            vst1q_s8(to, vreinterpretq_s8_s64(vtrn1q_s64(b0, b2)));
+            vst1q_s8(to + 4 * NR, vreinterpretq_s8_s64(vtrn1q_s64(b1, b3)));
+            vst1q_s8(to + 8 * NR, vreinterpretq_s8_s64(vtrn2q_s64(b0, b2)));
+            vst1q_s8(to + 12 * NR, vreinterpretq_s8_s64(vtrn2q_s64(b1, b3)));
+        }
+}
+
+static inline void add_products(int32x4_t s[4][4], const xint *x, size_t x_stride, const wint *panel, size_t n) {
+    for (size_t k = 0; k < n; k += 4, panel += NR * 4) {
+        int8x16_t w[4];
+        for (int j = 0; j < 4; j++) w[j] = vld1q_s8(panel + 16 * j);
+        for (size_t i = 0; i < 4; i++) {
+            int32_t four;
+            memcpy(&four, x + i * x_stride + k, 4);
+            int8x16_t v = vreinterpretq_s8_s32(vdupq_n_s32(four));
+            for (int j = 0; j < 4; j++) s[i][j] = vdotq_s32(s[i][j], w[j], v);
+        }
+    }
+}
+
+static inline int32_t integer_dot(const int8_t *x, const int8_t *w, size_t n) {
+    int32x4_t s = vdupq_n_s32(0);
+    for (size_t k = 0; k < n; k += 16) s = vdotq_s32(s, vld1q_s8(w + k), vld1q_s8(x + k));
+    return vaddvq_s32(s);
+}
+#else
+typedef int16_t xint;
+typedef int16_t wint;
+
+static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
+    for (size_t k = 0; k < n; k++)
+        for (size_t r = 0; r < NR; r++) panel[k * NR + r] = rows[r] ? rows[r][k] : 0;
+}
+
+static inline void add_products(int32x4_t s[4][4], const xint *x, size_t x_stride, const wint *panel, size_t n) {
+    for (size_t k = 0; k < n; k++, panel += NR) {
+        int16x8_t w0 = vld1q_s16(panel), w1 = vld1q_s16(panel + 8);
+        for (size_t i = 0; i < 4; i++) {
+            int16x4_t v = vdup_n_s16(x[i * x_stride + k]);
+            s[i][0] = vmlal_s16(s[i][0], vget_low_s16(w0), v);
+            s[i][1] = vmlal_s16(s[i][1], vget_high_s16(w0), v);
+            s[i][2] = vmlal_s16(s[i][2], vget_low_s16(w1), v);
+            s[i][3] = vmlal_s16(s[i][3], vget_high_s16(w1), v);
+        }
+    }
+}
+
+static inline int32_t integer_dot(const int8_t *x, const int8_t *w, size_t n) {
+    int32x4_t s = vdupq_n_s32(0);
+    for (size_t k = 0; k < n; k += 8) {
+        int16x8_t a = vmovl_s8(vld1_s8(w + k)), b = vmovl_s8(vld1_s8(x + k));
+        s = vmlal_s16(vmlal_s16(s, vget_low_s16(a), vget_low_s16(b)), vget_high_s16(a), vget_high_s16(b));
+    }
+    return vaddvq_s32(s);
+}
+#endif
+
+static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
+                              const int32_t *by128, size_t d_stride, const wint *panel, const float *scale, size_t n,
+                              size_t groups) {
+    (void)by128;
+    for (size_t g = 0; g < groups; g++, d++, x += n, panel += n * NR, scale += NR, more = true) {
+        int32x4_t s[4][4];
+        for (int i = 0; i < 4; i++)
+            for (int j = 0; j < 4; j++) s[i][j] = vdupq_n_s32(0);
+        add_products(s, x, x_stride, panel, n);
+        for (size_t i = 0; i < 4; i++)
+            for (size_t j = 0; j < 4; j++) {
+                float *to = sum + i * stride + 4 * j;
+                float32x4_t a = vmulq_f32(vcvtq_f32_s32(s[i][j]), vld1q_f32(scale + 4 * j));
+                vst1q_f32(to, vaddq_f32(more ? vld1q_f32(to) : vdupq_n_f32(0), vmulq_n_f32(a, d[i * d_stride])));
+            }
+    }
+}
+#endif
+
+/* The plain products: what all of the above compute. Panel: [16 rows][n] for each group. */
+#ifdef PLAIN_PRODUCTS
+typedef int8_t xint;
+typedef int8_t wint;
+enum { NR = 16 };
+
+static void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
+    for (size_t r = 0; r < NR; r++, panel += n)
+        if (rows[r]) memcpy(panel, rows[r], n);
+        else memset(panel, 0, n);
+}
+
+static NOINLINE int32_t integer_dot(const int8_t *restrict x, const int8_t *restrict w, size_t n) {
+    int32_t s = 0;
+    for (size_t k = 0; k < n; k++) s += x[k] * w[k];
+    return s;
+}
+
+static void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
+                     const int32_t *by128, size_t d_stride, const wint *panel, const float *scale, size_t n,
+                     size_t groups) {
+    (void)by128;
+    for (size_t i = 0; i < 4; i++)
+        for (size_t r = 0; r < NR; r++) {
+            float s = more ? sum[i * stride + r] : 0;
+            for (size_t g = 0; g < groups; g++)
+                s += (float)integer_dot(x + i * x_stride + g * n, panel + (g * NR + r) * n, n) * scale[g * NR + r] *
+                     d[i * d_stride + g];
+            sum[i * stride + r] = s;
+        }
+}
+#endif
+
+/* int8 -> xint, n a multiple of 16 */
+static NOINLINE void widen(xint *to, const int8_t *from, size_t n) {
+#if defined(X86_PRODUCTS) && !defined(WITH_VNNI)
+    for (size_t k = 0; k < n; k += 16)
+        _mm256_storeu_si256((__m256i *)(to + k), _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(from + k))));
+#else
+    for (size_t k = 0; k < n; k++) to[k] = from[k];
+#endif
+}
+
+#ifndef X86_PRODUCTS
+static NOINLINE void rows8(float sum[8], const uint8_t *w, size_t stride, bool q4, const int8_t *x, const float *d,
+                           const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
+    int8_t unpacked[64];
+    (void)by128;
+    for (size_t r = 0; r < 8; r++, w += stride) {
+        float s = 0;
+        for (size_t g = 0; g < groups; g++) {
+            const int8_t *numbers = (const int8_t *)w + g * n;
+            if (q4) {
+                unpack_q4(unpacked, w + g * n / 2, n);
+                numbers = unpacked;
+            }
+            s += (float)integer_dot(x + g * n, numbers, n) * (scale ? from_bf16(scale[8 * g + r]) : 1) * d[g];
+        }
+        sum[r] = s;
+    }
+}
+#endif
+
+/* ------------------------------------------------------------------------------------------------- numbers to integers
+
+   x = d q for a group: q = x * (127 / max |x|), to the nearest integer and to even from the middle, d = max |x| *
+   (1 / 127). q gets `size` numbers, zeros from n on. A group of (next to) nothing becomes zeros; one with an infinity or
+   a NaN gets d = NaN, so that what is broken stays visible. The maximum is taken of the bits as integers, among which
+   NaN is the largest. */
+enum { MAX_GROUP = 512 };
+
+static inline void low_bytes(int8_t to[16], const vu bits[16 / VL]) {
+#if defined(__AVX512F__) && !defined(SV_NO_SIMD)
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)bits[0]));
+#elif defined(__AVX2__) && !defined(SV_NO_SIMD)
+    const __m256i pick = _mm256_set1_epi32(0x0c080400);
+    __m256i a = _mm256_shuffle_epi8((__m256i)bits[0], pick), b = _mm256_shuffle_epi8((__m256i)bits[1], pick);
+    __m256i both = _mm256_permutevar8x32_epi32(_mm256_unpacklo_epi32(a, b), _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0));
+    _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128(both));
+#else
+    uint32_t one[16];
+    memcpy(one, bits, sizeof one);
+    for (int j = 0; j < 16; j++) to[j] = (int8_t)(one[j] & 255);
+#endif
+}
+
+static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size) {
+    typedef float Numbers[MAX_GROUP];
+    Numbers padded;
+    if (n < size) {                                         /* the last group of a row */
+        memcpy(padded, x, n * sizeof *x);
+        memset(padded + n, 0, (size - n) * sizeof *x);
+        x = padded;
+    }
+    vi most = (vi)bits_of(v_set(0.0f));
+    for (size_t k = 0; k < size; k += VL) most = v_max_int((vi)(bits_of(v_load(x + k)) & 0x7fffffffu), most);
+    int32_t lane[VL];
+    memcpy(lane, &most, sizeof lane);
+    for (int l = 1; l < VL; l++) lane[0] = lane[l] > lane[0] ? lane[l] : lane[0];
+    float max;
+    memcpy(&max, lane, sizeof max);
+    if (!(max > 1e-30f && max <= FLT_MAX)) {
+        memset(q, 0, size);
+        return max <= 1e-30f ? 0 : NAN;
+    }
+    const float round = 12582912.0f;                        /* 1.5 * 2^23: adding it rounds to an integer, */
+    vf scale = v_set(127.0f / max);
+    for (size_t k = 0; k < size; k += 16) {
+        vu bits[16 / VL];                                   /* whose lowest byte is the integer's */
+        for (int j = 0; j < 16 / VL; j++) bits[j] = bits_of(v_load(x + k + j * VL) * scale + v_set(round));
+        low_bytes(q + k, bits);
+    }
+    return max * (1.0f / 127);
+}
+
+static inline int32_t sum_by128(const int8_t *q, size_t n) {
+#ifdef WITH_VNNI
+    int32_t s = 0;
+    for (size_t k = 0; k < n; k++) s += q[k];
+    return 128 * s;
+#else
+    (void)q, (void)n;
+    return 0;
+#endif
+}
+
+/* Rows of x as integers, bytes [n, stride] for rows8 or q [n, stride] for product4; and for each group its scale d and
+   by128, [n, marks]. */
+typedef struct Quantized {
+    int8_t *bytes;
+    xint *q;
+    float *d;
+    int32_t *by128;
+    size_t stride, marks, groups, group;
+} Quantized;
+
+static Quantized quantized_in(void *scratch, size_t n, size_t cols, size_t group) {
+    Quantized x = { .group = group, .groups = (cols + group - 1) / group };
+    x.stride = x.groups * group;
+    x.marks = round_up(x.groups, 8);
+    x.d = scratch;
+    x.by128 = (int32_t *)(x.d + n * x.marks);
+    x.bytes = (int8_t *)(x.by128 + n * x.marks);
+    x.q = (xint *)x.bytes;
+    return x;
+}
+
+static NOINLINE void quantize_row(const Quantized *x, size_t row, const float *from, size_t cols, bool to_bytes) {
+    int8_t room[MAX_GROUP];
+    bool same = sizeof(xint) == 1 || to_bytes;
+    for (size_t g = 0; g < x->groups; g++) {
+        size_t at = g * x->group;
+        int8_t *bytes = same ? x->bytes + row * x->stride + at : room;
+        x->d[row * x->marks + g] = quantize(bytes, from + at, at_most(x->group, cols - at), x->group);
+        x->by128[row * x->marks + g] = sum_by128(bytes, x->group);
+        if (!same) widen(x->q + row * x->stride + at, bytes, x->group);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------- products of floats
+
+   In the same shape: four rows of x times a panel of NF rows of w, [n][NF], here of floats. */
+enum { NF = VL == 1 ? 4 : 2 * VL, NV = NF / VL };
+
+static NOINLINE void float_product4(float *sum, size_t stride, bool more, const float *x, size_t x_stride,
+                                    const float *panel, size_t n) {
+    vf s[4][NV];
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < NV; j++) s[i][j] = v_set(0.0f);
+    for (size_t k = 0; k < n; k++, panel += NF) {
+        vf w[NV];
+        for (int j = 0; j < NV; j++) w[j] = v_load(panel + j * VL);
+        for (size_t i = 0; i < 4; i++) {
+            vf one = v_set(x[i * x_stride + k]);
+            for (int j = 0; j < NV; j++) s[i][j] = v_fused(one, w[j], s[i][j]);
+        }
+    }
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < NV; j++) {
+            float *to = sum + i * stride + j * VL;
+            v_store(to, more ? v_load(to) + s[i][j] : s[i][j]);
+        }
+}
+
+static inline vf load_bf16(const uint16_t *from) {
+#if defined(__GNUC__) && !defined(SV_NO_SIMD)
+    typedef uint16_t Halves __attribute__((vector_size(VL * 2)));
+    Halves bits;
+    memcpy(&bits, from, sizeof bits);
+    return of_bits(__builtin_convertvector(bits, vu) << 16);
+#else
+    return from_bf16(*from);
+#endif
+}
+
+/* x . w for one row of w, read once: decoding waits for the memory anyway. */
+static NOINLINE float dot_f32(const float *x, const float *w, size_t n) {
+    float s[LANES];
+    vf v[LANES / VL];
+    for (int j = 0; j < LANES / VL; j++) v[j] = v_set(0.0f);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES / VL; j++) v[j] = v_fused(v_load(x + i + j * VL), v_load(w + i + j * VL), v[j]);
+    for (int j = 0; j < LANES / VL; j++) v_store(s + j * VL, v[j]);
+    for (int l = 0; i < n; i++, l++) s[l] += x[i] * w[i];
+    return tree(s);
+}
+
+static NOINLINE float dot_bf16(const float *x, const uint16_t *w, size_t n) {
+    float s[LANES];
+    vf v[LANES / VL];
+    for (int j = 0; j < LANES / VL; j++) v[j] = v_set(0.0f);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES / VL; j++) v[j] = v_fused(v_load(x + i + j * VL), load_bf16(w + i + j * VL), v[j]);
+    for (int j = 0; j < LANES / VL; j++) v_store(s + j * VL, v[j]);
+    for (int l = 0; i < n; i++, l++) s[l] += x[i] * from_bf16(w[i]);
+    return tree(s);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ matmul
+
+   Few rows of x (decoding): every row of w is read once, in order. Many: w is cut into panels, x into blocks, and a
+   thread takes one strip of w for one block of x after the other. It packs PANEL numbers of the strip's rows, on its
+   stack, and multiplies all of the block with them, so that w is packed once for ROWS rows of x and never copied as a
+   whole, and a panel stays in the first-level cache while the block passes. */
+enum { FEW = 3, ROWS = 256, PANEL = 512, FLOAT_PANEL = 256, STRIP = 2 };
+
+/* Number k of row r of a Q8 or Q4 tensor. */
+static inline int integer_at(const SvTensor *w, size_t r, size_t k) {
+    const uint8_t *row = (const uint8_t *)w->data + r * row_bytes(w->format, w->cols);
+    return w->format == SV_Q8 ? (int8_t)row[k] : q4_values[row[k / 32 * 16 + k % 16] >> (k % 32 / 16 * 4) & 15];
+}
+
+/* Numbers [at, at + n) of row r of a Q8 or Q4 tensor; `unpacked` has room for n, and may be what is returned. */
+static inline const int8_t *integers(const SvTensor *w, size_t r, size_t at, size_t n, int8_t *unpacked) {
+    if (w->format == SV_Q8) return (const int8_t *)w->data + r * w->cols + at;
+    unpack_q4(unpacked, (const uint8_t *)w->data + r * row_bytes(SV_Q4, w->cols) + at / 2, n);
+    return unpacked;
+}
+
+/* out[r] = x . row r of w, for `count` rows from `first`, a multiple of 8, on, and one row of x. */
+static NOINLINE void integer_rows(float *out, const SvTensor *w, const float *bias, const Quantized *x, size_t row,
+                                  size_t first, size_t count) {
+    const int8_t *q = x->bytes + row * x->stride;
+    const float *d = x->d + row * x->marks;
+    const int32_t *by128 = x->by128 + row * x->marks;
+    size_t bytes = row_bytes(w->format, w->cols), cols = w->cols;
+    for (size_t r = first; r < first + count; r += 8) {
+        const uint8_t *numbers = (const uint8_t *)w->data + r * bytes;
+        const uint16_t *scales = scales_of(w, r);
+        size_t n = at_most(8, first + count - r);
+        float s[8] = { 0 };
+        if (n == 8) {
+            rows8(s, numbers, bytes, w->format == SV_Q4, q, d, by128, scales, x->group, x->groups);
+        } else {                                            /* the last rows of a tensor */
+            for (size_t i = 0; i < n; i++)
+                for (size_t g = 0; g < x->groups; g++) {
+                    int32_t dot = 0;
+                    for (size_t k = g * x->group; k < at_most((g + 1) * x->group, cols); k++)
+                        dot += q[k] * integer_at(w, r + i, k);
+                    s[i] += (float)dot * from_bf16(scales[8 * g + i]) * d[g];
+                }
+        }
+        for (size_t i = 0; i < n; i++) out[r + i] = bias ? s[i] + bias[r + i] : s[i];
+    }
+}
+
+/* Copies a tile of four rows of sums, of which out has only so many rows and columns, in or out. */
+static void take_tile(float *tile, size_t width, const float *out, size_t stride, size_t rows, size_t cols) {
+    for (size_t i = 0; i < rows; i++) memcpy(tile + i * width, out + i * stride, cols * sizeof *out);
+}
+
+static void put_tile(float *out, size_t stride, const float *tile, size_t width, size_t rows, size_t cols) {
+    for (size_t i = 0; i < rows; i++) memcpy(out + i * stride, tile + i * width, cols * sizeof *out);
+}
+
+/* The last thing that happens to a strip. */
+static NOINLINE void add_bias(float *out, size_t stride, const float *bias, size_t rows, size_t cols) {
+    for (size_t i = 0; i < rows; i++)
+        for (size_t r = 0; r < cols; r++) out[i * stride + r] += bias[r];
+}
+
+/* The strip of STRIP panels from row `first` of w on, times the rows i0 .. i1 of x. */
+static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *bias, const Quantized *x, size_t first,
+                                   size_t i0, size_t i1) {
+    wint panel[STRIP][PANEL * NR];
+    float scale[STRIP][PANEL / 32 * NR];
+    int8_t unpacked[NR][PANEL] = { { 0 } };
+    size_t group = x->group, width = at_most(STRIP * NR, w->rows - first);
+    for (size_t at = 0; at < x->stride; at += PANEL) {
+        size_t g0 = at / group, groups = at_most(PANEL / group, x->groups - g0);
+        for (size_t p = 0; p * NR < width; p++) {
+            const int8_t *rows[NR], *group_rows[NR];
+            for (size_t r = 0; r < NR; r++) {
+                size_t row = first + p * NR + r, n = at_most(groups * group, w->cols - at);
+                rows[r] = row < w->rows ? integers(w, row, at, n, unpacked[r]) : NULL;
+            }
+            for (size_t r = 0; r < NR; r += 8) {
+                size_t row = first + p * NR + r;
+                const uint16_t *scales = row < w->rows ? scales_of(w, row) + 8 * g0 : NULL;
+                for (size_t g = 0; g < groups; g++)
+                    for (size_t j = 0; j < 8; j++) scale[p][g * NR + r + j] = scales ? from_bf16(scales[8 * g + j]) : 0;
+            }
+            for (size_t g = 0; g < groups; g++) {
+                for (size_t r = 0; r < NR; r++) group_rows[r] = rows[r] ? rows[r] + g * group : NULL;
+                pack(panel[p] + g * group * NR, group_rows, group);
+            }
+        }
+        for (size_t i = i0; i < i1; i += 4)
+            for (size_t p = 0; p * NR < width; p++) {
+                float tile[4 * NR], *to = out + i * w->rows + first + p * NR;
+                size_t rows = at_most(4, i1 - i), cols = at_most(NR, width - p * NR), mark = i * x->marks + g0;
+                bool whole = rows == 4 && cols == NR;
+                if (!whole && at) take_tile(tile, NR, to, w->rows, rows, cols);
+                product4(whole ? to : tile, whole ? w->rows : NR, at > 0, x->q + i * x->stride + at, x->stride,
+                         x->d + mark, x->by128 + mark, x->marks, panel[p], scale[p], group, groups);
+                if (!whole) put_tile(to, w->rows, tile, NR, rows, cols);
+            }
+    }
+    if (bias) add_bias(out + i0 * w->rows + first, w->rows, bias + first, i1 - i0, width);
+}
+
+/* The same for f32 and bf16. */
+static NOINLINE void pack_floats(float *panel, const SvTensor *w, size_t first, size_t at, size_t n) {
+    for (size_t r = 0; r < NF; r++) {
+        size_t row = first + r;
+        const float *f32 = (const float *)w->data + row * w->cols + at;
+        const uint16_t *bf16 = (const uint16_t *)w->data + row * w->cols + at;
+        if (row >= w->rows) for (size_t k = 0; k < n; k++) panel[k * NF + r] = 0;
+        else if (w->format == SV_F32) for (size_t k = 0; k < n; k++) panel[k * NF + r] = f32[k];
+        else for (size_t k = 0; k < n; k++) panel[k * NF + r] = from_bf16(bf16[k]);
+    }
+}
+
+static NOINLINE void float_strip(float *out, const SvTensor *w, const float *bias, const float *x, size_t first,
+                                 size_t i0, size_t i1) {
+    float panel[STRIP][FLOAT_PANEL * NF];
+    size_t width = at_most(STRIP * NF, w->rows - first);
+    for (size_t at = 0; at < w->cols; at += FLOAT_PANEL) {
+        size_t n = at_most(FLOAT_PANEL, w->cols - at);
+        for (size_t p = 0; p * NF < width; p++) pack_floats(panel[p], w, first + p * NF, at, n);
+        for (size_t i = i0; i < i1; i += 4)
+            for (size_t p = 0; p * NF < width; p++) {
+                float tile[4 * NF], few[4][FLOAT_PANEL], *to = out + i * w->rows + first + p * NF;
+                const float *from = x + i * w->cols + at;
+                size_t rows = at_most(4, i1 - i), cols = at_most(NF, width - p * NF), stride = w->cols;
+                bool whole = rows == 4 && cols == NF;
+                if (rows < 4) {                             /* a row that is not there is another one once more */
+                    for (size_t j = 0; j < 4; j++)
+                        memcpy(few[j], from + at_most(j, rows - 1) * stride, n * sizeof(float));
+                    from = few[0], stride = FLOAT_PANEL;
+                }
+                if (!whole && at) take_tile(tile, NF, to, w->rows, rows, cols);
+                float_product4(whole ? to : tile, whole ? w->rows : NF, at > 0, from, stride, panel[p], n);
+                if (!whole) put_tile(to, w->rows, tile, NF, rows, cols);
+            }
+    }
+    if (bias) add_bias(out + i0 * w->rows + first, w->rows, bias + first, i1 - i0, width);
+}
+
+static void float_rows(float *out, const SvTensor *w, const float *bias, const float *x, size_t first, size_t count) {
+    for (size_t r = first; r < first + count; r++) {
+        float s = w->format == SV_F32 ? dot_f32(x, (const float *)w->data + r * w->cols, w->cols)
+                                      : dot_bf16(x, (const uint16_t *)w->data + r * w->cols, w->cols);
+        out[r] = bias ? s + bias[r] : s;
+    }
+}
+
+static void matmul(float *out, const float *x, const SvTensor *w, const float *bias, size_t n, float *scratch,
+                   int threads) {
+    size_t rows = w->rows, cols = w->cols;
+    bool integer = w->format == SV_Q8 || w->format == SV_Q4;
+    Quantized xq = { 0 };
+    (void)threads;
+    if (integer) {
+        size_t padded = round_up(n, 4);                     /* the last rows of the last four are never used */
+        xq = quantized_in(scratch, padded, cols, w->group);
+#pragma omp parallel for num_threads(threads) if (n * cols > WORTH_THREADS)
+        for (int64_t i = 0; i < (int64_t)n; i++) quantize_row(&xq, (size_t)i, x + (size_t)i * cols, cols, n <= FEW);
+    }
+    if (n <= FEW) {
+        const size_t step = 32;
+        int64_t blocks = (int64_t)((rows + step - 1) / step);
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * rows * cols > WORTH_THREADS)
+        for (int64_t b = 0; b < blocks; b++) {
+            size_t first = (size_t)b * step, count = at_most(step, rows - first);
+            for (size_t i = 0; i < n; i++) {
+                if (integer) integer_rows(out + i * rows, w, bias, &xq, i, first, count);
+                else float_rows(out + i * rows, w, bias, x + i * cols, first, count);
+            }
+        }
+        return;
+    }
+    size_t strip = STRIP * (integer ? (size_t)NR : (size_t)NF), strips = (rows + strip - 1) / strip;
+    int64_t work = (int64_t)(strips * ((n + ROWS - 1) / ROWS));
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (n * rows * cols > WORTH_THREADS)
+    for (int64_t u = 0; u < work; u++) {
+        size_t first = (size_t)u % strips * strip, i0 = (size_t)u / strips * ROWS, i1 = at_most(i0 + ROWS, n);
+        if (integer) integer_strip(out, w, bias, &xq, first, i0, i1);
+        else float_strip(out, w, bias, x, first, i0, i1);
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------------- attention
+
+   Two products with a softmax between them, for which everything above serves again. A q8 cache keeps integers: the
+   keys [heads][capacity][dim] with a scale for each, the values transposed, [heads][dim][capacity], with a scale for
+   each position, so that both are rows of int8 along which a product runs, like weights. The queries become integers, a
+   scale each; and so do the softmax's weights, each first multiplied by its value's scale, in groups of KEYS positions
+   counted from the first, so that the groups do not depend on how the prompt was cut. An f32 cache keeps keys and
+   values both as [heads][capacity][dim]. */
+enum { KEYS = 64 };
+
+typedef struct Parts { int8_t *k, *v; float *k_scale, *v_scale, *k_f32, *v_f32; } Parts;
+
+static Parts parts_of(const SvCache *c, size_t head) {
+    size_t one = c->capacity * c->dim;                      /* numbers of a head */
+    float *scales = c->data, *floats = c->data + head * one;
+    int8_t *integers = (int8_t *)(c->data + 2 * c->heads * c->capacity) + head * one;
+    return (Parts){ integers, integers + c->heads * one, scales + head * c->capacity,
+                    scales + (c->heads + head) * c->capacity, floats, floats + c->heads * one };
+}
+
+static void cache(const SvCache *c, const float *k, const float *v, size_t at, size_t count) {
+    size_t dim = c->dim, row = c->heads * dim;
+    int8_t bytes[MAX_GROUP];
+    for (size_t head = 0; head < c->heads; head++) {
+        Parts to = parts_of(c, head);
+        for (size_t i = 0; i < count; i++) {
+            const float *key = k + i * row + head * dim, *value = v + i * row + head * dim;
+            size_t position = at + i;
+            if (!c->q8) {
+                memcpy(to.k_f32 + position * dim, key, dim * sizeof *key);
+                memcpy(to.v_f32 + position * dim, value, dim * sizeof *value);
+                continue;
+            }
+            to.k_scale[position] = quantize(bytes, key, dim, round_up(dim, 16));
+            memcpy(to.k + position * dim, bytes, dim);
+            to.v_scale[position] = quantize(bytes, value, dim, round_up(dim, 16));
+            for (size_t d = 0; d < dim; d++) to.v[d * c->capacity + position] = bytes[d];
+        }
+    }
+}
+
+/* The softmax's weights, not yet divided by their sum: x[j] = e^(x[j] - max) for the n scores, zero from there to
+   `size`, a multiple of 16; and one over the sum. */
+static NOINLINE float softmax_weights(float *x, size_t n, size_t size) {
+    memset(x + n, 0, (size - n) * sizeof *x);
+    vf max = v_set(max_of(x, n));
+    for (size_t j = 0; j < n; j += VL) v_store(x + j, v_exp(v_load(x + j) - max));
+    memset(x + n, 0, (size - n) * sizeof *x);
+    return 1.0f / sum(x, n);
+}
+
+static NOINLINE void multiply(float *x, const float *y, size_t n) {             /* n a multiple of 16 */
+    for (size_t j = 0; j < n; j += VL) v_store(x + j, v_load(x + j) * v_load(y + j));
+}
+
+/* A thread's room: the panels of a head's keys and values, four rows of scores and their integers. */
+typedef struct Room { void *k, *v; float *scores, *ones; Quantized weights; } Room;
+
+static uint64_t room_floats(uint64_t n_k, uint64_t dim) {
+    uint64_t keys = (n_k + KEYS - 1) / KEYS * KEYS, wide = (dim + 31) / 32 * 32;    /* as wide as any panel */
+    return 2 * keys * wide + 4 * keys + keys / 2 + 2 * keys + 8 * (keys / KEYS + 8) + 64;
+}
+
+static Room room_in(float *scratch, size_t n_k, size_t dim) {
+    size_t keys = round_up(n_k, KEYS), wide = round_up(dim, 32);
+    Room room = { .k = scratch, .v = scratch + keys * wide, .scores = scratch + 2 * keys * wide };
+    room.ones = room.scores + 4 * keys;
+    room.weights = quantized_in(room.ones + keys / 2, 4, keys, KEYS);
+    return room;
+}
+
+/* Attention of one head for up to four queries at `q`, of which row i sees `seen[i]` positions, a rising number. The
+   head's panels are in `room`. out: row i at out + i * stride. */
+static NOINLINE void integer_attention4(float *out, const float *q, size_t stride, const SvCache *c, const Parts *head,
+                                        const Room *room, size_t n_k, size_t count, const size_t seen[4]) {
+    size_t dim = c->dim, size = round_up(dim, 16), most = seen[count - 1], keys = round_up(most, KEYS);
+    size_t padded = round_up(n_k, KEYS), groups = keys / KEYS;
+    const wint *k = room->k, *v = room->v;
+    const Quantized *weights = &room->weights;
+    int8_t bytes[MAX_GROUP];
+    xint x[4 * MAX_GROUP];
+    float scaled[MAX_GROUP], d[4], one_over[4], ones[NR];
+    int32_t by128[4];
+    vf scale = v_set(1.0f / sqrtf((float)dim));
+    for (size_t i = 0; i < 4; i++) {
+        memcpy(scaled, q + at_most(i, count - 1) * stride, dim * sizeof *q);
+        for (size_t e = 0; e < size; e += VL) v_store(scaled + e, v_load(scaled + e) * scale);
+        d[i] = quantize(bytes, scaled, dim, size);
+        by128[i] = sum_by128(bytes, size);
+        widen(x + i * size, bytes, size);
+    }
+
+    for (int r = 0; r < NR; r++) ones[r] = 1.0f;
+    for (size_t j = 0; j < most; j += NR)
+        product4(room->scores + j, padded, false, x, size, d, by128, 1, k + j * size, ones, size, 1);
+    for (size_t i = 0; i < count; i++) {
+        float *p = room->scores + i * padded;
+        multiply(p, head->k_scale, keys);
+        one_over[i] = softmax_weights(p, seen[i], keys);
+        multiply(p, head->v_scale, keys);
+        quantize_row(weights, i, p, keys, false);
+    }
+    for (size_t i = 0; i < groups * NR; i++) room->ones[i] = 1.0f;
+    for (size_t e = 0; e < dim; e += NR, v += padded * NR) {
+        float s[4][NR];
+        product4(s[0], NR, false, weights->q, weights->stride, weights->d, weights->by128, weights->marks, v, room->ones,
+                 KEYS, groups);
+        for (size_t i = 0; i < count; i++)
+            for (size_t r = 0; r < at_most(NR, dim - e); r++) out[i * stride + e + r] = s[i][r] * one_over[i];
+    }
+}
+
+static NOINLINE void integer_panels(const SvCache *c, const Parts *head, const Room *room, size_t n_k) {
+    size_t dim = c->dim, size = round_up(dim, 16), padded = round_up(n_k, KEYS);
+    const int8_t *rows[NR];
+    wint *k = room->k, *v = room->v;
+    for (size_t j = 0; j < n_k; j += NR, k += NR * size) {
+        for (size_t r = 0; r < NR; r++) rows[r] = j + r < n_k ? head->k + (j + r) * dim : NULL;
+        pack(k, rows, size);
+    }
+    for (size_t e = 0; e < dim; e += NR)
+        for (size_t j = 0; j < padded; j += KEYS, v += KEYS * NR) {
+            for (size_t r = 0; r < NR; r++) rows[r] = e + r < dim ? head->v + (e + r) * c->capacity + j : NULL;
+            pack(v, rows, KEYS);
+        }
+}
+
+/* The same for a single query, without panels: each key and each value is read once. */
+static NOINLINE void integer_attention1(float *out, const float *q, const SvCache *c, const Parts *head,
+                                        const Room *room, size_t n_k) {
+    size_t dim = c->dim, size = round_up(dim, 32), keys = round_up(n_k, KEYS);
+    const Quantized *weights = &room->weights;
+    int8_t bytes[MAX_GROUP] = { 0 };
+    float scaled[MAX_GROUP], *p = room->scores;
+    vf scale = v_set(1.0f / sqrtf((float)dim));
+    memcpy(scaled, q, dim * sizeof *q);
+    for (size_t e = 0; e < round_up(dim, 16); e += VL) v_store(scaled + e, v_load(scaled + e) * scale);
+    float d = quantize(bytes, scaled, dim, round_up(dim, 16));
+    int32_t by128 = sum_by128(bytes, size);
+    for (size_t j = 0; j < n_k; j += 8)
+        rows8(p + j, (const uint8_t *)head->k + j * dim, dim, false, bytes, &d, &by128, NULL, size, 1);
+    multiply(p, head->k_scale, keys);
+    float one_over = softmax_weights(p, n_k, keys);
+    multiply(p, head->v_scale, keys);
+    quantize_row(weights, 0, p, keys, true);
+    for (size_t e = 0; e < dim; e += 8) {
+        float s[8];
+        rows8(s, (const uint8_t *)head->v + e * c->capacity, c->capacity, false, weights->bytes, weights->d,
+              weights->by128, NULL, KEYS, keys / KEYS);
+        for (size_t i = 0; i < at_most(8, dim - e); i++) out[e + i] = s[i] * one_over;
+    }
+}
+
+/* In floats: the panels are [key panel][dim][NF] and [dim panel][key][NF]. */
+static NOINLINE void float_panels(const SvCache *c, const Parts *head, const Room *room, size_t n_k) {
+    size_t dim = c->dim;
+    float *k = room->k, *v = room->v;
+    for (size_t j = 0; j < n_k; j += NF)
+        for (size_t e = 0; e < dim; e++)
+            for (size_t r = 0; r < NF; r++) *k++ = j + r < n_k ? head->k_f32[(j + r) * dim + e] : 0;
+    for (size_t e = 0; e < dim; e += NF)
+        for (size_t j = 0; j < n_k; j++)
+            for (size_t r = 0; r < NF; r++) *v++ = e + r < dim ? head->v_f32[j * dim + e + r] : 0;
+}
+
+static NOINLINE void float_attention4(float *out, const float *q, size_t stride, const SvCache *c, const Room *room,
+                                      size_t n_k, size_t count, const size_t seen[4]) {
+    size_t dim = c->dim, most = seen[count - 1], padded = round_up(n_k, KEYS);
+    const float *k = room->k, *v = room->v;
+    float x[4 * MAX_GROUP], one_over[4], scale = 1.0f / sqrtf((float)dim);
+    for (size_t i = 0; i < 4; i++)
+        for (size_t e = 0; e < dim; e++) x[i * dim + e] = q[at_most(i, count - 1) * stride + e] * scale;
+    for (size_t j = 0; j < most; j += NF) float_product4(room->scores + j, padded, false, x, dim, k + j * dim, dim);
+    for (size_t i = 0; i < count; i++)
+        one_over[i] = softmax_weights(room->scores + i * padded, seen[i], round_up(most, KEYS));
+    for (size_t e = 0; e < dim; e += NF, v += n_k * NF) {
+        float s[4][NF];
+        float_product4(s[0], NF, false, room->scores, padded, v, most);
+        for (size_t i = 0; i < count; i++)
+            for (size_t r = 0; r < at_most(NF, dim - e); r++) out[i * stride + e + r] = s[i][r] * one_over[i];
+    }
+}
+
+static NOINLINE void float_attention1(float *out, const float *q, const SvCache *c, const Parts *head, const Room *room,
+                                      size_t n_k) {
+    size_t dim = c->dim;
+    float x[MAX_GROUP], *p = room->scores, scale = 1.0f / sqrtf((float)dim);
+    for (size_t e = 0; e < dim; e++) x[e] = q[e] * scale;
+    for (size_t j = 0; j < n_k; j++) p[j] = dot_f32(x, head->k_f32 + j * dim, dim);
+    float one_over = softmax_weights(p, n_k, round_up(n_k, KEYS));
+    memset(out, 0, dim * sizeof *out);
+    for (size_t j = 0; j < n_k; j++)
+        for (size_t e = 0; e < dim; e++) out[e] += p[j] * head->v_f32[j * dim + e];
+    for (size_t e = 0; e < dim; e++) out[e] *= one_over;
+}
+
+static void attention(float *out, const float *q, const SvCache *c, size_t n_q, size_t n_k, size_t heads, bool causal,
+                      float *scratch, int threads) {
+    size_t dim = c->dim, stride = heads * dim, shared = heads / c->heads, room_size = (size_t)room_floats(n_k, dim);
+    size_t blocks = n_q <= FEW ? 1 : (n_q + ROWS - 1) / ROWS;
+    (void)threads;
+#pragma omp parallel for schedule(static, 1) num_threads(threads) if (n_q * n_k * stride > WORTH_THREADS)
+    for (int64_t u = 0; u < (int64_t)(heads * blocks); u++) {
+        size_t head = (size_t)u % heads, i0 = (size_t)u / heads * ROWS, i1 = at_most(i0 + ROWS, n_q);
+        Room room = room_in(scratch + room_size * (size_t)thread_index(), n_k, dim);
+        Parts parts = parts_of(c, head / shared);
+        size_t before = causal ? n_k - n_q + 1 : n_k;       /* positions that the first query sees */
+        if (n_q <= FEW) {
+            for (size_t i = 0; i < n_q; i++) {
+                const float *from = q + i * stride + head * dim;
+                float *to = out + i * stride + head * dim;
+                size_t seen = causal ? before + i : n_k;
+                if (c->q8) integer_attention1(to, from, c, &parts, &room, seen);
+                else float_attention1(to, from, c, &parts, &room, seen);
+            }
+            continue;
+        }
+        size_t last = causal ? before + i1 - 1 : n_k;       /* positions that the block's last query sees */
+        if (c->q8) integer_panels(c, &parts, &room, last);
+        else float_panels(c, &parts, &room, last);
+        for (size_t i = i0; i < i1; i += 4) {
+            size_t count = at_most(4, i1 - i), seen[4];
+            for (size_t r = 0; r < count; r++) seen[r] = causal ? before + i + r : n_k;
+            const float *from = q + i * stride + head * dim;
+            float *to = out + i * stride + head * dim;
+            if (c->q8) integer_attention4(to, from, stride, c, &parts, &room, last, count, seen);
+            else float_attention4(to, from, stride, c, &room, last, count, seen);
+        }
+    }
+}
+
+/* -------------------------------------------------------------------------------------------- norms and activations */
+
+/* nn.LayerNorm: (x - mean) / sqrt(var + eps) * weight + bias */
+static NOINLINE void layer_norm_row(float *out, const float *x, const float *weight, const float *bias, size_t n,
+                                    float eps) {
+    float mean = sum(x, n) / (float)n;
+    float scale = 1.0f / sqrtf(sum_of_squares(x, n, mean) / (float)n + eps);
+    size_t j = 0;
+    for (; j + VL <= n; j += VL)
+        v_store(out + j, (v_load(x + j) - v_set(mean)) * v_set(scale) * v_load(weight + j) + v_load(bias + j));
+    for (; j < n; j++) out[j] = (x[j] - mean) * scale * weight[j] + bias[j];
+}
+
+static void layer_norm(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size,
+                       float eps, int threads) {
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (n * size > WORTH_THREADS)
+    for (int64_t i = 0; i < (int64_t)n; i++)
+        layer_norm_row(out + (size_t)i * size, x + (size_t)i * size, weight, bias, size, eps);
+}
+
+/* LlamaRMSNorm: x / sqrt(mean(x^2) + eps) * weight */
+static NOINLINE void rms_norm_row(float *out, const float *x, const float *weight, size_t n, float eps) {
+    float scale = 1.0f / sqrtf(sum_of_squares(x, n, 0.0f) / (float)n + eps);
+    size_t j = 0;
+    for (; j + VL <= n; j += VL) v_store(out + j, v_load(x + j) * v_set(scale) * v_load(weight + j));
+    for (; j < n; j++) out[j] = x[j] * scale * weight[j];
+}
+
+static void rms_norm(float *out, const float *x, const float *weight, size_t n, size_t size, float eps, int threads) {
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (n * size > WORTH_THREADS)
+    for (int64_t i = 0; i < (int64_t)n; i++)
+        rms_norm_row(out + (size_t)i * size, x + (size_t)i * size, weight, size, eps);
+}
+
+/* 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3). As 1 + tanh(u) = 2 / (1 + e^-2u), one exp does it, without
+   the cancellation that 1 + tanh suffers where tanh nears -1. */
+static inline vf v_gelu(vf x) {
+    vf u = v_set(0.79788456080286536f) * (x + v_set(0.044715f) * (x * x * x));
+    return x / (v_set(1.0f) + v_exp(v_set(-2.0f) * u));
+}
+
+/* silu(gate) * up, silu(x) = x / (1 + e^-x) */
+static inline vf v_silu_mul(vf gate, vf up) { return gate / (v_set(1.0f) + v_exp(-gate)) * up; }
+
+static NOINLINE void gelu_piece(float *x, size_t n) {
+    size_t i = 0;
+    for (; i + VL <= n; i += VL) v_store(x + i, v_gelu(v_load(x + i)));
+    Rest rest = rest_of(x + i, n - i);
+    v_store(rest.x, v_gelu(v_load(rest.x)));
+    memcpy(x + i, rest.x, (n - i) * sizeof *x);
+}
+
+static NOINLINE void silu_piece(float *gate, const float *up, size_t n) {
+    size_t i = 0;
+    for (; i + VL <= n; i += VL) v_store(gate + i, v_silu_mul(v_load(gate + i), v_load(up + i)));
+    Rest a = rest_of(gate + i, n - i), b = rest_of(up + i, n - i);
+    v_store(a.x, v_silu_mul(v_load(a.x), v_load(b.x)));
+    memcpy(gate + i, a.x, (n - i) * sizeof *gate);
+}
+
+enum { PIECE = 4096 };                                      /* numbers that a thread takes at a time */
+
+static void gelu_tanh(float *x, size_t n, int threads) {
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (n > WORTH_THREADS / 10)
+    for (int64_t at = 0; at < (int64_t)n; at += PIECE) gelu_piece(x + at, at_most(PIECE, n - (size_t)at));
+}
+
+static void silu_mul(float *gate, const float *up, size_t n, int threads) {
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (n > WORTH_THREADS / 10)
+    for (int64_t at = 0; at < (int64_t)n; at += PIECE) silu_piece(gate + at, up + at, at_most(PIECE, n - (size_t)at));
+}
+
+static void add(float *x, const float *y, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] += y[i];
+}
+
+/* --------------------------------------------------------------------------------------------------------- the table */
+
+#define STRING(name) STRING_OF(name)
+#define STRING_OF(name) #name
+#define TABLE(name) TABLE_OF(name)
+#define TABLE_OF(name) sv_kernels_##name
+
+extern const SvKernels TABLE(SV_SET);
+const SvKernels TABLE(SV_SET) = { STRING(SV_SET), matmul, cache, attention, layer_norm, rms_norm, gelu_tanh, silu_mul,
+                                  add };
+
+/* -------------------------------------------------------------------- what exists once, whatever the instruction set */
+#ifndef SV_KERNELS_ONLY
+
+/* SV_SETS(X): the other sets of this build, by the Makefile; the fastest first. */
+#ifndef SV_SETS
+#define SV_SETS(X)
+#endif
+#define DECLARE(name) extern const SvKernels sv_kernels_##name;
+SV_SETS(DECLARE)
+
+#if defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
+#define HAS_dotprod() ((getauxval(AT_HWCAP) >> 20 & 1) != 0)                   /* HWCAP_ASIMDDP */
+#endif
+#define HAS_avx512() (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && \
+                      __builtin_cpu_supports("avx512vl"))
+#define HAS_avx2() (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+
+const SvKernels *sv_kernels(int i) {
+#define COUNT_DOWN(name) if (HAS_##name() && i-- == 0) return &sv_kernels_##name;
+    SV_SETS(COUNT_DOWN)
+    return i == 0 ? &TABLE(SV_SET) : NULL;
+}
 
 int sv_threads(int wanted) {
 #ifdef _OPENMP
@@ -56,40 +1303,55 @@ int sv_threads(int wanted) {
 #endif
 }
 
-static int thread_index(void) {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
+uint64_t sv_matmul_scratch(uint64_t n, uint64_t cols) {
+    uint64_t rows = (n + 3) / 4 * 4, stride = (cols + 63) / 64 * 64, marks = (stride / 32 + 7) / 8 * 8;
+    return rows * (stride / 2 + 2 * marks);                 /* as int16, the scales, the sums */
 }
 
-/* -------------------------------------------------------------------------------------------- functions of a number */
-
-/* e^x within 1 ulp-and-a-bit: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series (the first term left out is
-   below 2^-27), times 2^n put into the exponent. Clamped to where a float's e^x and its inverse are both normal. */
-static inline float exp_inline(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 87.0f ? 87.0f : x;
-    const float round = 12582912.0f;                        /* 1.5 * 2^23: adding it rounds to an integer */
-    float shifted = x * 1.44269504088896341f + round;
-    float n = shifted - round;
-    float r = x - n * 0.693359375f;                         /* ln 2 in two parts; the first times n is exact */
-    r = r - n * -2.12194440e-4f;
-    float p = 1.0f / 5040;
-    p = p * r + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    union { float f; uint32_t u; } from = { shifted }, scale;
-    scale.u = (from.u << 23) + (127u << 23);                /* the low bits of `shifted` are n */
-    return p * scale.f;
+uint64_t sv_attention_scratch(uint64_t n_k, uint64_t dim, int threads) {
+    return room_floats(n_k, dim) * (uint64_t)threads;
 }
 
-float sv_exp(float x) { return exp_inline(x); }
+uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim) {
+    capacity = (capacity + KEYS - 1) / KEYS * KEYS;
+    uint64_t past_the_end = 2 * capacity + 64;              /* what a kernel may read there, eight rows at a time */
+    return q8 ? 2 * heads * capacity + heads * capacity * dim / 2 + past_the_end : 2 * heads * capacity * dim;
+}
+
+uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t cols) {
+    bool groups = format == SV_Q8 || format == SV_Q4;
+    if (format > SV_Q4 || (groups ? group != 32 && group != 64 : group != 0)) return 0;
+    uint64_t numbers = (uint64_t)rows * row_bytes(format, cols);
+    uint64_t eights = ((uint64_t)rows + 7) / 8;
+    return groups ? (numbers + 63) / 64 * 64 + eights * ((cols + group - 1) / group) * 16 : numbers;
+}
+
+void sv_row(const SvTensor *w, size_t row, float *out) {
+    size_t n = w->cols;
+    const uint8_t *from = (const uint8_t *)w->data + row * row_bytes(w->format, n);
+    if (w->format == SV_F32) {
+        memcpy(out, from, n * sizeof *out);
+    } else if (w->format == SV_BF16) {
+        for (size_t i = 0; i < n; i++) out[i] = from_bf16(((const uint16_t *)from)[i]);
+    } else {
+        const uint16_t *scales = scales_of(w, row / 8 * 8) + row % 8;
+        for (size_t i = 0; i < n; i++) out[i] = (float)integer_at(w, row, i) * from_bf16(scales[i / w->group * 8]);
+    }
+}
+
+float sv_exp(float x) {
+    float lane[VL] = { x };
+    v_store(lane, v_exp(v_load(lane)));
+    return lane[0];
+}
+
+/* softmax(x) in place: exp(x - max) / sum. */
+void sv_softmax(float *x, size_t n) {
+    float max = max_of(x, n);
+    for (size_t i = 0; i < n; i++) x[i] = sv_exp(x[i] - max);
+    float scale = 1.0f / sum(x, n);
+    for (size_t i = 0; i < n; i++) x[i] *= scale;
+}
 
 /* Sine and cosine to double accuracy, then rounded once: RoPE's angles reach the context length in radians, where a
    float's own spacing is too coarse. angle = n pi/2 + r; pi/2 in two parts, so that n times the first is exact. */
@@ -110,274 +1372,4 @@ void sv_sin_cos(double angle, float *sine, float *cosine) {
     default: *sine = (float)-c, *cosine = (float)s; break;
     }
 }
-
-/* ------------------------------------------------------------------------------------------ sums in the fixed order */
-
-static inline float tree(const float s[LANES]) {
-    float t[8];
-    for (int l = 0; l < 8; l++) t[l] = s[l] + s[l + 8];
-    for (int l = 0; l < 4; l++) t[l] = t[l] + t[l + 4];
-    return (t[0] + t[2]) + (t[1] + t[3]);
-}
-
-static float sum(const float *x, size_t n) {
-    float s[LANES] = { 0 };
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int l = 0; l < LANES; l++) s[l] += x[i + l];
-    for (int l = 0; i < n; i++, l++) s[l] += x[i];
-    return tree(s);
-}
-
-static float sum_of_squares(const float *x, size_t n, float mean) {
-    float s[LANES] = { 0 };
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int l = 0; l < LANES; l++) s[l] += (x[i + l] - mean) * (x[i + l] - mean);
-    for (int l = 0; i < n; i++, l++) s[l] += (x[i] - mean) * (x[i] - mean);
-    return tree(s);
-}
-
-#define PLAIN(a, b, c) ((a) * (b) + (c))
-
-/* Dot products of four rows of x (x_stride apart) with one row w. Four by one is the shape that gcc and clang keep in
-   registers, and a macro, because clang 14 takes twice the time for an inline function with the step as an argument.
-   The rest of a row is filled up with zeros, which change no sum. */
-#define DOT4(name, step)                                                                                               \
-    static NOINLINE void name(float out[4], const float *restrict x, size_t x_stride, const float *restrict w,         \
-                              size_t n) {                                                                              \
-        float s[4][LANES] = { { 0 } };                                                                                 \
-        size_t i = 0;                                                                                                  \
-        for (; i + LANES <= n; i += LANES)                                                                             \
-            for (int r = 0; r < 4; r++)                                                                                \
-                for (int l = 0; l < LANES; l++) s[r][l] = step(x[(size_t)r * x_stride + i + l], w[i + l], s[r][l]);    \
-        if (i < n) {                                                                                                   \
-            float a[4][LANES] = { { 0 } }, b[LANES] = { 0 };                                                           \
-            memcpy(b, w + i, (n - i) * sizeof(float));                                                                 \
-            for (int r = 0; r < 4; r++) memcpy(a[r], x + (size_t)r * x_stride + i, (n - i) * sizeof(float));           \
-            for (int r = 0; r < 4; r++)                                                                                \
-                for (int l = 0; l < LANES; l++) s[r][l] = step(a[r][l], b[l], s[r][l]);                                \
-        }                                                                                                              \
-        for (int r = 0; r < 4; r++) out[r] = tree(s[r]);                                                               \
-    }
-DOT4(dot4, PLAIN)
-DOT4(dot4_fused, MULTIPLY_ADD)
-
-static inline float dot(const float *restrict x, const float *restrict w, size_t n, bool fused) {
-    float s[LANES] = { 0 };
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int l = 0; l < LANES; l++)
-            s[l] = fused ? MULTIPLY_ADD(x[i + l], w[i + l], s[l]) : x[i + l] * w[i + l] + s[l];
-    for (int l = 0; i < n; i++, l++)
-        s[l] = fused ? MULTIPLY_ADD(x[i], w[i], s[l]) : x[i] * w[i] + s[l];
-    return tree(s);
-}
-
-/* ---------------------------------------------------------------------------------------- weights and their formats */
-
-static inline float from_bf16(uint16_t bits) {
-    union { uint32_t u; float f; } value = { (uint32_t)bits << 16 };
-    return value.f;
-}
-
-/* The same product as dot(), for a bf16 row that is not unpacked first: decoding reads each weight once. */
-static inline float dot_bf16(const float *restrict x, const uint16_t *restrict w, size_t n) {
-    float s[LANES] = { 0 };
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int l = 0; l < LANES; l++) s[l] = MULTIPLY_ADD(x[i + l], from_bf16(w[i + l]), s[l]);
-    for (int l = 0; i < n; i++, l++) s[l] = MULTIPLY_ADD(x[i], from_bf16(w[i]), s[l]);
-    return tree(s);
-}
-
-void sv_row(const SvTensor *w, size_t row, float *out) {
-    size_t n = w->cols;
-    if (w->format == SV_BF16) {
-        const uint16_t *bits = (const uint16_t *)w->data + row * n;
-        for (size_t i = 0; i < n; i++) out[i] = from_bf16(bits[i]);
-    } else {
-        memcpy(out, (const float *)w->data + row * n, n * sizeof(float));
-    }
-}
-
-static inline float dot_row(const SvTensor *w, size_t row, const float *x) {
-    size_t n = w->cols;
-    return w->format == SV_BF16 ? dot_bf16(x, (const uint16_t *)w->data + row * n, n)
-                                : dot(x, (const float *)w->data + row * n, n, true);
-}
-
-/* out[i * rows + r] for every row i of x and the `count` rows of w at `panel`, which are f32. */
-static NOINLINE void panel_product(float *out, const float *x, const float *panel, const float *bias, size_t n,
-                                   size_t count, size_t rows, size_t cols) {
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4)
-        for (size_t r = 0; r < count; r++) {
-            float value[4];
-            dot4_fused(value, x + i * cols, cols, panel + r * cols, cols);
-            for (size_t j = 0; j < 4; j++) out[(i + j) * rows + r] = bias ? value[j] + bias[r] : value[j];
-        }
-    for (; i < n; i++)
-        for (size_t r = 0; r < count; r++) {
-            float value = dot(x + i * cols, panel + r * cols, cols, true);
-            out[i * rows + r] = bias ? value + bias[r] : value;
-        }
-}
-
-/* What a thread unpacks at a time: it stays in its cache while all of x passes, and on its stack. */
-enum { PANEL = 16384 };
-
-void sv_matmul(float *out, const float *x, const SvTensor *w, const float *bias, size_t n, int threads) {
-    size_t rows = w->rows, cols = w->cols;
-    bool one_by_one = n == 1 || cols > PANEL;
-    size_t step = one_by_one ? 1 : PANEL / cols;
-    int64_t panels = (int64_t)((rows + step - 1) / step);
-    (void)threads;
-#pragma omp parallel for schedule(guided) num_threads(threads) if (n * rows * cols > WORTH_THREADS)
-    for (int64_t p = 0; p < panels; p++) {
-        size_t first = (size_t)p * step, count = rows - first < step ? rows - first : step;
-        if (one_by_one) {
-            for (size_t i = 0; i < n; i++) {
-                float value = dot_row(w, first, x + i * cols);
-                out[i * rows + first] = bias ? value + bias[first] : value;
-            }
-            continue;
-        }
-        float unpacked[PANEL];
-        const float *panel = (const float *)w->data + first * cols;
-        if (w->format != SV_F32) {
-            for (size_t r = 0; r < count; r++) sv_row(w, first + r, unpacked + r * cols);
-            panel = unpacked;
-        }
-        panel_product(out + first, x, panel, bias ? bias + first : NULL, n, count, rows, cols);
-    }
-}
-
-/* -------------------------------------------------------------------------------------------------------- attention */
-
-/* softmax(x) in place: exp(x - max) / sum. */
-void sv_softmax(float *x, size_t n) {
-    float max = x[0];
-    for (size_t i = 1; i < n; i++) max = x[i] > max ? x[i] : max;
-    for (size_t i = 0; i < n; i++) x[i] = exp_inline(x[i] - max);
-    float scale = 1.0f / sum(x, n);
-    for (size_t i = 0; i < n; i++) x[i] *= scale;
-}
-
-/* p[r][j] = scale * q[r] . k[j] for up to four queries q and all n keys */
-static NOINLINE void score4(float *p, const float *q, size_t q_stride, size_t count, const float *k, size_t k_stride,
-                            size_t n, size_t dim, float scale) {
-    if (count == 4) {
-        for (size_t j = 0; j < n; j++) {
-            float value[4];
-            dot4(value, q, q_stride, k + j * k_stride, dim);
-            for (size_t r = 0; r < 4; r++) p[r * n + j] = value[r] * scale;
-        }
-    } else {
-        for (size_t r = 0; r < count; r++)
-            for (size_t j = 0; j < n; j++) p[r * n + j] = dot(q + r * q_stride, k + j * k_stride, dim, false) * scale;
-    }
-}
-
-/* s[r][l] = sum over j, in order, of p[r][j] v[j][l], for four rows of p and 16 columns of v */
-static NOINLINE void weighted_sum4(float s[4][LANES], const float *p, size_t n, const float *v, size_t v_stride) {
-    float t[4][LANES] = { { 0 } };
-    for (size_t j = 0; j < n; j++, v += v_stride)
-        for (int r = 0; r < 4; r++)
-            for (int l = 0; l < LANES; l++) t[r][l] += p[(size_t)r * n + j] * v[l];
-    memcpy(s, t, sizeof t);
-}
-
-static float weighted_sum(const float *p, size_t n, const float *v, size_t v_stride) {
-    float s = 0;
-    for (size_t j = 0; j < n; j++) s += p[j] * v[j * v_stride];
-    return s;
-}
-
-size_t sv_attention_scratch(size_t n_k, int threads) { return 4 * n_k * (size_t)threads; }
-
-/* Four queries at a time. A causal query's weights beyond what it sees are set to zero instead of being left out of the
-   sum over v: adding a zero changes no bit, so the grouping in fours is not visible in the result. */
-void sv_attention(float *out, const float *q, const float *k, const float *v, size_t n_q, size_t n_k,
-                  size_t heads, size_t kv_heads, size_t dim, bool causal, float *scores, int threads) {
-    size_t q_stride = heads * dim, kv_stride = kv_heads * dim, blocks = (n_q + 3) / 4;
-    float scale = 1.0f / sqrtf((float)dim);
-    (void)threads;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (n_q * n_k * q_stride > WORTH_THREADS)
-    for (int64_t work = 0; work < (int64_t)(heads * blocks); work++) {
-        size_t head = (size_t)work / blocks, first = (size_t)work % blocks * 4;
-        size_t count = n_q - first < 4 ? n_q - first : 4, kv = head / (heads / kv_heads);
-        size_t seen[4], most = 0;
-        float *row[4] = { NULL };
-        for (size_t r = 0; r < count; r++) {
-            seen[r] = causal ? n_k - n_q + first + r + 1 : n_k;
-            most = seen[r];
-            row[r] = out + (first + r) * q_stride + head * dim;
-        }
-        float *p = scores + 4 * n_k * (size_t)thread_index();
-        const float *k0 = k + kv * dim, *v0 = v + kv * dim;
-        score4(p, q + first * q_stride + head * dim, q_stride, count, k0, kv_stride, most, dim, scale);
-        for (size_t r = 0; r < 4; r++) {
-            if (r < count) sv_softmax(p + r * most, seen[r]);
-            for (size_t j = r < count ? seen[r] : 0; j < most; j++) p[r * most + j] = 0;
-        }
-        size_t d = 0;
-        for (; d + LANES <= dim; d += LANES) {
-            float s[4][LANES];
-            weighted_sum4(s, p, most, v0 + d, kv_stride);
-            for (size_t r = 0; r < count; r++) memcpy(row[r] + d, s[r], sizeof s[r]);
-        }
-        for (; d < dim; d++)
-            for (size_t r = 0; r < count; r++) row[r][d] = weighted_sum(p + r * most, most, v0 + d, kv_stride);
-    }
-}
-
-/* -------------------------------------------------------------------------------------------- norms and activations */
-
-/* nn.LayerNorm: (x - mean) / sqrt(var + eps) * weight + bias */
-void sv_layer_norm(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size, float eps,
-                   int threads) {
-    (void)threads;
-#pragma omp parallel for num_threads(threads) if (n * size > WORTH_THREADS)
-    for (int64_t i = 0; i < (int64_t)n; i++) {
-        const float *from = x + (size_t)i * size;
-        float *to = out + (size_t)i * size;
-        float mean = sum(from, size) / (float)size;
-        float scale = 1.0f / sqrtf(sum_of_squares(from, size, mean) / (float)size + eps);
-        for (size_t j = 0; j < size; j++) to[j] = (from[j] - mean) * scale * weight[j] + bias[j];
-    }
-}
-
-/* LlamaRMSNorm: x / sqrt(mean(x^2) + eps) * weight */
-void sv_rms_norm(float *out, const float *x, const float *weight, size_t n, size_t size, float eps, int threads) {
-    (void)threads;
-#pragma omp parallel for num_threads(threads) if (n * size > WORTH_THREADS)
-    for (int64_t i = 0; i < (int64_t)n; i++) {
-        const float *from = x + (size_t)i * size;
-        float *to = out + (size_t)i * size;
-        float scale = 1.0f / sqrtf(sum_of_squares(from, size, 0.0f) / (float)size + eps);
-        for (size_t j = 0; j < size; j++) to[j] = from[j] * scale * weight[j];
-    }
-}
-
-/* gelu_pytorch_tanh: 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3). As 1 + tanh(u) = 2 / (1 + e^-2u), one exp
-   does it, without the cancellation that 1 + tanh suffers where tanh nears -1. */
-void sv_gelu_tanh(float *x, size_t n, int threads) {
-    (void)threads;
-#pragma omp parallel for num_threads(threads) if (n > WORTH_THREADS / 10)
-    for (int64_t i = 0; i < (int64_t)n; i++) {
-        float u = 0.79788456080286536f * (x[i] + 0.044715f * (x[i] * x[i] * x[i]));
-        x[i] = x[i] / (1.0f + exp_inline(-2.0f * u));
-    }
-}
-
-/* SwiGLU's product: silu(gate) * up, silu(x) = x / (1 + e^-x) */
-void sv_silu_mul(float *gate, const float *up, size_t n, int threads) {
-    (void)threads;
-#pragma omp parallel for num_threads(threads) if (n > WORTH_THREADS / 10)
-    for (int64_t i = 0; i < (int64_t)n; i++) gate[i] = gate[i] / (1.0f + exp_inline(-gate[i])) * up[i];
-}
-
-void sv_add(float *x, const float *y, size_t n) {
-    for (size_t i = 0; i < n; i++) x[i] += y[i];
-}
+#endif

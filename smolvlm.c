@@ -67,7 +67,7 @@ uint64_t sv_sum(int count, const uint64_t *sizes) {
 
 void *sv_floats(int count, const uint64_t *sizes, float **const *parts) {
     uint64_t total = sv_sum(count, sizes);
-    float *block = total <= SIZE_MAX / 2 / sizeof(float) ? malloc((size_t)total * sizeof(float) + 1) : NULL;
+    float *block = total <= SIZE_MAX / 2 / sizeof(float) ? calloc((size_t)total + 1, sizeof(float)) : NULL;
     for (int i = 0; i < count && block; i++) *parts[i] = block + (size_t)sv_sum(i, sizes);
     return block;
 }
@@ -155,7 +155,7 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     BETWEEN(num_hidden_layers, 1, 1024)
     BETWEEN(num_attention_heads, 1, 1024)
     BETWEEN(num_key_value_heads, 1, c->num_attention_heads)
-    BETWEEN(head_dim, 2, 1024)
+    BETWEEN(head_dim, 2, 512)
     BETWEEN(vocab_size, 1, 1u << 22)
     BETWEEN(max_position_embeddings, 1, 1u << 24)
     REQUIRE(c->tie_word_embeddings <= 1 && c->chat_role_capitalize <= 1 && c->chat_template <= 1, path,
@@ -179,6 +179,7 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     REQUIRE(c->do_image_splitting <= 1, path, "a setting that is 0 or 1 is neither");
     REQUIRE(c->vision_hidden_size % c->vision_num_attention_heads == 0, path,
             "vision_num_attention_heads does not divide vision_hidden_size");
+    REQUIRE(c->vision_hidden_size / c->vision_num_attention_heads <= 512, path, "a vision head is wider than 512");
     REQUIRE(c->image_size / c->patch_size % c->scale_factor == 0, path,
             "scale_factor does not divide the patches of a side");
     REQUIRE(c->layer_norm_eps >= 0 && c->layer_norm_eps < 1, path, "layer_norm_eps is out of range");
@@ -197,17 +198,14 @@ const char *sv_format_name(uint32_t format) {
     return format < 4 ? names[format] : "unknown";
 }
 
-/* Bytes a number takes; 0 for a format that this version does not read. */
-static unsigned bytes_of(uint32_t format) { return format == SV_F32 ? 4 : format == SV_BF16 ? 2 : 0; }
-
 /* Checks one line of the tensor table; `free_from` is where the tensor before it ends. */
 static int check_entry(const SvModel *m, const SvEntry *e, uint64_t free_from, SvError *error) {
     int length = e->name.size < 120 ? (int)e->name.size : 120;
-    uint64_t numbers = (uint64_t)e->rows * e->cols;
-    if (bytes_of(e->format) == 0)
-        return sv_fail(error, "%s: tensor %.*s has format %u (%s), which this version does not read", m->path, length,
-                       e->name.data, e->format, sv_format_name(e->format));
-    if (numbers == 0 || numbers > UINT64_MAX / 8 || e->group != 0 || e->size != numbers * bytes_of(e->format))
+    uint64_t numbers = (uint64_t)e->rows * e->cols, size = sv_tensor_size(e->format, e->group, e->rows, e->cols);
+    if (size == 0 && numbers != 0)
+        return sv_fail(error, "%s: tensor %.*s has format %u (%s) in groups of %u, which this version does not read",
+                       m->path, length, e->name.data, e->format, sv_format_name(e->format), e->group);
+    if (numbers == 0 || numbers > UINT64_MAX / 8 || e->size != size)
         return sv_fail(error, "%s: tensor %.*s has a size that does not fit its shape", m->path, length, e->name.data);
     if (e->offset % 64 != 0 || e->offset > m->file_size || e->size > m->file_size - e->offset)
         return sv_fail(error, "%s: tensor %.*s lies outside the file", m->path, length, e->name.data);
@@ -228,7 +226,7 @@ static int bind(const SvModel *m, SvTensor *tensor, char kind, const char *name_
             return sv_fail(error, "%s: tensor %s is %u x %u, expected %llu x %llu", m->path, name, e->rows, e->cols,
                            (unsigned long long)rows, (unsigned long long)cols);
         if (kind == 'V' && e->format != SV_F32) return sv_fail(error, "%s: tensor %s is not f32", m->path, name);
-        *tensor = (SvTensor){ m->file + e->offset, e->format, e->rows, e->cols };
+        *tensor = (SvTensor){ m->file + e->offset, e->format, e->group, e->rows, e->cols };
         return 0;
     }
     return sv_fail(error, "%s: tensor %s is missing", m->path, name);
@@ -330,12 +328,14 @@ static int load_file(SvModel *m, SvError *error) {
     return got == m->file_size ? 0 : sv_fail(error, "%s: could not be read to its end", m->path);
 }
 
-/* Turns the bytes of every tensor's numbers round, on a big-endian machine. */
+/* Turns the bytes of every tensor's numbers round, on a big-endian machine; of Q8 and Q4, only the scales have several
+   bytes, at the end. */
 static void swap_weights(SvModel *m) {
     for (uint32_t i = 0; i < m->n_entries; i++) {
         const SvEntry *e = &m->entries[i];
-        size_t width = bytes_of(e->format);
-        for (uint8_t *b = m->file + e->offset, *end = b + e->size; b < end; b += width)
+        size_t width = e->format == SV_F32 ? 4 : 2, swapped = e->size;
+        if (e->group) swapped = ((size_t)e->rows + 7) / 8 * ((e->cols + e->group - 1) / e->group) * 16;
+        for (uint8_t *end = m->file + e->offset + e->size, *b = end - swapped; b < end; b += width)
             for (size_t j = 0; j < width / 2; j++) {
                 uint8_t swap = b[j];
                 b[j] = b[width - 1 - j];
@@ -407,6 +407,7 @@ int sv_open(const char *path, SvModel **model, SvError *error) {
         return sv_fail(error, "%s: out of memory", path);
     }
     strcpy(m->path, path);
+    m->kernels = sv_kernels(0);
     if (load_file(m, error) != 0 || parse(m, error) != 0) {
         sv_close(m);
         return -1;
@@ -436,7 +437,7 @@ void sv_close(SvModel *m) {
 uint64_t sv_memory_needed(const SvModel *m, int positions, int tiles, int threads) {
     const SvConfig *c = &m->config;
     uint64_t n = (uint64_t)positions, t = (uint64_t)tiles;
-    return sv_decoder_memory(c, positions, threads) + sv_vision_memory(c, tiles, threads) +
+    return sv_decoder_memory(m, positions, threads) + sv_vision_memory(m, tiles, threads) +
            (n + t * (uint64_t)sv_image_tokens(c)) * c->hidden_size * sizeof(float) +
            c->vocab_size * (sizeof(float) + sizeof(Candidate)) + t * 3 * c->image_size * c->image_size;
 }

@@ -65,11 +65,21 @@ int sv_fail(SvError *error, const char *format, ...)
 #define SV_FILE_MAGIC   "SMOLVLM\n"
 #define SV_FILE_VERSION 1
 
-/* How a tensor's numbers are stored, row after row: f32 and bf16 as they are, with group = 0.
-   Q8 and Q4 are reserved, and neither written nor read yet: each row in groups of `group` numbers, the last one shorter
-   where cols is no multiple of it; first the int8 (or 4-bit) numbers of all rows, then, from the next multiple of 64,
-   the groups' scales. */
+/* How a tensor's numbers are stored, row after row. f32 and bf16: as they are, with group = 0.
+
+   Q8 and Q4: each row in groups of `group` numbers (32 or 64; the last group of a row is shorter where cols is no
+   multiple of it), a number being its group's scale times an integer:
+     Q8  int8, -127 .. 127: cols bytes a row
+     Q4  SV_Q4_VALUES[n], n of 4 bits. 32 numbers make 16 bytes: the low half of byte i is number i, the high half is
+         number 16 + i. A row is filled up to a multiple of 32 with anything; nobody looks at it.
+   First come the numbers of all rows, then, from the next multiple of 64, the scales: bf16 [rows / 8, groups, 8], the
+   scales of eight rows side by side, as kernels work on eight rows together (the last of the eights filled up).
+
+   The 16 values stand closer where weights are denser: the levels of least squared error over groups of 32 whose
+   numbers are normal, Laplace or t(5) distributed (tests/q4_values.py finds them). Against 16 even steps that is a
+   fifth less error, for the same bits and the price of one table look-up. */
 enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
+#define SV_Q4_VALUES { -127, -99, -77, -59, -44, -31, -19, -8, 2, 12, 22, 34, 47, 62, 80, 105 }
 
 /* Every dimension and setting, by the name it has in config.json, preprocessor_config.json or the tokenizer's files;
    "vision_" is put before what both halves of the model have. U32 and F32 take 4 bytes, F64 8; F3 is three F32, one a
@@ -182,7 +192,7 @@ typedef struct SvConfig {
     SV_CONFIG(SV_FIELD_U32, SV_FIELD_F32, SV_FIELD_F64, SV_FIELD_F3, SV_FIELD_IDS, SV_FIELD_STR)
 } SvConfig;
 
-typedef struct SvTensor { const void *data; uint32_t format, rows, cols; } SvTensor;
+typedef struct SvTensor { const void *data; uint32_t format, group, rows, cols; } SvTensor;
 
 #define SV_FIELD_TENSOR(field, kind, name, rows, cols) SvTensor field;
 typedef struct SvVisionLayer { SV_VISION_LAYER_TENSORS(SV_FIELD_TENSOR) } SvVisionLayer;
@@ -256,11 +266,14 @@ int sv_detokenize(const SvTokenizer *tokenizer, const int32_t *ids, size_t count
 
 typedef struct SvEntry { SvString name; uint32_t format, group, rows, cols; uint64_t offset, size; } SvEntry;
 
+typedef struct SvKernels SvKernels;      /* the arithmetic: at the end of this file */
+
 typedef struct SvModel {
     SvConfig config;
     SvVision vision;                    /* layers = NULL in a text-only model */
     SvText text;
     SvTokenizer *tokenizer;
+    const SvKernels *kernels;           /* sv_kernels(0); another set may be put here before the model is used */
     SvEntry *entries;                   /* the tensor table, for those who list it */
     uint32_t n_entries, weights_crc;
     char *path;
@@ -362,7 +375,7 @@ void sv_answer_free(SvAnswer *answer);
 /* tiles [count, image_size, image_size, 3] bytes -> features [count, sv_image_tokens, hidden_size] */
 int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads, float *features,
               const SvEvents *events, SvError *error);
-uint64_t sv_vision_memory(const SvConfig *config, int tiles, int threads);
+uint64_t sv_vision_memory(const SvModel *model, int tiles, int threads);
 
 /* ------------------------------------------------------------------------------------------ the decoder (decoder.c) */
 
@@ -371,7 +384,7 @@ typedef struct SvDecoder SvDecoder;
 /* A decoder with room for `capacity` positions, at position 0. */
 int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **decoder, SvError *error);
 void sv_decoder_free(SvDecoder *decoder);
-uint64_t sv_decoder_memory(const SvConfig *config, int capacity, int threads);
+uint64_t sv_decoder_memory(const SvModel *model, int capacity, int threads);
 
 /* ids [count] -> x [count, hidden_size]: embed_tokens. */
 void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x);
@@ -384,38 +397,63 @@ int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits
 
 /* ------------------------------------------------------------------------------------------------ arithmetic (quant.c)
 
-   Sums are taken in one fixed order whatever the machine: 16 running sums, then a tree. So a result does not depend on
-   the number of threads, on the number of rows computed together, or on how wide the vectors are. */
+   Every sum is taken in one fixed order whatever the machine, so that a result does not depend on the number of threads,
+   on the number of rows computed together, or on how wide the vectors are. For Q8 and Q4 that holds to the bit on every
+   machine; f32 and bf16 products use fused multiply-adds where the machine has them. */
 
-/* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: none). */
-void sv_matmul(float *out, const float *x, const SvTensor *w, const float *bias, size_t n, int threads);
+/* The keys and values of a layer, or of a picture's patches: q8 (int8 and a scale for each position and head, beside
+   weights in Q8 or Q4), or f32. data: sv_cache_floats() floats, all zero at first. */
+typedef struct SvCache { bool q8; size_t capacity, heads, dim; float *data; } SvCache;
+uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim);
+
+/* What an instruction set has its own code for. */
+struct SvKernels {
+    const char *name;                                                     /* "plain", "avx2", "avx512", "neon", ... */
+
+    /* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: none). scratch: sv_matmul_scratch(n, w.cols) floats. */
+    void (*matmul)(float *out, const float *x, const SvTensor *w, const float *bias, size_t n, float *scratch,
+                   int threads);
+
+    /* k, v [count, heads * dim] become the positions at, at + 1, ... of the cache. */
+    void (*cache)(const SvCache *cache, const float *k, const float *v, size_t at, size_t count);
+
+    /* Attention for n_q queries over the first n_k positions of the cache, all heads: out and q [n_q, heads * dim];
+       query head h reads the cache's head h / (heads / cache.heads). causal: query i sees the keys 0 .. n_k - n_q + i.
+       scratch: sv_attention_scratch() floats. */
+    void (*attention)(float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k, size_t heads,
+                      bool causal, float *scratch, int threads);
+
+    /* Norms over each of n rows of `size`; out may be x. */
+    void (*layer_norm)(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size,
+                       float eps, int threads);
+    void (*rms_norm)(float *out, const float *x, const float *weight, size_t n, size_t size, float eps, int threads);
+
+    void (*gelu_tanh)(float *x, size_t n, int threads);                   /* gelu_pytorch_tanh */
+    void (*silu_mul)(float *gate, const float *up, size_t n, int threads);/* gate = silu(gate) * up */
+    void (*add)(float *x, const float *y, size_t n);                      /* x += y */
+};
+
+/* The kernels that this machine can run, the fastest first; NULL past the last, which are the plain ones if the build
+   has more than one set. */
+const SvKernels *sv_kernels(int i);
+
+uint64_t sv_matmul_scratch(uint64_t n, uint64_t cols);
+uint64_t sv_attention_scratch(uint64_t n_k, uint64_t dim, int threads);
 
 /* Row `row` of w as floats. */
 void sv_row(const SvTensor *w, size_t row, float *out);
 
-/* Attention for n_q queries over n_k keys, all heads: out and q [n_q, heads * dim], k and v [n_k, kv_heads * dim];
-   query head h reads kv head h / (heads / kv_heads). causal: query i sees the keys 0 .. n_k - n_q + i. scores: room
-   for sv_attention_scratch floats. */
-void sv_attention(float *out, const float *q, const float *k, const float *v, size_t n_q, size_t n_k,
-                  size_t heads, size_t kv_heads, size_t dim, bool causal, float *scores, int threads);
-size_t sv_attention_scratch(size_t n_k, int threads);
-
-/* Norms over each of n rows of `size`; out may be x. */
-void sv_layer_norm(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size, float eps,
-                   int threads);
-void sv_rms_norm(float *out, const float *x, const float *weight, size_t n, size_t size, float eps, int threads);
+/* Bytes that rows x cols numbers take in a format, scales included; 0 for what cannot be. */
+uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t cols);
 
 void sv_softmax(float *x, size_t n);
-void sv_gelu_tanh(float *x, size_t n, int threads);                       /* gelu_pytorch_tanh */
-void sv_silu_mul(float *gate, const float *up, size_t n, int threads);    /* gate = silu(gate) * up */
-void sv_add(float *x, const float *y, size_t n);                          /* x += y */
 float sv_exp(float x);
 void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| <= 2^24 */
 int sv_threads(int wanted);                                               /* 0: all there are */
 double sv_seconds(void);                                                  /* a clock, for differences */
 
-/* Allocates `count` arrays of sizes[i] floats as one block and points *parts[i] to each; the caller frees the block.
-   NULL if there is no such memory. */
+/* Allocates `count` arrays of sizes[i] floats as one block, all zero, and points *parts[i] to each; the caller frees the
+   block. NULL if there is no such memory. */
 void *sv_floats(int count, const uint64_t *sizes, float **const *parts);
 uint64_t sv_sum(int count, const uint64_t *sizes);                         /* how many floats that block holds */
 

@@ -42,21 +42,32 @@ int sv_image_tokens(const SvConfig *c) {
     return (int)(patches_of(c) / ((size_t)c->scale_factor * c->scale_factor));
 }
 
+/* Beside weights in Q8 or Q4, attention works on integers too. */
+static bool is_q8(const SvModel *m) { return m->vision.layers[0].k_proj_weight.group != 0; }
+
 /* The tower's arrays, and the floats that each takes for a batch of tiles, stated once. `wide` is the MLP's middle, and
    the patches' pixels before that. */
-enum { N_PARTS = 7 };
+enum { N_PARTS = 8 };
 
-static void part_sizes(const SvConfig *c, size_t tiles, int threads, uint64_t size[N_PARTS]) {
+static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+static void part_sizes(const SvModel *m, size_t tiles, int threads, uint64_t size[N_PARTS]) {
+    const SvConfig *c = &m->config;
     uint64_t rows = (uint64_t)patches_of(c) * batch_of(c, tiles), pixels = 3 * (uint64_t)c->patch_size * c->patch_size;
+    uint64_t n = patches_of(c), heads = c->vision_num_attention_heads, dim = c->vision_hidden_size / heads;
+    uint64_t wide = larger(c->vision_intermediate_size, pixels), area = (uint64_t)c->scale_factor * c->scale_factor;
     for (int i = 0; i < 5; i++) size[i] = rows * c->vision_hidden_size;                     /* x, norm, q, k, v */
-    size[5] = rows * (c->vision_intermediate_size > pixels ? c->vision_intermediate_size : pixels);     /* wide */
-    size[6] = sv_attention_scratch(patches_of(c), threads);                                             /* scores */
+    size[5] = rows * wide;
+    size[6] = sv_cache_floats(is_q8(m), n, heads, dim);                                                 /* cache */
+    size[7] = larger(sv_attention_scratch(n, dim, threads),                                             /* scratch */
+                     larger(sv_matmul_scratch(rows, larger(wide, c->vision_hidden_size)),
+                            sv_matmul_scratch(rows / area, c->vision_hidden_size * area)));
 }
 
-uint64_t sv_vision_memory(const SvConfig *c, int tiles, int threads) {
-    if (c->vision_num_hidden_layers == 0 || tiles <= 0) return 0;
+uint64_t sv_vision_memory(const SvModel *model, int tiles, int threads) {
+    if (model->config.vision_num_hidden_layers == 0 || tiles <= 0) return 0;
     uint64_t size[N_PARTS];
-    part_sizes(c, (size_t)tiles, sv_threads(threads), size);
+    part_sizes(model, (size_t)tiles, sv_threads(threads), size);
     return sv_sum(N_PARTS, size) * sizeof(float);
 }
 
@@ -105,15 +116,11 @@ static void pixel_shuffle(const SvConfig *c, const float *x, float *out) {
                 memcpy(out, x + ((i * s + r) * side + j * s) * width, s * width * sizeof(float));
 }
 
-static void layer_norm(float *out, const float *x, const SvTensor *weight, const SvTensor *bias, size_t rows, float eps,
-                       int threads) {
-    sv_layer_norm(out, x, weight->data, bias->data, rows, weight->cols, eps, threads);
-}
-
 int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads, float *features,
               const SvEvents *events, SvError *error) {
     const SvConfig *c = &model->config;
     const SvVision *w = &model->vision;
+    const SvKernels *cpu = model->kernels;
     if (!w->layers) return sv_fail(error, "%s: a text-only model, it has no vision tower", model->path);
     if (count <= 0) return 0;
 
@@ -121,10 +128,12 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
     size_t n = patches_of(c), width = c->vision_hidden_size, mlp = c->vision_intermediate_size;
     size_t heads = c->vision_num_attention_heads, tokens = (size_t)sv_image_tokens(c), dim = c->hidden_size;
     size_t batch = batch_of(c, (size_t)count), tile_bytes = 3 * (size_t)c->image_size * c->image_size;
+    float eps = c->layer_norm_eps;
     uint64_t size[N_PARTS];
-    float *x, *norm, *q, *k, *v, *wide, *scores;            /* x: the residual stream; norm: also attention's output */
-    part_sizes(c, (size_t)count, threads, size);
-    void *block = sv_floats(N_PARTS, size, (float **[]){ &x, &norm, &q, &k, &v, &wide, &scores });
+    float *x, *norm, *q, *k, *v, *wide, *scratch;           /* x: the residual stream; norm: also attention's output */
+    SvCache cache = { is_q8(model), (n + 63) / 64 * 64, heads, width / heads, NULL };
+    part_sizes(model, (size_t)count, threads, size);
+    void *block = sv_floats(N_PARTS, size, (float **[]){ &x, &norm, &q, &k, &v, &wide, &cache.data, &scratch });
     if (!block)
         return sv_fail(error, "%s: out of memory for the vision tower (%llu MB)", model->path,
                        (unsigned long long)(sv_sum(N_PARTS, size) * sizeof(float) >> 20));
@@ -147,42 +156,44 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
         if (emit_pixels(c, pixels, (int)b, value, events, error) != 0) goto done;
         for (size_t t = 0; t < b; t++)
             cut_patches(c, pixels + t * tile_bytes, value, wide + t * n * 3 * c->patch_size * c->patch_size);
-        sv_matmul(x, wide, &w->patch_embedding_weight, w->patch_embedding_bias.data, rows, threads);
-        for (size_t t = 0; t < b; t++) sv_add(x + t * n * width, w->position_embedding.data, n * width);
+        cpu->matmul(x, wide, &w->patch_embedding_weight, w->patch_embedding_bias.data, rows, scratch, threads);
+        for (size_t t = 0; t < b; t++) cpu->add(x + t * n * width, w->position_embedding.data, n * width);
         sv_emit(events, "model.vision_model.embeddings", 0, x, 3, shape, 0);
 
         for (uint32_t l = 0; l < c->vision_num_hidden_layers; l++) {
             const SvVisionLayer *layer = &w->layers[l];
 
             /* x += out_proj(attention(layer_norm1(x))) */
-            layer_norm(norm, x, &layer->layer_norm1_weight, &layer->layer_norm1_bias, rows, c->layer_norm_eps, threads);
-            sv_matmul(q, norm, &layer->q_proj_weight, layer->q_proj_bias.data, rows, threads);
-            sv_matmul(k, norm, &layer->k_proj_weight, layer->k_proj_bias.data, rows, threads);
-            sv_matmul(v, norm, &layer->v_proj_weight, layer->v_proj_bias.data, rows, threads);
+            cpu->layer_norm(norm, x, layer->layer_norm1_weight.data, layer->layer_norm1_bias.data, rows, width, eps,
+                            threads);
+            cpu->matmul(q, norm, &layer->q_proj_weight, layer->q_proj_bias.data, rows, scratch, threads);
+            cpu->matmul(k, norm, &layer->k_proj_weight, layer->k_proj_bias.data, rows, scratch, threads);
+            cpu->matmul(v, norm, &layer->v_proj_weight, layer->v_proj_bias.data, rows, scratch, threads);
             for (size_t t = 0; t < b; t++) {
                 size_t at = t * n * width;
-                sv_attention(norm + at, q + at, k + at, v + at, n, n, heads, heads, width / heads, false, scores,
-                             threads);
+                cpu->cache(&cache, k + at, v + at, 0, n);
+                cpu->attention(norm + at, q + at, &cache, n, n, heads, false, scratch, threads);
             }
-            sv_matmul(q, norm, &layer->out_proj_weight, layer->out_proj_bias.data, rows, threads);
-            sv_add(x, q, rows * width);
+            cpu->matmul(q, norm, &layer->out_proj_weight, layer->out_proj_bias.data, rows, scratch, threads);
+            cpu->add(x, q, rows * width);
 
             /* x += fc2(gelu_tanh(fc1(layer_norm2(x)))) */
-            layer_norm(norm, x, &layer->layer_norm2_weight, &layer->layer_norm2_bias, rows, c->layer_norm_eps, threads);
-            sv_matmul(wide, norm, &layer->fc1_weight, layer->fc1_bias.data, rows, threads);
-            sv_gelu_tanh(wide, rows * mlp, threads);
-            sv_matmul(q, wide, &layer->fc2_weight, layer->fc2_bias.data, rows, threads);
-            sv_add(x, q, rows * width);
+            cpu->layer_norm(norm, x, layer->layer_norm2_weight.data, layer->layer_norm2_bias.data, rows, width, eps,
+                            threads);
+            cpu->matmul(wide, norm, &layer->fc1_weight, layer->fc1_bias.data, rows, scratch, threads);
+            cpu->gelu_tanh(wide, rows * mlp, threads);
+            cpu->matmul(q, wide, &layer->fc2_weight, layer->fc2_bias.data, rows, scratch, threads);
+            cpu->add(x, q, rows * width);
             sv_emit(events, "model.vision_model.encoder.layers.%d", (int)l, x, 3, shape, 0);
         }
 
-        layer_norm(norm, x, &w->post_layernorm_weight, &w->post_layernorm_bias, rows, c->layer_norm_eps, threads);
+        cpu->layer_norm(norm, x, w->post_layernorm_weight.data, w->post_layernorm_bias.data, rows, width, eps, threads);
         sv_emit(events, "model.vision_model.post_layernorm", 0, norm, 3, shape, 0);
 
         /* features = modality_projection(pixel_shuffle(x)) */
         float *out = features + first * tokens * dim;
         for (size_t t = 0; t < b; t++) pixel_shuffle(c, norm + t * n * width, q + t * n * width);
-        sv_matmul(out, q, &w->modality_projection, NULL, b * tokens, threads);
+        cpu->matmul(out, q, &w->modality_projection, NULL, b * tokens, scratch, threads);
         sv_emit(events, "model.connector", 0, out, 3, (int[]){ (int)b, (int)tokens, (int)dim }, 0);
     }
     result = 0;
