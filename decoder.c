@@ -22,7 +22,7 @@
 #include <string.h>
 
 /* Positions that go through the layers together: enough to make matrix products of it, few enough for the cache. */
-enum { CHUNK = 256 };
+enum { CHUNK = 512 };
 
 struct SvDecoder {
     const SvModel *model;
@@ -145,22 +145,21 @@ static void forward_chunk(SvDecoder *d, float *x, size_t count, const SvEvents *
 
         /* x += o_proj(attention(input_layernorm(x))) */
         cpu->rms_norm(norm, x, layer->input_layernorm.data, count, dim, c->rms_norm_eps, threads);
-        cpu->matmul(q, norm, &layer->q_proj, NULL, count, scratch, threads);
-        cpu->matmul(k, norm, &layer->k_proj, NULL, count, scratch, threads);
-        cpu->matmul(v, norm, &layer->v_proj, NULL, count, scratch, threads);
+        SvProduct qkv[] = { { q, &layer->q_proj, NULL }, { k, &layer->k_proj, NULL }, { v, &layer->v_proj, NULL } };
+        cpu->matmul(qkv, 3, norm, count, scratch, threads);
         rope(d, q, count, heads);
         rope(d, k, count, kv_heads);
         cpu->cache(&cache, k, v, d->position, count);
         cpu->attention(d->attention, q, &cache, count, seen, heads, true, scratch, threads);
-        cpu->matmul(q, d->attention, &layer->o_proj, NULL, count, scratch, threads);
+        cpu->matmul(&(SvProduct){ q, &layer->o_proj, NULL }, 1, d->attention, count, scratch, threads);
         cpu->add(x, q, count * dim);
 
         /* x += down_proj(silu(gate_proj(norm)) * up_proj(norm)) */
         cpu->rms_norm(norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps, threads);
-        cpu->matmul(gate, norm, &layer->gate_proj, NULL, count, scratch, threads);
-        cpu->matmul(up, norm, &layer->up_proj, NULL, count, scratch, threads);
+        SvProduct gate_up[] = { { gate, &layer->gate_proj, NULL }, { up, &layer->up_proj, NULL } };
+        cpu->matmul(gate_up, 2, norm, count, scratch, threads);
         cpu->silu_mul(gate, up, count * c->intermediate_size, threads);
-        cpu->matmul(q, gate, &layer->down_proj, NULL, count, scratch, threads);
+        cpu->matmul(&(SvProduct){ q, &layer->down_proj, NULL }, 1, gate, count, scratch, threads);
         cpu->add(x, q, count * dim);
         sv_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
     }
@@ -192,7 +191,7 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
     }
     if (logits) {
         cpu->rms_norm(d->norm, x + (count - 1) * dim, d->model->text.norm.data, 1, dim, c->rms_norm_eps, d->threads);
-        cpu->matmul(logits, d->norm, &d->model->text.lm_head, NULL, 1, d->scratch, d->threads);
+        cpu->matmul(&(SvProduct){ logits, &d->model->text.lm_head, NULL }, 1, d->norm, 1, d->scratch, d->threads);
         sv_emit(events, "lm_head", 0, logits, 3, (int[]){ 1, 1, (int)c->vocab_size }, 1);
     }
     return 0;

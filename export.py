@@ -27,6 +27,7 @@ import json
 import os
 import re
 import struct
+import subprocess
 import sys
 import types
 import zlib
@@ -611,6 +612,8 @@ def quantized(levels, numbers, group, first_guesses):
     best, sum(x level) / sum(level^2), is tried. Least squares without the indices has no closed form; more guesses than
     these gain 2 % of the error at most. Round-to-nearest, for comparison, is the first guess alone (tests/accuracy.py
     measures what the search gains)."""
+    if not np.isfinite(numbers).all():
+        raise Refused("holds an infinity or a NaN, for which q8 and q4 have no number")
     rows, cols = numbers.shape
     groups = -(-cols // group)
     x = np.zeros((rows, groups * group), "<f4")
@@ -647,17 +650,17 @@ def encode_q8(numbers):
 
 
 def encode_q4(numbers):
-    """-> (u8 [rows, 16 for each 32 numbers], scales); see smolvlm.h."""
-    chosen, scales = quantized(read_layout().q4_values, numbers, GROUPS["q4"], (-127, -112, -140, 127, 112, 98))
-    halves = chosen.reshape(len(chosen), -1, 2, 16)
+    """-> (u8 [rows, 32 for each 64 numbers], scales); see smolvlm.h."""
+    chosen, scales = quantized(read_layout().q4_values, numbers, GROUPS["q4"], (-63, -56, -69, 63, 56, 49))
+    halves = chosen.reshape(len(chosen), -1, 2, 32)
     return (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(len(chosen), -1), scales
 
 
-GROUPS = {"f32": 0, "bf16": 0, "q8": 64, "q4": 32}
+GROUPS = {"f32": 0, "bf16": 0, "q8": 64, "q4": 64}
 
 # Bytes of a row of so many numbers; scales come apart.
 ROW_BYTES = {"f32": lambda cols: 4 * cols, "bf16": lambda cols: 2 * cols, "q8": lambda cols: cols,
-             "q4": lambda cols: -(-cols // 32) * 16}
+             "q4": lambda cols: -(-cols // 64) * 32}
 # [rows, cols] f32 -> what is written of it: an array of these bytes, and the scales or None
 ENCODERS = {"f32": lambda numbers: (encode_f32(numbers), None), "bf16": lambda numbers: (encode_bf16(numbers), None),
             "q8": encode_q8, "q4": encode_q4}
@@ -848,12 +851,24 @@ def gather(directory, layout):
     return fields, frequencies, blob, found, text_only
 
 
-def export(directory, out, format):
+def selftest_hash(program, path):
+    """What `program path --selftest` prints first, 16 hexadecimal digits."""
+    with naming(program):
+        run = subprocess.run([program, path, "--selftest"], capture_output=True, text=True)
+        hashes = re.findall(r"\b[0-9a-f]{16}$", run.stdout, re.M)
+        if run.returncode or not hashes or "same bits" not in run.stdout:
+            raise Refused(f"the self-test failed: {(run.stderr or run.stdout).strip()}")
+        return hashes[0]
+
+
+def export(directory, out, format, program=None):
     """Writes the checkpoint directory to the file out; returns (format, bytes, parameters).
 
-    format None: the smallest that loses nothing. Raises Refused and OSError."""
+    format None: the smallest that loses nothing. program: smolvlm, which computes the self-test's hash for a Q8 or Q4
+    file, by which other machines know whether they agree. Raises Refused and OSError."""
     layout = read_layout()
     fields, frequencies, blob, found, text_only = gather(directory, layout)
+    fields["selftest"] = "0" * 16
     tensors = list_tensors(layout, fields)
     check_tensors(directory, found, tensors, fields, text_only)
 
@@ -861,6 +876,8 @@ def export(directory, out, format):
     format = format or ("bf16" if matrices == {"BF16"} else "f32")
     formats = [format_of(tensor, format) for tensor in tensors]
     sizes = [size_of(f, rows, cols) for f, (_, _, _, rows, cols) in zip(formats, tensors)]
+    if program and format not in ("q8", "q4"):
+        raise Refused(f"--seal: only Q8 and Q4 have a self-test's hash, this file is {format}")
     config = pack_config(layout, fields)
     table = sum(4 + len(name) + 32 for _, _, name, _, _ in tensors)
     data_offset = offset = align(40 + len(config) + table + len(blob))
@@ -868,21 +885,29 @@ def export(directory, out, format):
     for f, size, (_, _, name, rows, cols) in zip(formats, sizes, tensors):
         entries.append(pack_string(name) + struct.pack("<4I2Q", layout.formats[f], GROUPS[f], rows, cols, offset, size))
         offset += align(size)
-    metadata = (config + b"".join(entries) + blob).ljust(data_offset - 40, b"\0")
-
     with written_aside(out) as f, tqdm(total=offset, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
         f.seek(data_offset)
         weights_crc = 0
         for form, size, (field, _, name, rows, cols) in zip(formats, sizes, tensors):
             source = found.get(source_name(name, text_only))
             chunks = [frequencies] if field == "inv_freq" else rows_of(source, rows, cols)
-            for data in itertools.chain(encoded(form, chunks), [np.zeros(align(size) - size, np.uint8)]):
-                weights_crc = zlib.crc32(data, weights_crc)
-                f.write(data)
-                bar.update(data.nbytes)
-        checked = struct.pack("<QQII", data_offset, offset, weights_crc, len(tensors)) + metadata
-        f.seek(0)
-        f.write(layout.magic + struct.pack("<II", layout.version, zlib.crc32(checked)) + checked)
+            with naming(f"{directory}: tensor {name}"):
+                for data in itertools.chain(encoded(form, chunks), [np.zeros(align(size) - size, np.uint8)]):
+                    weights_crc = zlib.crc32(data, weights_crc)
+                    f.write(data)
+                    bar.update(data.nbytes)
+
+        def write_metadata():
+            metadata = (pack_config(layout, fields) + b"".join(entries) + blob).ljust(data_offset - 40, b"\0")
+            checked = struct.pack("<QQII", data_offset, offset, weights_crc, len(tensors)) + metadata
+            f.seek(0)
+            f.write(layout.magic + struct.pack("<II", layout.version, zlib.crc32(checked)) + checked)
+            f.flush()
+
+        write_metadata()
+        if program:
+            fields["selftest"] = selftest_hash(program, f.name)
+            write_metadata()
         bar.update(data_offset)
     return format, offset, sum(rows * cols for field, _, _, rows, cols in tensors if field != "inv_freq")
 
@@ -914,15 +939,20 @@ DIR is what Hugging Face publishes, downloaded as it is: config.json, tokenizer.
 --format says how the matrices are stored; norms, biases and positions are always f32.
     bf16  2 bytes a number: what the models were trained in; an f32 or f16 checkpoint is rounded
     f32   4 bytes a number: every bit of an f32 or f16 checkpoint
+    q8    8.25 bits a number: the fastest but for q4, the same answers
+    q4    4.25 bits a number in the text layers, else q8: the smallest, decodes fastest
+q8 and q4 compute the same bits on every machine; --seal ./smolvlm writes the hash of these bits into the file, so that
+`smolvlm OUT.bin --selftest` says on any other machine whether it agrees.
 OUT.bin appears only when it is complete; the same directory gives the same bytes every time. Exit status: 0, or 1
 with one sentence that names the file and what is wrong with it.""")
     parser.add_argument("directory", metavar="DIR", help="the checkpoint directory")
     parser.add_argument("out", metavar="OUT.bin", help="the file to write")
     parser.add_argument("--format", choices=ROW_BYTES, help="how matrices are stored (default: the smallest that loses "
                         "nothing, so bf16 if the checkpoint is, else f32)")
+    parser.add_argument("--seal", metavar="PROGRAM", help="smolvlm, to compute the self-test's hash for q8 or q4")
     arguments = parser.parse_args()
     try:
-        format, size, parameters = export(arguments.directory, arguments.out, arguments.format)
+        format, size, parameters = export(arguments.directory, arguments.out, arguments.format, arguments.seal)
     except Refused as refusal:
         sys.exit(f"export.py: {refusal}")
     except OSError as error:

@@ -36,6 +36,7 @@ static const char HELP[] =
     "  smolvlm MODEL -i before.png -i after.png -p \"What has changed?\" --json\n"
     "  smolvlm MODEL -i page.png -p \"Read the title.\" -n 20 --longest-edge 1024\n"
     "  smolvlm MODEL --info\n"
+    "  smolvlm MODEL --selftest\n"
     "\n"
     "MODEL is a file made by export.py from a Hugging Face directory.\n"
     "\n"
@@ -58,6 +59,9 @@ static const char HELP[] =
     "      --tokenize         print the ids of the text on stdin, on one line\n"
     "      --detokenize       print the text of the ids on stdin\n"
     "      --info             what the checkpoint holds and the memory it needs; verifies its checksum\n"
+    "      --selftest         compute the same with each kernel set, thread count and order that this machine has,\n"
+    "                         and compare the bits, also with those that the file says it must give\n"
+    "      --kernels SET      use this set (--selftest lists them) instead of the fastest\n"
     "  -q, --quiet            no progress and no timings on stderr\n"
     "  -h, --help\n"
     "      --version\n"
@@ -67,11 +71,11 @@ static const char HELP[] =
     "(one sentence says what); 2 for wrong usage.\n";
 
 typedef struct Arguments {
-    const char *model, *prompt, *system, *dump, *tiles;
+    const char *model, *prompt, *system, *dump, *tiles, *kernels;
     const char **images;
     int n_images;
     SvOptions options;
-    bool json, tokenize, detokenize, info, quiet;
+    bool json, tokenize, detokenize, info, selftest, quiet;
 } Arguments;
 
 #if defined(__GNUC__)
@@ -123,7 +127,7 @@ static bool real_number(const char *text, double low, double high, float *value)
 /* Fills *a from the command line. Returns -1 to go on, or the exit code. */
 static int parse_arguments(int argc, char **argv, Arguments *a) {
     enum { NONE, IMAGE, PROMPT, SYSTEM, MAX_TOKENS, TEMPERATURE, TOP_P, TOP_K, SEED, THREADS, NO_SPLIT, LONGEST_EDGE,
-           JSON, DUMP, TILES, TOKENIZE, DETOKENIZE, INFO, QUIET, HELP_OPTION, VERSION };
+           JSON, DUMP, TILES, TOKENIZE, DETOKENIZE, INFO, SELFTEST, KERNELS, QUIET, HELP_OPTION, VERSION };
     static const struct { const char *name, *letter; int id; bool takes_value; } options[] = {
         { "--image", "-i", IMAGE, true },             { "--prompt", "-p", PROMPT, true },
         { "--system", "-s", SYSTEM, true },           { "--max-tokens", "-n", MAX_TOKENS, true },
@@ -133,7 +137,8 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
         { "--longest-edge", "", LONGEST_EDGE, true }, { "--json", "", JSON, false },
         { "--dump", "", DUMP, true },                 { "--tiles", "", TILES, true },
         { "--tokenize", "", TOKENIZE, false },        { "--detokenize", "", DETOKENIZE, false },
-        { "--info", "", INFO, false },                { "--quiet", "-q", QUIET, false },
+        { "--info", "", INFO, false },                { "--selftest", "", SELFTEST, false },
+        { "--kernels", "", KERNELS, true },           { "--quiet", "-q", QUIET, false },
         { "--help", "-h", HELP_OPTION, false },       { "--version", "", VERSION, false },
     };
     for (int i = 1; i < argc; i++) {
@@ -176,6 +181,8 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
         case TOKENIZE: a->tokenize = true; break;
         case DETOKENIZE: a->detokenize = true; break;
         case INFO: a->info = true; break;
+        case SELFTEST: a->selftest = true; break;
+        case KERNELS: a->kernels = value; break;
         case QUIET: a->quiet = true; break;
         case HELP_OPTION: fputs(HELP, stdout); return 0;
         case VERSION: puts("smolvlm " SV_VERSION_STRING); return 0;
@@ -184,7 +191,7 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
         if (!ok) return misused("%s %s: not a number it takes", options[o].name, value);
     }
     if (!a->model) return misused("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
-    if (!a->prompt && !a->tokenize && !a->detokenize && !a->info)
+    if (!a->prompt && !a->tokenize && !a->detokenize && !a->info && !a->selftest)
         return misused("what is the question? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
     return -1;
 }
@@ -429,6 +436,38 @@ static void print_timings(const SvPrompt *prompt, const SvAnswer *a, double load
             rate((double)prompt->n_ids, a->prefill_seconds), a->decode_seconds, a->n_ids, decode_rate(a));
 }
 
+static bool starts_with(SvString name, const char *begins) {
+    return name.size >= strlen(begins) && memcmp(name.data, begins, strlen(begins)) == 0;
+}
+
+/* The parts of a model, each with the format of its matrices: which keep more bits is export.py's choice. */
+static void print_weights(const SvModel *m) {
+    static const struct { const char *part, *begins; } parts[] = {
+        { "vision tower", "model.vision_model." },       { "connector", "model.connector." },
+        { "text layers", "model.text_model.layers." },   { "embed_tokens", "model.text_model.embed_tokens." },
+        { "lm_head", "lm_head." },                       { "the rest", "" },
+    };
+    enum { PARTS = sizeof parts / sizeof parts[0] };
+    uint64_t numbers[PARTS][4] = { { 0 } }, bytes[PARTS][4] = { { 0 } }, all_numbers = 0, all_bytes = 0;
+    for (uint32_t i = 0; i < m->n_entries; i++) {
+        const SvEntry *e = &m->entries[i];
+        int part = 0;
+        while (!starts_with(e->name, parts[part].begins)) part++;
+        numbers[part][e->format] += (uint64_t)e->rows * e->cols;
+        bytes[part][e->format] += e->size;
+    }
+    puts("weights  part          format        numbers        MB  bits each");
+    for (int part = 0; part < PARTS; part++)
+        for (uint32_t f = 0; f < 4; f++) {
+            uint64_t n = numbers[part][f], b = bytes[part][f];
+            all_numbers += n, all_bytes += b;
+            if (n) printf("         %-13s %-6s %14" PRIu64 " %9.1f %10.2f\n", parts[part].part, sv_format_name(f), n,
+                          (double)b / 1e6, 8.0 * (double)b / (double)n);
+        }
+    printf("         %-13s %-6s %14" PRIu64 " %9.1f %10.2f\n", "all", "", all_numbers, (double)all_bytes / 1e6,
+           8.0 * (double)all_bytes / (double)all_numbers);
+}
+
 static int print_info(const SvModel *m) {
     const SvConfig *c = &m->config;
     SvError error;
@@ -450,26 +489,50 @@ static int print_info(const SvModel *m) {
     printf("tokens   %u in the vocabulary, context %u, rope theta %g, lm_head %s\n", c->vocab_size,
            c->max_position_embeddings, (double)c->rope_theta,
            c->tie_word_embeddings ? "tied to embed_tokens" : "its own");
-    uint64_t total = 0;
-    for (uint32_t format = 0; format < 4; format++) {
-        uint64_t tensors = 0, numbers = 0, bytes = 0;
-        for (uint32_t i = 0; i < m->n_entries; i++) {
-            const SvEntry *e = &m->entries[i];
-            if (e->format != format) continue;
-            tensors++;
-            numbers += (uint64_t)e->rows * e->cols;
-            bytes += e->size;
-        }
-        total += numbers;
-        if (tensors) printf("%-8s %" PRIu64 " tensors, %" PRIu64 " numbers, %.1f MB\n", sv_format_name(format), tensors,
-                            numbers, (double)bytes / 1e6);
-    }
-    printf("weights  %" PRIu64 " numbers\n", total);
+    print_weights(m);
     int positions = c->max_position_embeddings < 1000 ? (int)c->max_position_embeddings : 1000;
     int tiles = c->vision_num_hidden_layers ? 1 : 0, all = (int)c->max_position_embeddings;
     printf("memory   the file, and for %d tokens%s %.1f MB; for the whole context %.1f MB\n", positions,
            tiles ? " and a tile" : "", (double)sv_memory_needed(m, positions, tiles, 0) / 1e6,
            (double)sv_memory_needed(m, all, tiles, 0) / 1e6);
+    return 0;
+}
+
+/* The same input through every kernel set, with all threads and with one, as a whole and position by position. */
+static int selftest(SvModel *m, int threads) {
+    const SvConfig *c = &m->config;
+    uint64_t first = 0;
+    bool same = true, exact = sv_same_bits(m);
+    char expected[17] = "";
+    puts("kernels   threads  prompt       seconds  hash");
+    for (int i = 0; sv_kernels(i); i++)
+        for (int way = 0; way < (i == 0 ? 3 : 1); way++) {
+            SvError error;
+            uint64_t hash;
+            int with = way == 0 ? sv_threads(threads) : way;
+            double start = sv_seconds();
+            m->kernels = sv_kernels(i);
+            if (sv_selftest(m, with, way == 2, &hash, &error) != 0) return complain("%s", error.text);
+            printf("%-9s %7d  %-10s %9.2f  %016" PRIx64 "\n", m->kernels->name, with, way == 2 ? "one by one" : "whole",
+                   sv_seconds() - start, hash);
+            fflush(stdout);
+            if (i == 0 && way == 0) first = hash;
+            same = same && hash == first;
+        }
+    if (!exact) {
+        puts("f32 and bf16 matrices: these numbers are this machine's own, only Q8 and Q4 are the same bits everywhere");
+        return 0;
+    }
+    if (!same) return complain("%s: the self-test's hashes differ, this build is not right", m->path);
+    puts("the same bits every time");
+    snprintf(expected, sizeof expected, "%.*s", (int)(c->selftest.size < 16 ? c->selftest.size : 16), c->selftest.data);
+    if (!expected[strspn(expected, "0")]) {
+        puts("the file does not say which they must be (export.py --seal): compare with another machine's");
+    } else if (strtoull(expected, NULL, 16) == first) {
+        puts("and the ones that the file says they must be: this machine agrees");
+    } else {
+        return complain("%s: the self-test must give %s, this machine disagrees", m->path, expected);
+    }
     return 0;
 }
 
@@ -597,7 +660,12 @@ int main(int argc, char **argv) {
             code = complain("%s", error.text);
         } else {
             double load = sv_seconds() - start;
-            if (a.info) code = print_info(model);
+            const char *only = NULL;
+            for (int i = 0; a.kernels && sv_kernels(i) && !only; i++)
+                if (strcmp(a.kernels, sv_kernels(i)->name) == 0) model->kernels = sv_kernels(i), only = a.kernels;
+            if (a.kernels && !only) code = complain("--kernels %s: not a set that this machine can run", a.kernels);
+            else if (a.info) code = print_info(model);
+            else if (a.selftest) code = selftest(model, a.options.threads);
             else if (a.tokenize) code = tokenize(model);
             else if (a.detokenize) code = detokenize(model);
             else code = answer(&a, model, load);

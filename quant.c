@@ -224,6 +224,7 @@ static float max_of(const float *x, size_t n) {
 /* ---------------------------------------------------------------------------------------- weights and their formats */
 
 static const int8_t q4_values[16] = SV_Q4_VALUES;
+enum { GROUP = SV_GROUP };
 
 static inline float from_bf16(uint16_t bits) {
     union { uint32_t u; float f; } value = { (uint32_t)bits << 16 };
@@ -233,7 +234,7 @@ static inline float from_bf16(uint16_t bits) {
 /* Bytes of a row's numbers. */
 static size_t row_bytes(uint32_t format, size_t cols) {
     return format == SV_F32 ? 4 * cols : format == SV_BF16 ? 2 * cols : format == SV_Q8 ? cols
-                                                                                        : round_up(cols, 32) / 2;
+                                                                                        : round_up(cols, 64) / 2;
 }
 
 /* A group's scales for the eight rows from `row`, a multiple of 8, on; those of the next group follow. */
@@ -242,26 +243,27 @@ static const uint16_t *scales_of(const SvTensor *w, size_t row) {
     return (const uint16_t *)scales + row * ((w->cols + w->group - 1) / w->group);
 }
 
-/* n numbers of a Q4 row from its byte `from` on, as int8; n is rounded up to a multiple of 32. */
-static inline void unpack_q4(int8_t *to, const uint8_t *from, size_t n) {
-    for (size_t i = 0; i < n; i += 32, from += 16, to += 32) {
+/* n numbers of a Q4 row from its byte `from` on, as int8; n is rounded up to a multiple of 64. */
+static NOINLINE void unpack_q4(int8_t *to, const uint8_t *from, size_t n) {
+    for (size_t i = 0; i < n; i += 64, from += 32, to += 64)
+        for (size_t j = 0; j < 32; j += 16) {
 #if defined(__AVX2__) && !defined(SV_NO_SIMD)
-        const __m128i values = _mm_loadu_si128((const __m128i *)q4_values), low = _mm_set1_epi8(15);
-        __m128i both = _mm_loadu_si128((const __m128i *)from);
-        _mm_storeu_si128((__m128i *)to, _mm_shuffle_epi8(values, _mm_and_si128(both, low)));
-        _mm_storeu_si128((__m128i *)(to + 16), _mm_shuffle_epi8(values, _mm_and_si128(_mm_srli_epi16(both, 4), low)));
+            const __m128i values = _mm_loadu_si128((const __m128i *)q4_values), low = _mm_set1_epi8(15);
+            __m128i both = _mm_loadu_si128((const __m128i *)(from + j)), high = _mm_srli_epi16(both, 4);
+            _mm_storeu_si128((__m128i *)(to + j), _mm_shuffle_epi8(values, _mm_and_si128(both, low)));
+            _mm_storeu_si128((__m128i *)(to + 32 + j), _mm_shuffle_epi8(values, _mm_and_si128(high, low)));
 #elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(SV_NO_SIMD)
-        const int8x16_t values = vld1q_s8(q4_values);
-        uint8x16_t both = vld1q_u8(from);
-        vst1q_s8(to, vqtbl1q_s8(values, vandq_u8(both, vdupq_n_u8(15))));
-        vst1q_s8(to + 16, vqtbl1q_s8(values, vshrq_n_u8(both, 4)));
+            const int8x16_t values = vld1q_s8(q4_values);
+            uint8x16_t both = vld1q_u8(from + j);
+            vst1q_s8(to + j, vqtbl1q_s8(values, vandq_u8(both, vdupq_n_u8(15))));
+            vst1q_s8(to + 32 + j, vqtbl1q_s8(values, vshrq_n_u8(both, 4)));
 #else
-        for (size_t j = 0; j < 16; j++) {
-            to[j] = q4_values[from[j] & 15];
-            to[16 + j] = q4_values[from[j] >> 4];
-        }
+            for (size_t e = j; e < j + 16; e++) {
+                to[e] = q4_values[from[e] & 15];
+                to[32 + e] = q4_values[from[e] >> 4];
+            }
 #endif
-    }
+        }
 }
 
 /* ------------------------------------------------------------------------- products of integers, by instruction set
@@ -276,9 +278,10 @@ static inline void unpack_q4(int8_t *to, const uint8_t *from, size_t n) {
                      for each group:  sum += (float)(x[i] . panel[r]) * scale[r] * d[i]
                  x, its scales d and by128 (128 times the sum of the group's numbers in x[i], for who needs it) are
                  given for the first group and the first row; the other rows are x_stride and d_stride further
-     rows8       one row of x times eight rows of w as they lie in memory, stride bytes apart (Q4, if q4), into
-                 sum[8], in the same way; scale: bf16, eight for each group, or NULL for ones. n a multiple of 32; x is
-                 zero where w's last group is over */
+     rows8       one row of x times eight rows of w as they lie in memory, stride bytes apart, into sum[8], in the same
+                 way; x is of bytes here; scale: bf16, eight for each group, or NULL for ones; n a multiple of 32; x is
+                 zero where w's last group is over
+     rows8_q4    the same for rows of Q4 */
 
 typedef struct Tile { float *sum; size_t stride; bool more; } Tile;
 #if defined(__AVX2__) && !defined(SV_NO_SIMD)
@@ -307,6 +310,7 @@ static inline Wide wide_start(int32_t by128) { return _mm512_set1_epi32(-by128);
 static inline Wide wide_dot(Wide s, Wide w, Wide x) { return _mm512_dpbusd_epi32(s, w, x); }
 static inline vf wide_float(Wide s) { return _mm512_cvtepi32_ps(s); }
 
+static inline __m256i unsigned_dot32(__m256i s, __m256i w, __m256i x) { return _mm256_dpbusd_epi32(s, w, x); }
 static inline __m256i dot32(__m256i s, __m256i w, __m256i x) {
     return _mm256_dpbusd_epi32(s, _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x);
 }
@@ -340,9 +344,11 @@ static inline Wide wide_start(int32_t by128) { (void)by128; return _mm256_setzer
 static inline Wide wide_dot(Wide s, Wide w, Wide x) { return _mm256_add_epi32(s, _mm256_madd_epi16(w, x)); }
 static inline vf wide_float(Wide s) { return _mm256_cvtepi32_ps(s); }
 
+static inline __m256i unsigned_dot32(__m256i s, __m256i w, __m256i x) {
+    return _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+}
 static inline __m256i dot32(__m256i s, __m256i w, __m256i x) {
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    return _mm256_add_epi32(s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return unsigned_dot32(s, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
 }
 
 /* Eight rows of 16 bytes at a time: a transposition of 8 x 8 pairs. */
@@ -396,15 +402,6 @@ static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *
     }
 }
 
-/* 32 numbers of a row: 32 bytes, or 16 that are looked up. */
-static inline __m256i load32(const uint8_t *from, bool q4) {
-    if (!q4) return _mm256_loadu_si256((const __m256i *)from);
-    const __m256i values = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)q4_values));
-    __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)from));
-    both = _mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
-    return _mm256_shuffle_epi8(values, _mm256_and_si256(both, _mm256_set1_epi8(15)));
-}
-
 /* Element i of the result: the sum of v[i]'s elements. */
 static inline __m256i sum8(const __m256i v[8]) {
     __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
@@ -412,40 +409,71 @@ static inline __m256i sum8(const __m256i v[8]) {
     return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
 }
 
-static inline void rows8_of(float sum[8], const uint8_t *w, size_t stride, bool q4, const int8_t *x, const float *d,
+/* One more group of eight rows: total += (the sums of v - minus) * scale * d. */
+static inline __m256 add_group(__m256 total, const __m256i v[8], int32_t minus, const uint16_t *scale, float d) {
+    __m256 product = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum8(v), _mm256_set1_epi32(minus)));
+    if (scale) {
+        __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)scale));
+        product = _mm256_mul_ps(product, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)));
+    }
+    return _mm256_add_ps(total, _mm256_mul_ps(product, _mm256_set1_ps(d)));
+}
+
+static inline __m256i load32(const void *from) { return _mm256_loadu_si256((const __m256i *)from); }
+
+/* Eight rows at once are too many for the processor's own prefetcher: as many bytes of the next eight rows. */
+static inline const uint8_t *prefetch(const uint8_t *from, size_t bytes) {
+    for (const uint8_t *end = from + bytes; from < end; from += 64) _mm_prefetch((const char *)from, _MM_HINT_T0);
+    return from;
+}
+
+static inline void rows8_of(float sum[8], const int8_t *w, size_t stride, const int8_t *x, const float *d,
                             const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
     __m256 total = _mm256_setzero_ps();
-    const uint8_t *next = w + 8 * stride;                   /* eight rows at once are too many for the prefetcher */
-    for (size_t g = 0; g < groups; g++, x += n, w += q4 ? n / 2 : n) {
+    const uint8_t *next = (const uint8_t *)w + 8 * stride;
+    for (size_t g = 0; g < groups; g++, x += n, w += n) {
         __m256i v[8];
-        for (const uint8_t *end = next + (q4 ? 4 * n : 8 * n); next < end; next += 64) _mm_prefetch(next, _MM_HINT_T0);
+        next = prefetch(next, 8 * n);
         for (size_t r = 0; r < 8; r++) {
             v[r] = _mm256_setzero_si256();
-            for (size_t k = 0; k < n; k += 32)
-                v[r] = dot32(v[r], load32(w + r * stride + (q4 ? k / 2 : k), q4),
-                             _mm256_loadu_si256((const __m256i *)(x + k)));
+            for (size_t k = 0; k < n; k += 32) v[r] = dot32(v[r], load32(w + r * stride + k), load32(x + k));
         }
-        __m256i s = sum8(v);
 #ifdef WITH_VNNI
-        s = _mm256_sub_epi32(s, _mm256_set1_epi32(by128[g]));
+        total = add_group(total, v, by128[g], scale ? scale + 8 * g : NULL, d[g]);
 #else
+        total = add_group(total, v, 0, scale ? scale + 8 * g : NULL, d[g]);
         (void)by128;
 #endif
-        __m256 product = _mm256_cvtepi32_ps(s);
-        if (scale) {
-            __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(scale + 8 * g)));
-            product = _mm256_mul_ps(product, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)));
-        }
-        total = _mm256_add_ps(total, _mm256_mul_ps(product, _mm256_set1_ps(d[g])));
     }
     _mm256_storeu_ps(sum, total);
 }
 
-static NOINLINE void rows8(float sum[8], const uint8_t *w, size_t stride, bool q4, const int8_t *x, const float *d,
+static NOINLINE void rows8(float sum[8], const int8_t *w, size_t stride, const int8_t *x, const float *d,
                            const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
-    if (n == 64 && !q4) rows8_of(sum, w, stride, false, x, d, by128, scale, 64, groups);    /* the usual: unrolled */
-    else if (n == 32 && q4) rows8_of(sum, w, stride, true, x, d, by128, scale, 32, groups);
-    else rows8_of(sum, w, stride, q4, x, d, by128, scale, n, groups);
+    if (n == GROUP) rows8_of(sum, w, stride, x, d, by128, scale, GROUP, groups);            /* the usual: unrolled */
+    else rows8_of(sum, w, stride, x, d, by128, scale, n, groups);
+}
+
+/* The 16 values, less the smallest, are 0 .. 113: unsigned bytes, of which two products fit an int16 as they are. */
+static NOINLINE void rows8_q4(float sum[8], const uint8_t *w, size_t stride, const int8_t *x, const float *d,
+                              const int32_t *by128, const uint16_t *scale, size_t groups) {
+    const int lowest = q4_values[0];
+    const __m128i sixteen = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)q4_values), _mm_set1_epi8((char)lowest));
+    const __m256i values = _mm256_broadcastsi128_si256(sixteen), low = _mm256_set1_epi8(15);
+    __m256 total = _mm256_setzero_ps();
+    const uint8_t *next = w + 8 * stride;
+    for (size_t g = 0; g < groups; g++, x += GROUP, w += GROUP / 2) {
+        __m256i v[8], x0 = load32(x), x1 = load32(x + 32);
+        next = prefetch(next, 8 * GROUP / 2);
+        for (size_t r = 0; r < 8; r++) {
+            __m256i both = load32(w + r * stride);
+            __m256i w0 = _mm256_shuffle_epi8(values, _mm256_and_si256(both, low));
+            __m256i w1 = _mm256_shuffle_epi8(values, _mm256_and_si256(_mm256_srli_epi16(both, 4), low));
+            v[r] = unsigned_dot32(unsigned_dot32(_mm256_setzero_si256(), w0, x0), w1, x1);
+        }
+        total = add_group(total, v, by128[g] / 128 * -lowest, scale + 8 * g, d[g]);
+    }
+    _mm256_storeu_ps(sum, total);
 }
 #endif
 
@@ -588,19 +616,26 @@ static NOINLINE void widen(xint *to, const int8_t *from, size_t n) {
 }
 
 #ifndef X86_PRODUCTS
-static NOINLINE void rows8(float sum[8], const uint8_t *w, size_t stride, bool q4, const int8_t *x, const float *d,
+static NOINLINE void rows8(float sum[8], const int8_t *w, size_t stride, const int8_t *x, const float *d,
                            const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
-    int8_t unpacked[64];
+    (void)by128;
+    for (size_t r = 0; r < 8; r++, w += stride) {
+        float s = 0;
+        for (size_t g = 0; g < groups; g++)
+            s += (float)integer_dot(x + g * n, w + g * n, n) * (scale ? from_bf16(scale[8 * g + r]) : 1) * d[g];
+        sum[r] = s;
+    }
+}
+
+static NOINLINE void rows8_q4(float sum[8], const uint8_t *w, size_t stride, const int8_t *x, const float *d,
+                              const int32_t *by128, const uint16_t *scale, size_t groups) {
     (void)by128;
     for (size_t r = 0; r < 8; r++, w += stride) {
         float s = 0;
         for (size_t g = 0; g < groups; g++) {
-            const int8_t *numbers = (const int8_t *)w + g * n;
-            if (q4) {
-                unpack_q4(unpacked, w + g * n / 2, n);
-                numbers = unpacked;
-            }
-            s += (float)integer_dot(x + g * n, numbers, n) * (scale ? from_bf16(scale[8 * g + r]) : 1) * d[g];
+            int8_t numbers[GROUP];
+            unpack_q4(numbers, w + g * GROUP / 2, GROUP);
+            s += (float)integer_dot(x + g * GROUP, numbers, GROUP) * from_bf16(scale[8 * g + r]) * d[g];
         }
         sum[r] = s;
     }
@@ -659,15 +694,17 @@ static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size)
     return max * (1.0f / 127);
 }
 
-static inline int32_t sum_by128(const int8_t *q, size_t n) {
+/* Whether product4 looks at by128; rows8_q4 may always. */
 #ifdef WITH_VNNI
+enum { BY128 = 1 };
+#else
+enum { BY128 = 0 };
+#endif
+
+static NOINLINE int32_t sum_by128(const int8_t *q, size_t n) {
     int32_t s = 0;
     for (size_t k = 0; k < n; k++) s += q[k];
     return 128 * s;
-#else
-    (void)q, (void)n;
-    return 0;
-#endif
 }
 
 /* Rows of x as integers, bytes [n, stride] for rows8 or q [n, stride] for product4; and for each group its scale d and
@@ -698,7 +735,7 @@ static NOINLINE void quantize_row(const Quantized *x, size_t row, const float *f
         size_t at = g * x->group;
         int8_t *bytes = same ? x->bytes + row * x->stride + at : room;
         x->d[row * x->marks + g] = quantize(bytes, from + at, at_most(x->group, cols - at), x->group);
-        x->by128[row * x->marks + g] = sum_by128(bytes, x->group);
+        if (to_bytes || BY128) x->by128[row * x->marks + g] = sum_by128(bytes, x->group);
         if (!same) widen(x->q + row * x->stride + at, bytes, x->group);
     }
 }
@@ -729,7 +766,13 @@ static NOINLINE void float_product4(float *sum, size_t stride, bool more, const 
 }
 
 static inline vf load_bf16(const uint16_t *from) {
-#if defined(__GNUC__) && !defined(SV_NO_SIMD)
+#if defined(__AVX512F__) && !defined(SV_NO_SIMD)            /* gcc 12 makes six instructions of two */
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+    return of_bits((vu)_mm512_slli_epi32(wide, 16));
+#elif defined(__AVX2__) && !defined(SV_NO_SIMD)
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
+    return of_bits((vu)_mm256_slli_epi32(wide, 16));
+#elif defined(__GNUC__) && !defined(SV_NO_SIMD)
     typedef uint16_t Halves __attribute__((vector_size(VL * 2)));
     Halves bits;
     memcpy(&bits, from, sizeof bits);
@@ -739,29 +782,39 @@ static inline vf load_bf16(const uint16_t *from) {
 #endif
 }
 
-/* x . w for one row of w, read once: decoding waits for the memory anyway. */
+/* x . w for one row of w, read once. SUMS vectors of sums, so that none waits for the one before. */
+enum { SUMS = 8 };
+
+static inline float total_of(const vf v[SUMS], float rest) {
+    vf all = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+    float lane[VL];
+    v_store(lane, all);
+    for (int l = 0; l < VL; l++) rest += lane[l];
+    return rest;
+}
+
 static NOINLINE float dot_f32(const float *x, const float *w, size_t n) {
-    float s[LANES];
-    vf v[LANES / VL];
-    for (int j = 0; j < LANES / VL; j++) v[j] = v_set(0.0f);
+    vf v[SUMS];
+    float rest = 0;
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANES / VL; j++) v[j] = v_fused(v_load(x + i + j * VL), v_load(w + i + j * VL), v[j]);
-    for (int j = 0; j < LANES / VL; j++) v_store(s + j * VL, v[j]);
-    for (int l = 0; i < n; i++, l++) s[l] += x[i] * w[i];
-    return tree(s);
+    for (int j = 0; j < SUMS; j++) v[j] = v_set(0.0f);
+    for (; i + SUMS * VL <= n; i += SUMS * VL)
+        for (size_t j = 0; j < SUMS; j++) v[j] = v_fused(v_load(x + i + j * VL), v_load(w + i + j * VL), v[j]);
+    for (; i + VL <= n; i += VL) v[0] = v_fused(v_load(x + i), v_load(w + i), v[0]);
+    for (; i < n; i++) rest += x[i] * w[i];
+    return total_of(v, rest);
 }
 
 static NOINLINE float dot_bf16(const float *x, const uint16_t *w, size_t n) {
-    float s[LANES];
-    vf v[LANES / VL];
-    for (int j = 0; j < LANES / VL; j++) v[j] = v_set(0.0f);
+    vf v[SUMS];
+    float rest = 0;
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANES / VL; j++) v[j] = v_fused(v_load(x + i + j * VL), load_bf16(w + i + j * VL), v[j]);
-    for (int j = 0; j < LANES / VL; j++) v_store(s + j * VL, v[j]);
-    for (int l = 0; i < n; i++, l++) s[l] += x[i] * from_bf16(w[i]);
-    return tree(s);
+    for (int j = 0; j < SUMS; j++) v[j] = v_set(0.0f);
+    for (; i + SUMS * VL <= n; i += SUMS * VL)
+        for (size_t j = 0; j < SUMS; j++) v[j] = v_fused(v_load(x + i + j * VL), load_bf16(w + i + j * VL), v[j]);
+    for (; i + VL <= n; i += VL) v[0] = v_fused(v_load(x + i), load_bf16(w + i), v[0]);
+    for (; i < n; i++) rest += x[i] * from_bf16(w[i]);
+    return total_of(v, rest);
 }
 
 /* ------------------------------------------------------------------------------------------------------------ matmul
@@ -770,12 +823,12 @@ static NOINLINE float dot_bf16(const float *x, const uint16_t *w, size_t n) {
    thread takes one strip of w for one block of x after the other. It packs PANEL numbers of the strip's rows, on its
    stack, and multiplies all of the block with them, so that w is packed once for ROWS rows of x and never copied as a
    whole, and a panel stays in the first-level cache while the block passes. */
-enum { FEW = 3, ROWS = 256, PANEL = 512, FLOAT_PANEL = 256, STRIP = 2 };
+enum { FEW = 3, ROWS = 512, PANEL = 512, FLOAT_PANEL = 256, STRIP = 2 };
 
 /* Number k of row r of a Q8 or Q4 tensor. */
 static inline int integer_at(const SvTensor *w, size_t r, size_t k) {
     const uint8_t *row = (const uint8_t *)w->data + r * row_bytes(w->format, w->cols);
-    return w->format == SV_Q8 ? (int8_t)row[k] : q4_values[row[k / 32 * 16 + k % 16] >> (k % 32 / 16 * 4) & 15];
+    return w->format == SV_Q8 ? (int8_t)row[k] : q4_values[row[k / 64 * 32 + k % 32] >> (k % 64 / 32 * 4) & 15];
 }
 
 /* Numbers [at, at + n) of row r of a Q8 or Q4 tensor; `unpacked` has room for n, and may be what is returned. */
@@ -798,7 +851,8 @@ static NOINLINE void integer_rows(float *out, const SvTensor *w, const float *bi
         size_t n = at_most(8, first + count - r);
         float s[8] = { 0 };
         if (n == 8) {
-            rows8(s, numbers, bytes, w->format == SV_Q4, q, d, by128, scales, x->group, x->groups);
+            if (w->format == SV_Q4) rows8_q4(s, numbers, bytes, q, d, by128, scales, x->groups);
+            else rows8(s, (const int8_t *)numbers, bytes, q, d, by128, scales, GROUP, x->groups);
         } else {                                            /* the last rows of a tensor */
             for (size_t i = 0; i < n; i++)
                 for (size_t g = 0; g < x->groups; g++) {
@@ -827,6 +881,17 @@ static NOINLINE void add_bias(float *out, size_t stride, const float *bias, size
         for (size_t r = 0; r < cols; r++) out[i * stride + r] += bias[r];
 }
 
+/* So many short pieces of memory are nothing that a processor foresees: asks for all of them before the first is used. */
+static inline void prefetch_rows(const SvTensor *w, size_t first, size_t count, size_t at, size_t n) {
+#if defined(__GNUC__)
+    size_t from = row_bytes(w->format, at), bytes = row_bytes(w->format, n), row = row_bytes(w->format, w->cols);
+    for (size_t r = first; r < first + count; r++)
+        for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch((const char *)w->data + r * row + from + b);
+#else
+    (void)w, (void)first, (void)count, (void)at, (void)n;
+#endif
+}
+
 /* The strip of STRIP panels from row `first` of w on, times the rows i0 .. i1 of x. */
 static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *bias, const Quantized *x, size_t first,
                                    size_t i0, size_t i1) {
@@ -836,6 +901,7 @@ static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *b
     size_t group = x->group, width = at_most(STRIP * NR, w->rows - first);
     for (size_t at = 0; at < x->stride; at += PANEL) {
         size_t g0 = at / group, groups = at_most(PANEL / group, x->groups - g0);
+        prefetch_rows(w, first, width, at, groups * group);
         for (size_t p = 0; p * NR < width; p++) {
             const int8_t *rows[NR], *group_rows[NR];
             for (size_t r = 0; r < NR; r++) {
@@ -913,38 +979,57 @@ static void float_rows(float *out, const SvTensor *w, const float *bias, const f
     }
 }
 
-static void matmul(float *out, const float *x, const SvTensor *w, const float *bias, size_t n, float *scratch,
-                   int threads) {
-    size_t rows = w->rows, cols = w->cols;
-    bool integer = w->format == SV_Q8 || w->format == SV_Q4;
+/* Units of work in a product: blocks of rows of w for few rows of x, or strips of w times blocks of x. */
+enum { UNIT = 32 };
+
+static size_t units_of(const SvTensor *w, size_t n, size_t strip) {
+    return n <= FEW ? (w->rows + UNIT - 1) / UNIT : (w->rows + strip - 1) / strip * ((n + ROWS - 1) / ROWS);
+}
+
+/* Unit u of the products p[0], p[1], ... */
+static void multiply_unit(const SvProduct *p, size_t u, const float *x, const Quantized *xq, size_t n, size_t strip) {
+    for (; u >= units_of(p->w, n, strip); p++) u -= units_of(p->w, n, strip);
+    size_t rows = p->w->rows, cols = p->w->cols;
+    if (n <= FEW) {
+        size_t first = u * UNIT, count = at_most(UNIT, rows - first);
+        for (size_t i = 0; i < n; i++) {
+            if (p->w->group) integer_rows(p->out + i * rows, p->w, p->bias, xq, i, first, count);
+            else float_rows(p->out + i * rows, p->w, p->bias, x + i * cols, first, count);
+        }
+    } else {
+        size_t strips = (rows + strip - 1) / strip, first = u % strips * strip;
+        size_t i0 = u / strips * ROWS, i1 = at_most(i0 + ROWS, n);
+        if (p->w->group) integer_strip(p->out, p->w, p->bias, xq, first, i0, i1);
+        else float_strip(p->out, p->w, p->bias, x, first, i0, i1);
+    }
+}
+
+/* Products of one x with several w of the same group, for which x is quantized once. */
+static void multiply_all(const SvProduct *products, int count, const float *x, size_t n, float *scratch, int threads) {
+    size_t group = products->w->group, cols = products->w->cols, strip = STRIP * (group ? (size_t)NR : (size_t)NF);
+    size_t units = 0, rows = 0;
     Quantized xq = { 0 };
     (void)threads;
-    if (integer) {
-        size_t padded = round_up(n, 4);                     /* the last rows of the last four are never used */
-        xq = quantized_in(scratch, padded, cols, w->group);
+    for (int i = 0; i < count; i++) units += units_of(products[i].w, n, strip), rows += products[i].w->rows;
+    if (group) {
+        xq = quantized_in(scratch, round_up(n, 4), cols, group);            /* product4 reads rows that nobody uses */
 #pragma omp parallel for num_threads(threads) if (n * cols > WORTH_THREADS)
-        for (int64_t i = 0; i < (int64_t)n; i++) quantize_row(&xq, (size_t)i, x + (size_t)i * cols, cols, n <= FEW);
+        for (int64_t i = 0; i < (int64_t)n; i++)
+            quantize_row(&xq, (size_t)i, x + (size_t)i * cols, cols, n <= FEW);
     }
     if (n <= FEW) {
-        const size_t step = 32;
-        int64_t blocks = (int64_t)((rows + step - 1) / step);
 #pragma omp parallel for schedule(static) num_threads(threads) if (n * rows * cols > WORTH_THREADS)
-        for (int64_t b = 0; b < blocks; b++) {
-            size_t first = (size_t)b * step, count = at_most(step, rows - first);
-            for (size_t i = 0; i < n; i++) {
-                if (integer) integer_rows(out + i * rows, w, bias, &xq, i, first, count);
-                else float_rows(out + i * rows, w, bias, x + i * cols, first, count);
-            }
-        }
-        return;
-    }
-    size_t strip = STRIP * (integer ? (size_t)NR : (size_t)NF), strips = (rows + strip - 1) / strip;
-    int64_t work = (int64_t)(strips * ((n + ROWS - 1) / ROWS));
+        for (int64_t u = 0; u < (int64_t)units; u++) multiply_unit(products, (size_t)u, x, &xq, n, strip);
+    } else {
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (n * rows * cols > WORTH_THREADS)
-    for (int64_t u = 0; u < work; u++) {
-        size_t first = (size_t)u % strips * strip, i0 = (size_t)u / strips * ROWS, i1 = at_most(i0 + ROWS, n);
-        if (integer) integer_strip(out, w, bias, &xq, first, i0, i1);
-        else float_strip(out, w, bias, x, first, i0, i1);
+        for (int64_t u = 0; u < (int64_t)units; u++) multiply_unit(products, (size_t)u, x, &xq, n, strip);
+    }
+}
+
+static void matmul(const SvProduct *products, int count, const float *x, size_t n, float *scratch, int threads) {
+    for (int first = 0, next; first < count; first = next) {
+        for (next = first + 1; next < count && products[next].w->group == products[first].w->group;) next++;
+        multiply_all(products + first, next - first, x, n, scratch, threads);
     }
 }
 
@@ -1088,15 +1173,15 @@ static NOINLINE void integer_attention1(float *out, const float *q, const SvCach
     float d = quantize(bytes, scaled, dim, round_up(dim, 16));
     int32_t by128 = sum_by128(bytes, size);
     for (size_t j = 0; j < n_k; j += 8)
-        rows8(p + j, (const uint8_t *)head->k + j * dim, dim, false, bytes, &d, &by128, NULL, size, 1);
+        rows8(p + j, head->k + j * dim, dim, bytes, &d, &by128, NULL, size, 1);
     multiply(p, head->k_scale, keys);
     float one_over = softmax_weights(p, n_k, keys);
     multiply(p, head->v_scale, keys);
     quantize_row(weights, 0, p, keys, true);
     for (size_t e = 0; e < dim; e += 8) {
         float s[8];
-        rows8(s, (const uint8_t *)head->v + e * c->capacity, c->capacity, false, weights->bytes, weights->d,
-              weights->by128, NULL, KEYS, keys / KEYS);
+        rows8(s, head->v + e * c->capacity, c->capacity, weights->bytes, weights->d, weights->by128, NULL, KEYS,
+              keys / KEYS);
         for (size_t i = 0; i < at_most(8, dim - e); i++) out[e + i] = s[i] * one_over;
     }
 }
@@ -1320,7 +1405,7 @@ uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t di
 
 uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t cols) {
     bool groups = format == SV_Q8 || format == SV_Q4;
-    if (format > SV_Q4 || (groups ? group != 32 && group != 64 : group != 0)) return 0;
+    if (format > SV_Q4 || (groups ? group != GROUP : group != 0)) return 0;
     uint64_t numbers = (uint64_t)rows * row_bytes(format, cols);
     uint64_t eights = ((uint64_t)rows + 7) / 8;
     return groups ? (numbers + 63) / 64 * 64 + eights * ((cols + group - 1) / group) * 16 : numbers;

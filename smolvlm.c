@@ -778,3 +778,92 @@ void sv_answer_free(SvAnswer *answer) {
     free(answer->ids);
     *answer = (SvAnswer){ 0 };
 }
+
+/* --------------------------------------------------------------------------------------------------------- self-test */
+
+bool sv_same_bits(const SvModel *m) {
+    bool all = true;
+#define SAME_V(field)
+#define SAME_M(field) all = all && part->field.group != 0;
+#define SAME(field, kind, name, rows, cols) SAME_##kind(field)
+    if (m->vision.layers) {
+        const SvVision *part = &m->vision;
+        SV_VISION_TENSORS(SAME)
+    }
+    for (uint32_t l = 0; m->vision.layers && l < m->config.vision_num_hidden_layers; l++) {
+        const SvVisionLayer *part = &m->vision.layers[l];
+        SV_VISION_LAYER_TENSORS(SAME)
+    }
+    const SvText *part = &m->text;
+    SV_TEXT_TENSORS(SAME)
+    SV_UNTIED_TENSORS(SAME)
+    for (uint32_t l = 0; l < m->config.num_hidden_layers; l++) {
+        const SvTextLayer *part = &m->text.layers[l];
+        SV_TEXT_LAYER_TENSORS(SAME)
+    }
+    return all;
+}
+
+/* FNV-1a over the floats' bytes, the lowest first. */
+static uint64_t hash_floats(uint64_t hash, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        union { float f; uint32_t u; } bits = { x[i] };
+        for (int shift = 0; shift < 32; shift += 8) hash = (hash ^ (bits.u >> shift & 255)) * 0x100000001b3u;
+    }
+    return hash;
+}
+
+int sv_selftest(const SvModel *m, int threads, bool one_by_one, uint64_t *hash, SvError *error) {
+    enum { TILES = 2, BEFORE = 4, PROMPT = 40, MORE = 8 };
+    const SvConfig *c = &m->config;
+    size_t dim = c->hidden_size, tiles = c->vision_num_hidden_layers ? TILES : 0, side = tiles ? c->image_size : 0;
+    size_t image = tiles * (size_t)sv_image_tokens(c), n = image + PROMPT;
+    if (n + MORE > c->max_position_embeddings) image = 0, n = PROMPT;
+    if (n + MORE > c->max_position_embeddings)
+        return sv_fail(error, "%s: a context of %u tokens is too short to test", m->path, c->max_position_embeddings);
+
+    float *x, *features, *logits;
+    SvDecoder *decoder = NULL;
+    void *block = sv_floats(3, (uint64_t[]){ n * dim, tiles * (uint64_t)sv_image_tokens(c) * dim, c->vocab_size },
+                            (float **[]){ &x, &features, &logits });
+    uint8_t *pixels = malloc(tiles * side * side * 3 + 1);
+    int result = -1;
+    if (!block || !pixels) {
+        sv_fail(error, "%s: out of memory for a test", m->path);
+        goto done;
+    }
+    if (sv_decoder_new(m, (int)(n + MORE), threads, &decoder, error) != 0) goto done;
+
+    /* slopes, edges and a texture, different in each channel and tile */
+    for (size_t i = 0, t = 0; t < tiles; t++)
+        for (size_t row = 0; row < side; row++)
+            for (size_t col = 0; col < side; col++)
+                for (size_t channel = 0; channel < 3; channel++, i++)
+                    pixels[i] = (uint8_t)((col * (channel + 1) + row * (3 - channel) + 37 * t) ^ (col * row >> 4));
+    if (tiles && sv_vision(m, pixels, (int)tiles, threads, features, NULL, error) != 0) goto done;
+    *hash = hash_floats(0xcbf29ce484222325u, features, image * dim);
+
+    for (size_t i = 0; i < PROMPT; i++) {
+        int32_t id = (int32_t)((i * 2654435761u >> 7) % c->vocab_size);
+        sv_embed(m, &id, 1, x + (i < BEFORE ? i : image + i) * dim);
+    }
+    memcpy(x + BEFORE * dim, features, image * dim * sizeof *x);
+    for (size_t i = 0; i < n; i += one_by_one ? 1 : n)
+        if (sv_decoder_forward(decoder, x + i * dim, one_by_one ? 1 : n, logits, NULL, error) != 0) goto done;
+    for (int i = 0; i < MORE; i++) {
+        *hash = hash_floats(*hash, logits, c->vocab_size);
+        int32_t best = 0;
+        for (uint32_t id = 1; id < c->vocab_size; id++)
+            if (logits[id] > logits[best]) best = (int32_t)id;
+        sv_embed(m, &best, 1, x);
+        if (sv_decoder_forward(decoder, x, 1, logits, NULL, error) != 0) goto done;
+    }
+    *hash = hash_floats(*hash, logits, c->vocab_size);
+    result = 0;
+
+done:
+    sv_decoder_free(decoder);
+    free(pixels);
+    free(block);
+    return result;
+}

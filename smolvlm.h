@@ -67,25 +67,27 @@ int sv_fail(SvError *error, const char *format, ...)
 
 /* How a tensor's numbers are stored, row after row. f32 and bf16: as they are, with group = 0.
 
-   Q8 and Q4: each row in groups of `group` numbers (32 or 64; the last group of a row is shorter where cols is no
-   multiple of it), a number being its group's scale times an integer:
-     Q8  int8, -127 .. 127: cols bytes a row
-     Q4  SV_Q4_VALUES[n], n of 4 bits. 32 numbers make 16 bytes: the low half of byte i is number i, the high half is
-         number 16 + i. A row is filled up to a multiple of 32 with anything; nobody looks at it.
+   Q8 and Q4: each row in groups of SV_GROUP numbers (the last one shorter where cols is no multiple of it), a number
+   being its group's scale times an integer:
+     Q8  int8, -127 .. 127; cols bytes a row
+     Q4  SV_Q4_VALUES[i], where i has 4 bits. 64 numbers make 32 bytes: the low half of byte j is number j, the high half
+         is number 32 + j. A row is filled up to a multiple of 64 numbers with anything; nobody looks at it.
    First come the numbers of all rows, then, from the next multiple of 64, the scales: bf16 [rows / 8, groups, 8], the
    scales of eight rows side by side, as kernels work on eight rows together (the last of the eights filled up).
 
-   The 16 values stand closer where weights are denser: the levels of least squared error over groups of 32 whose
-   numbers are normal, Laplace or t(5) distributed (tests/q4_values.py finds them). Against 16 even steps that is a
-   fifth less error, for the same bits and the price of one table look-up. */
+   The 16 values stand closer where weights are denser, at levels of least squared error over normal, Laplace and t(5)
+   distributed numbers, rounded to integers that span less than 7 bits, for which kernels have use. Groups of 64 and such
+   levels err less than groups of 32 and even steps, with a quarter of a bit less a number (README, "Formats"). */
 enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
-#define SV_Q4_VALUES { -127, -99, -77, -59, -44, -31, -19, -8, 2, 12, 22, 34, 47, 62, 80, 105 }
+#define SV_GROUP     64
+#define SV_Q4_VALUES { -63, -47, -36, -28, -21, -14, -9, -4, 1, 5, 10, 16, 22, 29, 38, 50 }
 
 /* Every dimension and setting, by the name it has in config.json, preprocessor_config.json or the tokenizer's files;
    "vision_" is put before what both halves of the model have. U32 and F32 take 4 bytes, F64 8; F3 is three F32, one a
    colour channel; IDS a u32 count and that many u32. A text-only model has vision_num_hidden_layers = 0. */
 #define SV_CONFIG(U32, F32, F64, F3, IDS, STR)                                                                         \
     STR(name)                        /* the exported directory's name, for people                                   */ \
+    STR(selftest)                    /* what sv_selftest must give, 16 hexadecimal digits; all zero: not known      */ \
     U32(image_size)                  /* a tile's side in pixels                                                     */ \
     U32(patch_size)                                                                                                    \
     U32(vision_hidden_size)                                                                                            \
@@ -370,6 +372,15 @@ int sv_generate(const SvModel *model, const SvPrompt *prompt, const SvOptions *o
                 SvAnswer *answer, SvError *error);
 void sv_answer_free(SvAnswer *answer);
 
+/* A hash (FNV-1a, 64 bits) of everything that the model computes for an input made up here: two tiles' features, and
+   the logits after a prompt of them and of tokens, and after each of a few more. With Q8 or Q4 it is the same for every
+   machine, compiler, number of threads and set of kernels, and for a prompt that goes through as a whole or one_by_one;
+   so one number proves a port. f32 and bf16 give a number of the machine's own. */
+int sv_selftest(const SvModel *model, int threads, bool one_by_one, uint64_t *hash, SvError *error);
+
+/* Whether all of the model's matrices are Q8 or Q4, so that the above holds. */
+bool sv_same_bits(const SvModel *model);
+
 /* -------------------------------------------------------------------------------------- the vision tower (vision.c) */
 
 /* tiles [count, image_size, image_size, 3] bytes -> features [count, sv_image_tokens, hidden_size] */
@@ -397,22 +408,25 @@ int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits
 
 /* ------------------------------------------------------------------------------------------------ arithmetic (quant.c)
 
-   Every sum is taken in one fixed order whatever the machine, so that a result does not depend on the number of threads,
-   on the number of rows computed together, or on how wide the vectors are. For Q8 and Q4 that holds to the bit on every
-   machine; f32 and bf16 products use fused multiply-adds where the machine has them. */
+   Every sum is taken in one fixed order whatever the machine. For Q8 and Q4 a result depends neither on the number of
+   threads, nor on the number of rows computed together, nor on how wide the vectors are: to the bit, on every machine.
+   f32 and bf16 products use fused multiply-adds where the machine has them, and one row of x another order than many. */
 
 /* The keys and values of a layer, or of a picture's patches: q8 (int8 and a scale for each position and head, beside
    weights in Q8 or Q4), or f32. data: sv_cache_floats() floats, all zero at first. */
 typedef struct SvCache { bool q8; size_t capacity, heads, dim; float *data; } SvCache;
 uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim);
 
+/* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: none) */
+typedef struct SvProduct { float *out; const SvTensor *w; const float *bias; } SvProduct;
+
 /* What an instruction set has its own code for. */
 struct SvKernels {
     const char *name;                                                     /* "plain", "avx2", "avx512", "neon", ... */
 
-    /* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: none). scratch: sv_matmul_scratch(n, w.cols) floats. */
-    void (*matmul)(float *out, const float *x, const SvTensor *w, const float *bias, size_t n, float *scratch,
-                   int threads);
+    /* The products of the n rows of x with `count` matrices: together, because then x is quantized once, and threads
+       start once. scratch: sv_matmul_scratch(n, w.cols) floats. */
+    void (*matmul)(const SvProduct *products, int count, const float *x, size_t n, float *scratch, int threads);
 
     /* k, v [count, heads * dim] become the positions at, at + 1, ... of the cache. */
     void (*cache)(const SvCache *cache, const float *k, const float *v, size_t at, size_t count);
@@ -433,8 +447,7 @@ struct SvKernels {
     void (*add)(float *x, const float *y, size_t n);                      /* x += y */
 };
 
-/* The kernels that this machine can run, the fastest first; NULL past the last, which are the plain ones if the build
-   has more than one set. */
+/* The kernels that this machine can run, the fastest first; NULL past the last. */
 const SvKernels *sv_kernels(int i);
 
 uint64_t sv_matmul_scratch(uint64_t n, uint64_t cols);
@@ -452,8 +465,8 @@ void sv_sin_cos(double angle, float *sine, float *cosine);                /* |an
 int sv_threads(int wanted);                                               /* 0: all there are */
 double sv_seconds(void);                                                  /* a clock, for differences */
 
-/* Allocates `count` arrays of sizes[i] floats as one block, all zero, and points *parts[i] to each; the caller frees the
-   block. NULL if there is no such memory. */
+/* Allocates `count` arrays of sizes[i] floats as one block, all zero, and points *parts[i] to each; the caller frees
+   the block. NULL if there is no such memory. */
 void *sv_floats(int count, const uint64_t *sizes, float **const *parts);
 uint64_t sv_sum(int count, const uint64_t *sizes);                         /* how many floats that block holds */
 

@@ -156,7 +156,8 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
         if (emit_pixels(c, pixels, (int)b, value, events, error) != 0) goto done;
         for (size_t t = 0; t < b; t++)
             cut_patches(c, pixels + t * tile_bytes, value, wide + t * n * 3 * c->patch_size * c->patch_size);
-        cpu->matmul(x, wide, &w->patch_embedding_weight, w->patch_embedding_bias.data, rows, scratch, threads);
+        cpu->matmul(&(SvProduct){ x, &w->patch_embedding_weight, w->patch_embedding_bias.data }, 1, wide, rows, scratch,
+                    threads);
         for (size_t t = 0; t < b; t++) cpu->add(x + t * n * width, w->position_embedding.data, n * width);
         sv_emit(events, "model.vision_model.embeddings", 0, x, 3, shape, 0);
 
@@ -166,23 +167,27 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
             /* x += out_proj(attention(layer_norm1(x))) */
             cpu->layer_norm(norm, x, layer->layer_norm1_weight.data, layer->layer_norm1_bias.data, rows, width, eps,
                             threads);
-            cpu->matmul(q, norm, &layer->q_proj_weight, layer->q_proj_bias.data, rows, scratch, threads);
-            cpu->matmul(k, norm, &layer->k_proj_weight, layer->k_proj_bias.data, rows, scratch, threads);
-            cpu->matmul(v, norm, &layer->v_proj_weight, layer->v_proj_bias.data, rows, scratch, threads);
+            SvProduct qkv[] = { { q, &layer->q_proj_weight, layer->q_proj_bias.data },
+                                { k, &layer->k_proj_weight, layer->k_proj_bias.data },
+                                { v, &layer->v_proj_weight, layer->v_proj_bias.data } };
+            SvProduct out_proj = { q, &layer->out_proj_weight, layer->out_proj_bias.data };
+            SvProduct fc1 = { wide, &layer->fc1_weight, layer->fc1_bias.data };
+            SvProduct fc2 = { q, &layer->fc2_weight, layer->fc2_bias.data };
+            cpu->matmul(qkv, 3, norm, rows, scratch, threads);
             for (size_t t = 0; t < b; t++) {
                 size_t at = t * n * width;
                 cpu->cache(&cache, k + at, v + at, 0, n);
                 cpu->attention(norm + at, q + at, &cache, n, n, heads, false, scratch, threads);
             }
-            cpu->matmul(q, norm, &layer->out_proj_weight, layer->out_proj_bias.data, rows, scratch, threads);
+            cpu->matmul(&out_proj, 1, norm, rows, scratch, threads);
             cpu->add(x, q, rows * width);
 
             /* x += fc2(gelu_tanh(fc1(layer_norm2(x)))) */
             cpu->layer_norm(norm, x, layer->layer_norm2_weight.data, layer->layer_norm2_bias.data, rows, width, eps,
                             threads);
-            cpu->matmul(wide, norm, &layer->fc1_weight, layer->fc1_bias.data, rows, scratch, threads);
+            cpu->matmul(&fc1, 1, norm, rows, scratch, threads);
             cpu->gelu_tanh(wide, rows * mlp, threads);
-            cpu->matmul(q, wide, &layer->fc2_weight, layer->fc2_bias.data, rows, scratch, threads);
+            cpu->matmul(&fc2, 1, wide, rows, scratch, threads);
             cpu->add(x, q, rows * width);
             sv_emit(events, "model.vision_model.encoder.layers.%d", (int)l, x, 3, shape, 0);
         }
@@ -193,7 +198,7 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
         /* features = modality_projection(pixel_shuffle(x)) */
         float *out = features + first * tokens * dim;
         for (size_t t = 0; t < b; t++) pixel_shuffle(c, norm + t * n * width, q + t * n * width);
-        cpu->matmul(out, q, &w->modality_projection, NULL, b * tokens, scratch, threads);
+        cpu->matmul(&(SvProduct){ out, &w->modality_projection, NULL }, 1, q, b * tokens, scratch, threads);
         sv_emit(events, "model.connector", 0, out, 3, (int[]){ (int)b, (int)tokens, (int)dim }, 0);
     }
     result = 0;
