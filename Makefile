@@ -2,6 +2,9 @@
 # make test       the tests: a C compiler and make are all they need
 # make sanitize   the same under AddressSanitizer and UndefinedBehaviorSanitizer
 # make parity     against Hugging Face transformers, in a venv made by itself
+# make bench      what this machine can do, and the share of it that each phase gets: MODEL=file.bin
+# make bench-peers    beside llama.cpp and transformers, on the published shapes (hours); BENCH="--models 500m --quick"
+# make accuracy   what Q8 and Q4 cost, beside llama.cpp's formats
 #
 # CC, OMP=0, SIMD=0 (plain C alone), ARCH, CFLAGS_EXTRA, BUILD (a folder) may be set.
 
@@ -91,9 +94,21 @@ parity: smolvlm $(VENV)/ready
 parity-full: smolvlm $(VENV)/ready
 	$(VENV)/bin/python tests/parity.py --full
 
+$(BUILD)/bench: tests/bench.c $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
+
+bench: $(BUILD)/bench
+	$(BUILD)/bench $(BENCH) $(MODEL)
+
+bench-peers: smolvlm $(VENV)/ready
+	$(VENV)/bin/python tests/bench_peers.py $(BENCH)
+
+accuracy: smolvlm $(VENV)/ready
+	$(VENV)/bin/python tests/accuracy.py $(ACCURACY)
+
 clean:
 	rm -rf build smolvlm
 
 FORCE:
-.PHONY: test sanitize parity parity-full clean
+.PHONY: test sanitize parity parity-full bench bench-peers accuracy clean
 .SECONDARY:

@@ -101,7 +101,6 @@ typedef uint32_t vu __attribute__((vector_size(VL * 4)));
 static inline vu bits_of(vf x) { return (vu)x; }
 static inline vf of_bits(vu x) { return (vf)x; }
 static inline vf v_set(float x) { return x - (vf){ 0 }; }
-static inline vf v_from_int(vi x) { return __builtin_convertvector(x, vf); }
 static inline vf v_choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 #else
 enum { VL = 1 };
@@ -111,12 +110,10 @@ typedef uint32_t vu;
 static inline vu bits_of(vf x) { union { float f; uint32_t u; } bits = { x }; return bits.u; }
 static inline vf of_bits(vu x) { union { uint32_t u; float f; } bits = { x }; return bits.f; }
 static inline vf v_set(float x) { return x; }
-static inline vf v_from_int(vi x) { return (float)x; }
 static inline vf v_choose(vi mask, vf yes, vf no) { return mask ? yes : no; }
 #endif
 
 static inline vf v_load(const float *from) { vf x; memcpy(&x, from, sizeof x); return x; }
-static inline vi v_load_int(const int32_t *from) { vi x; memcpy(&x, from, sizeof x); return x; }
 static inline void v_store(float *to, vf x) { memcpy(to, &x, sizeof x); }
 
 /* a > b ? a : b, and a < b ? a : b: b where one is NaN */
@@ -380,7 +377,10 @@ static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
 static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
                               const int32_t *by128, size_t d_stride, const wint *panel, const float *scale, size_t n,
                               size_t groups) {
-    for (size_t g = 0; g < groups; g++, d++, by128++, scale += NR, more = true) {
+    vf total[4][2];
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 2; j++) total[i][j] = more ? v_load(sum + i * stride + j * VL) : v_set(0);
+    for (size_t g = 0; g < groups; g++, d++, by128++, scale += NR) {
         Wide s[4][2];
         for (size_t i = 0; i < 4; i++) s[i][0] = s[i][1] = wide_start(by128[i * d_stride]);
         const size_t step = 4 / sizeof(xint);               /* numbers of x that make the four bytes of a product */
@@ -394,12 +394,13 @@ static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *
         }
         vf scale0 = v_load(scale), scale1 = v_load(scale + VL);
         for (size_t i = 0; i < 4; i++) {
-            float *to = sum + i * stride;
             vf di = v_set(d[i * d_stride]);
-            v_store(to, (more ? v_load(to) : v_set(0)) + wide_float(s[i][0]) * scale0 * di);
-            v_store(to + VL, (more ? v_load(to + VL) : v_set(0)) + wide_float(s[i][1]) * scale1 * di);
+            total[i][0] += wide_float(s[i][0]) * scale0 * di;
+            total[i][1] += wide_float(s[i][1]) * scale1 * di;
         }
     }
+    for (size_t i = 0; i < 4; i++)
+        for (size_t j = 0; j < 2; j++) v_store(sum + i * stride + j * VL, total[i][j]);
 }
 
 /* Element i of the result: the sum of v[i]'s elements. */
