@@ -101,7 +101,6 @@ typedef uint32_t vu __attribute__((vector_size(VL * 4)));
 static inline vu bits_of(vf x) { return (vu)x; }
 static inline vf of_bits(vu x) { return (vf)x; }
 static inline vf v_set(float x) { return x - (vf){ 0 }; }
-static inline vf v_choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 #else
 enum { VL = 1 };
 typedef float vf;
@@ -110,7 +109,6 @@ typedef uint32_t vu;
 static inline vu bits_of(vf x) { union { float f; uint32_t u; } bits = { x }; return bits.u; }
 static inline vf of_bits(vu x) { union { uint32_t u; float f; } bits = { x }; return bits.f; }
 static inline vf v_set(float x) { return x; }
-static inline vf v_choose(vi mask, vf yes, vf no) { return mask ? yes : no; }
 #endif
 
 static inline vf v_load(const float *from) { vf x; memcpy(&x, from, sizeof x); return x; }
@@ -125,10 +123,15 @@ static inline vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vi v_max_int(vi a, vi b) { return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b); }
 static inline vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+#elif defined(__GNUC__) && !defined(SV_NO_SIMD)
+static inline vi v_choose(vi mask, vi yes, vi no) { return (mask & yes) | (~mask & no); }
+static inline vf v_max(vf a, vf b) { return (vf)v_choose(a > b, (vi)a, (vi)b); }
+static inline vf v_min(vf a, vf b) { return (vf)v_choose(a < b, (vi)a, (vi)b); }
+static inline vi v_max_int(vi a, vi b) { return v_choose(a > b, a, b); }
 #else
-static inline vf v_max(vf a, vf b) { return v_choose(a > b, a, b); }
-static inline vi v_max_int(vi a, vi b) { return (vi)bits_of(v_choose(a > b, of_bits((vu)a), of_bits((vu)b))); }
-static inline vf v_min(vf a, vf b) { return v_choose(a < b, a, b); }
+static inline vf v_max(vf a, vf b) { return a > b ? a : b; }
+static inline vf v_min(vf a, vf b) { return a < b ? a : b; }
+static inline vi v_max_int(vi a, vi b) { return a > b ? a : b; }
 #endif
 
 /* a * b + c, rounded once where the machine can: for f32 and bf16 products alone */
