@@ -2,7 +2,7 @@
 # make test       the tests: a C compiler and make are all they need
 # make sanitize   the same under AddressSanitizer and UndefinedBehaviorSanitizer
 # make parity     against Hugging Face transformers, in a venv made by itself
-# make bench      what this machine can do, and the share of it that each phase gets: MODEL=file.bin
+# make bench      what this machine can do, and the share of it that each phase gets: MODEL="file.bin ..."
 # make bench-peers    beside llama.cpp and transformers, on the published shapes (hours); BENCH="--models 500m --quick"
 # make accuracy   what Q8 and Q4 cost, beside llama.cpp's formats
 #
@@ -34,7 +34,7 @@ ifeq ($(SIMD),0)
 QUANT = -DSV_NO_SIMD
 else
 MACHINE := $(shell $(CC) $(CFLAGS) $(ARCH) -dumpmachine 2>/dev/null)
-SETS := $(if $(filter x86_64%,$(MACHINE)),avx512 avx2) $(if $(filter aarch64%,$(MACHINE)),dotprod)
+SETS ?= $(if $(filter x86_64%,$(MACHINE)),avx512 avx2) $(if $(filter aarch64%,$(MACHINE)),dotprod)
 SET_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma
 SET_avx2 = -mavx2 -mfma
 SET_dotprod = -march=armv8.2-a+dotprod
@@ -98,7 +98,7 @@ $(BUILD)/bench: tests/bench.c $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
 
 bench: $(BUILD)/bench
-	$(BUILD)/bench $(BENCH) $(MODEL)
+	$(BUILD)/bench --image tests/pictures/coffee.jpg $(BENCH) $(MODEL)
 
 bench-peers: smolvlm $(VENV)/ready
 	$(VENV)/bin/python tests/bench_peers.py $(BENCH)

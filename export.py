@@ -612,25 +612,29 @@ def quantized(levels, numbers, group, first_guesses):
     best, sum(x level) / sum(level^2), is tried. Least squares without the indices has no closed form; more guesses than
     these gain 2 % of the error at most. Round-to-nearest, for comparison, is the first guess alone (tests/accuracy.py
     measures what the search gains)."""
-    if not np.isfinite(numbers).all():
-        raise Refused("holds an infinity or a NaN, for which q8 and q4 have no number")
+    if not (np.abs(numbers) < 1e18).all():
+        raise Refused("holds a number that is none, or of 1e18 and more: q8 and q4 have none for that")
     rows, cols = numbers.shape
     groups = -(-cols // group)
     x = np.zeros((rows, groups * group), "<f4")
     x[:, :cols] = numbers
     x = x.reshape(-1, group)
+    counted = lambda squares: squares                               # the filling of a last group must not count
+    if cols % group:
+        real = (np.arange(groups * group) < cols).astype("<f4").reshape(-1, group)
+        counted = lambda squares: (squares.reshape(rows, -1, group) * real).reshape(-1, group)
     levels = np.asarray(levels, "<f4")
-    nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, np.arange(-128, 128)).astype(np.uint8)
+    nearest = np.searchsorted(levels[1:] + levels[:-1], np.arange(-256, 256), side="right").astype(np.uint8)
     best, scale = np.full(len(x), np.inf, "<f4"), np.zeros(len(x), "<u2")
 
     def indices(bits):
         s = decode_bf16(bits)
-        inverse = np.divide(np.float32(1), s, out=np.zeros_like(s), where=np.abs(s) > 1e-30)
-        return nearest[(np.clip(np.rint(x * inverse[:, None]), -128, 127) + 128).astype(np.uint8)]
+        halves = np.divide(np.float32(2), s, out=np.zeros_like(s), where=np.abs(s) > 1e-30)     # levels meet at halves
+        return nearest[(np.clip(np.floor(x * halves[:, None]), -256, 255) + 256).astype(np.uint16)]
 
     def attempt(guess):
         bits = encode_bf16(guess)
-        error = sums_of_rows((x - levels[indices(bits)] * decode_bf16(bits)[:, None]) ** 2)
+        error = sums_of_rows(counted((x - levels[indices(bits)] * decode_bf16(bits)[:, None]) ** 2))
         better = error < best
         best[better], scale[better] = error[better], bits[better]
 
@@ -639,7 +643,7 @@ def quantized(levels, numbers, group, first_guesses):
         attempt(largest / np.float32(level))
     for _ in range(2):
         chosen = levels[indices(scale)]
-        attempt(sums_of_rows(x * chosen) / np.maximum(sums_of_rows(chosen * chosen), np.float32(1)))
+        attempt(sums_of_rows(x * chosen) / np.maximum(sums_of_rows(counted(chosen * chosen)), np.float32(1)))
     return indices(scale).reshape(rows, -1), scale.reshape(rows, groups)
 
 

@@ -283,7 +283,6 @@ static NOINLINE void unpack_q4(int8_t *to, const uint8_t *from, size_t n) {
                  zero where w's last group is over
      rows8_q4    the same for rows of Q4 */
 
-typedef struct Tile { float *sum; size_t stride; bool more; } Tile;
 #if defined(__AVX2__) && !defined(SV_NO_SIMD)
 #define X86_PRODUCTS
 #elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(SV_NO_SIMD)
@@ -1137,6 +1136,7 @@ static NOINLINE void integer_attention4(float *out, const float *q, size_t strid
         multiply(p, head->k_scale, keys);
         one_over[i] = softmax_weights(p, seen[i], keys);
         multiply(p, head->v_scale, keys);
+        memset(p + seen[i], 0, (keys - seen[i]) * sizeof *p);           /* whatever a later position's scale is */
         quantize_row(weights, i, p, keys, false);
     }
     for (size_t i = 0; i < groups * NR; i++) room->ones[i] = 1.0f;
@@ -1181,6 +1181,7 @@ static NOINLINE void integer_attention1(float *out, const float *q, const SvCach
     multiply(p, head->k_scale, keys);
     float one_over = softmax_weights(p, n_k, keys);
     multiply(p, head->v_scale, keys);
+    memset(p + n_k, 0, (keys - n_k) * sizeof *p);
     quantize_row(weights, 0, p, keys, true);
     for (size_t e = 0; e < dim; e += 8) {
         float s[8];
@@ -1355,8 +1356,15 @@ static void add(float *x, const float *y, size_t n) {
 #define TABLE(name) TABLE_OF(name)
 #define TABLE_OF(name) sv_kernels_##name
 
-extern const SvKernels TABLE(SV_SET);
-const SvKernels TABLE(SV_SET) = { STRING(SV_SET), matmul, cache, attention, layer_norm, rms_norm, gelu_tanh, silu_mul,
+/* The file compiled with the flags of everything else may have any set's code, so its table has a name of its own. */
+#ifdef SV_KERNELS_ONLY
+#define SV_TABLE TABLE(SV_SET)
+#else
+#define SV_TABLE sv_kernels_base
+#endif
+
+extern const SvKernels SV_TABLE;
+const SvKernels SV_TABLE = { STRING(SV_SET), matmul, cache, attention, layer_norm, rms_norm, gelu_tanh, silu_mul,
                                   add };
 
 /* -------------------------------------------------------------------- what exists once, whatever the instruction set */
@@ -1380,7 +1388,7 @@ SV_SETS(DECLARE)
 const SvKernels *sv_kernels(int i) {
 #define COUNT_DOWN(name) if (HAS_##name() && i-- == 0) return &sv_kernels_##name;
     SV_SETS(COUNT_DOWN)
-    return i == 0 ? &TABLE(SV_SET) : NULL;
+    return i == 0 ? &sv_kernels_base : NULL;
 }
 
 int sv_threads(int wanted) {

@@ -318,7 +318,7 @@ static int load_file(SvModel *m, SvError *error) {
         }
         m->file_size = (size_t)size;
     }
-    m->file = malloc(m->file_size);
+    m->file = calloc(m->file_size + 64, 1);
     if (!m->file) {
         fclose(f);
         return sv_fail(error, "%s: out of memory for %zu MB", m->path, m->file_size >> 20);
@@ -844,7 +844,7 @@ int sv_selftest(const SvModel *m, int threads, bool one_by_one, uint64_t *hash, 
     *hash = hash_floats(0xcbf29ce484222325u, features, image * dim);
 
     for (size_t i = 0; i < PROMPT; i++) {
-        int32_t id = (int32_t)((i * 2654435761u >> 7) % c->vocab_size);
+        int32_t id = (int32_t)(((uint64_t)i * 2654435761u >> 7) % c->vocab_size);
         sv_embed(m, &id, 1, x + (i < BEFORE ? i : image + i) * dim);
     }
     memcpy(x + BEFORE * dim, features, image * dim * sizeof *x);

@@ -4,6 +4,8 @@ tests/test_quant.c, tests/test_model.c, tests/test_checkpoint.c and tests/test_c
     python tests/golden_model.py        in a venv with tests/requirements.txt
 
     vlm.bin  text.bin       checkpoints (export.py): a SmolVLM in f32, untied; a bf16 Llama with ChatML, tied
+    vlm_q8.bin ...          the same in Q8 and Q4
+    hashes                  of what these compute (sv_selftest): by the plain kernels, gcc -O0, one token at a time
     a.png  b.ppm            pictures
     vlm.golden text.golden  transformers' answers in float32: CASES below, by the name of the case and a slash:
                               text ids               the prompt, as rendered and expanded, and its token ids
@@ -27,6 +29,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
 GOLDEN = os.path.join(HERE, "golden", "model")
 sys.path.insert(0, HERE)
 import hf  # noqa: E402
@@ -115,8 +118,9 @@ def models(work):
     for name, kind, settings, form, cases in [("vlm", "smolvlm", VLM, "f32", CASES),
                                               ("text", "llama", TEXT, "bf16", TEXT_CASES)]:
         directory = tiny_model.make_tiny(os.path.join(work, name), seed=7, kind=kind, **settings)
-        subprocess.run([sys.executable, os.path.join(HERE, "..", "export.py"), directory,
-                        os.path.join(GOLDEN, name + ".bin"), "--format", form], check=True)
+        for suffix, format in [("", form), ("_q8", "q8"), ("_q4", "q4")]:
+            subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), directory,
+                            os.path.join(GOLDEN, name + suffix + ".bin"), "--format", format], check=True)
         model, processor = hf.load_model(directory), hf.load_processor(directory)
         golden = Golden(name + ".golden")
         for case, (messages, pictures, options, keep) in cases.items():
@@ -128,6 +132,14 @@ def models(work):
             else:
                 batch = processor(text=rendered, images=[images] if images else None, return_tensors="pt", **options)
             put_case(golden, case, model, processor, batch, keep)
+
+
+def hashes(work):
+    program = os.path.join(work, "build", "test_model")
+    subprocess.run(["make", "-s", f"BUILD={work}/build", "CC=gcc", "CFLAGS=-O0", "SIMD=0", "OMP=0", program], cwd=ROOT,
+                   check=True)
+    with open(os.path.join(GOLDEN, "hashes"), "wb") as f:
+        subprocess.run([program, "--hashes"], cwd=ROOT, stdout=f, check=True)
 
 
 def noise(seed, *shape):
@@ -188,6 +200,7 @@ def main():
     functions()
     with tempfile.TemporaryDirectory() as work:
         models(work)
+        hashes(work)
     print(f"{sum(f.stat().st_size for f in os.scandir(GOLDEN))} bytes in {GOLDEN}")
 
 

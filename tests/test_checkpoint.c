@@ -214,6 +214,64 @@ TEST frequencies_are_checked(const char *path) {
     PASS();
 }
 
+/* Where the tensor table has this tensor's format; then come group, rows, cols, and 64 bits of offset and size each. */
+static size_t entry_of(const Bytes *b, const char *name) {
+    size_t length = strlen(name);
+    for (size_t at = 40; at + length < b->data_offset; at++)
+        if (b->data[at] == length && memcmp(b->data + at + 4, name, length) == 0) return at + 4 + length;
+    fprintf(stderr, "no tensor %s\n", name);
+    exit(EXIT_FAILURE);
+}
+
+/* One entry of the tensor table changed: its format, group, rows, cols; what is -1 stays. size: 0 if it stays, 1 if it
+   becomes the right one for the others, else what is added to it. */
+typedef struct Misfit { const char *words; int64_t format, group, rows, cols, size; } Misfit;
+
+TEST entry_is_checked(const char *path, const char *name, const Misfit *m) {
+    Bytes b = read_checkpoint(path);
+    size_t at = entry_of(&b, name);
+    const int64_t to[] = { m->format, m->group, m->rows, m->cols };
+    uint32_t now[4];
+    for (int i = 0; i < 4; i++) {
+        if (to[i] >= 0) write_u32(b.data + at + 4 * i, (uint32_t)to[i]);
+        now[i] = (uint32_t)read_u64(b.data + at + 4 * i);
+    }
+    uint64_t size = read_u64(b.data + at + 24) + (uint64_t)m->size;
+    write_u64(b.data + at + 24, m->size == 1 ? sv_tensor_size(now[0], now[1], now[2], now[3]) : size);
+    write_repaired(&b);
+    free(b.data);
+    ASSERT_REFUSED(copy_path, m->words);
+    ASSERTm(error.text, strstr(error.text, "tensor model.text_model."));
+    PASS();
+}
+
+#define Q_PROJ "model.text_model.layers.0.self_attn.q_proj.weight"
+#define NORM "model.text_model.norm.weight"
+#define NO_GROUP "which this version does not read"
+#define NO_FIT "has a size that does not fit its shape"
+static const Misfit MISFITS_Q4[] = {                        /* of Q_PROJ, Q4 in groups of 64, 36 x 36 */
+    { NO_GROUP, -1, 0, -1, -1, 0 }, { NO_GROUP, -1, 1, -1, -1, 0 }, { NO_GROUP, -1, 16, -1, -1, 0 },
+    { NO_GROUP, -1, 48, -1, -1, 0 }, { NO_GROUP, -1, 128, -1, -1, 0 }, { NO_GROUP, -1, 0xffffffff, -1, -1, 0 },
+    { NO_GROUP, -1, 0, -1, -1, 1 }, { NO_GROUP, 0, 64, -1, -1, 0 }, { NO_GROUP, 1, 64, -1, -1, 0 },
+    { NO_GROUP, 4, 0, -1, -1, 0 }, { NO_GROUP, 4, 64, -1, -1, 0 }, { NO_GROUP, 0xffffffff, 64, -1, -1, 1 },
+    { NO_GROUP, -1, 32, -1, -1, 0 }, { NO_GROUP, 2, 32, -1, -1, 1 }, { NO_FIT, 2, 64, -1, -1, 0 },
+    { NO_FIT, 0, 0, -1, -1, 0 }, { NO_FIT, 1, 0, -1, -1, 0 }, { NO_FIT, -1, -1, -1, -1, 2 },
+    { NO_FIT, -1, -1, -1, -1, -1 }, { NO_FIT, -1, -1, -1, -1, 16 }, { NO_FIT, -1, -1, -1, -1, -16 },
+    { NO_FIT, -1, -1, -1, -1, 64 }, { NO_FIT, -1, -1, -1, -1, INT64_MIN }, { NO_FIT, -1, -1, 0, -1, 0 },
+    { NO_FIT, -1, -1, 0, -1, 1 }, { NO_FIT, -1, -1, -1, 0, 1 }, { NO_FIT, -1, -1, 41, -1, 0 },
+    { NO_FIT, -1, -1, -1, 65, 0 }, { NO_FIT, -1, -1, 0xffffffff, -1, 0 }, { NO_FIT, -1, -1, -1, 0xffffffff, 0 },
+    { NO_FIT, -1, -1, 0xffffffff, 0xffffffff, 0 }, { NO_FIT, -1, -1, 0xffffffff, 0xffffffff, 1 },
+    { NO_FIT, 0, 0, 0xffffffff, 0xffffffff, 1 }, { NO_FIT, -1, -1, 0x80000000, 0x80000000, 1 },
+    { "lies outside the file", -1, -1, 0xffffffff, -1, 1 }, { "lies outside the file", -1, -1, -1, 0xffffffff, 1 },
+    { "lies outside the file", -1, -1, 0x7fffffff, 0x3fffffff, 1 }, { "is 35 x 36", -1, -1, 35, -1, 1 },
+    { "overlaps", -1, -1, 37, -1, 1 }, { "is 36 x 37", -1, -1, -1, 37, 1 }, { "is 36 x 64", -1, -1, -1, 64, 0 },
+    { "overlaps", 2, 64, -1, -1, 1 },
+};
+static const Misfit MISFITS_VECTOR[] = {                    /* of NORM, a vector, always f32 */
+    { "is not f32", 1, 0, -1, -1, 1 }, { "is not f32", 2, 64, -1, -1, 1 }, { "is not f32", 3, 64, -1, -1, 1 },
+    { NO_GROUP, 0, 64, -1, -1, 0 }, { NO_FIT, 2, 64, -1, -1, 0 },
+};
+
 /* A bit of a byte turned and the checksums left: every byte of the metadata, and of the weights with a stride. */
 TEST damage_is_noticed(const char *path) {
     Bytes b = read_checkpoint(path);
@@ -374,7 +432,7 @@ TEST verify_notices_a_change(const char *path) {
 }
 
 SUITE(damaged_files) {
-    const char *const paths[] = { GOLDEN "text.bin", GOLDEN "vlm.bin" };
+    const char *const paths[] = { GOLDEN "text.bin", GOLDEN "vlm.bin", GOLDEN "text_q4.bin" };
     RUN_TEST1(no_checkpoint_at_all, "tests/golden");
     for (size_t i = 0; i < LENGTH(paths); i++) {
         RUN_TEST1(whole, paths[i]);
@@ -388,6 +446,12 @@ SUITE(damaged_files) {
         RUN_TESTp(weights_that_are_no_numbers, paths[i], ".norm.weight", NAN);
         RUN_TESTp(weights_that_are_no_numbers, paths[i], ".input_layernorm.weight", INFINITY);
         RUN_TEST1(verify_notices_a_change, paths[i]);
+    }
+    for (size_t i = 0; i < LENGTH(MISFITS_Q4); i++)
+        RUN_TESTp(entry_is_checked, GOLDEN "text_q4.bin", Q_PROJ, &MISFITS_Q4[i]);
+    for (size_t i = 0; i < LENGTH(MISFITS_VECTOR); i++) {
+        RUN_TESTp(entry_is_checked, GOLDEN "text_q4.bin", NORM, &MISFITS_VECTOR[i]);
+        RUN_TESTp(entry_is_checked, GOLDEN "text.bin", NORM, &MISFITS_VECTOR[i]);
     }
 }
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """export.py against transformers: every field, every tensor, the tokenizer, the chat template, and every refusal.
 
-    python tests/test_export.py        needs torch, transformers and tokenizers beside what export.py needs
+    python tests/test_export.py        needs torch, transformers and tokenizers beside what export.py needs, and
+                                       ./smolvlm (or what SMOLVLM in the environment names)
 
 The files are read back by a reader that shares nothing with export.py; what they should hold is what transformers
 makes of the same directory.
@@ -33,6 +34,7 @@ from tiny_model import SMOLLM2_TEMPLATE, SMOLVLM_TEMPLATE, make_tiny     # noqa:
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 EXPORT = os.path.join(os.path.dirname(HERE), "export.py")
+SMOLVLM = os.environ.get("SMOLVLM", os.path.join(os.path.dirname(HERE), "smolvlm"))
 TEMPORARY = tempfile.TemporaryDirectory(prefix="test_export.")
 unittest.addModuleCleanup(TEMPORARY.cleanup)
 
@@ -42,6 +44,38 @@ unittest.addModuleCleanup(TEMPORARY.cleanup)
 def read(path):
     with open(path, "rb") as f:
         return f.read()
+
+
+def read_header():
+    return read(os.path.join(os.path.dirname(HERE), "smolvlm.h")).decode()
+
+
+Q4_VALUES = np.array(re.search(r"SV_Q4_VALUES \{(.*?)\}", read_header())[1].split(","), np.int32)
+GROUP = 64
+
+
+def unpack(form, data, rows, cols):
+    """The integers of a Q8 (2) or Q4 (3) tensor, int32 [rows, cols]."""
+    if form == 2:
+        return np.frombuffer(data, np.int8, rows * cols).reshape(rows, cols).astype(np.int32)
+    numbers = np.zeros((rows, -(-cols // 64) * 64), np.int32)
+    packed = np.frombuffer(data, np.uint8, numbers.size // 2).reshape(rows, -1)
+    for column in range(numbers.shape[1]):
+        half = packed[:, column // 64 * 32 + column % 32]
+        numbers[:, column] = Q4_VALUES[half >> 4 if column % 64 >= 32 else half & 15]
+    return numbers[:, :cols]
+
+
+def unpack_scales(data, rows, cols):
+    """The scales of a Q8 or Q4 tensor, f32 [rows, groups], from bf16 [rows / 8, groups, 8]."""
+    groups = -(-cols // GROUP)
+    bits = np.frombuffer(data, "<u2", -(-rows // 8) * groups * 8).reshape(-1, groups, 8).transpose(0, 2, 1)
+    return (bits.reshape(-1, groups)[:rows].astype("<u4") << 16).view("<f4")
+
+
+def decoded(numbers, scales):
+    """The floats that integers [rows, cols] and scales [rows, groups] stand for."""
+    return numbers * np.repeat(scales, GROUP, 1)[:, :numbers.shape[1]]
 
 
 def read_file(path):
@@ -66,9 +100,8 @@ def read_file(path):
 
     takers = dict(U32=lambda: take("I"), F32=lambda: take("f"), F64=lambda: take("d"), F3=lambda: take("3f"),
                   IDS=lambda: [take("I") for _ in range(take("I"))], STR=lambda: take_string().decode())
-    header = read(os.path.join(os.path.dirname(HERE), "smolvlm.h")).decode()
     config = {}
-    for line in header.partition("#define SV_CONFIG")[2].splitlines()[1:]:
+    for line in read_header().partition("#define SV_CONFIG")[2].splitlines()[1:]:
         entry = re.match(r"    (\w+)\((\w+)\)", line)
         if not entry:
             break
@@ -76,10 +109,17 @@ def read_file(path):
     tensors, formats, end = {}, {}, data_offset
     for _ in range(n_tensors):
         name, (form, group, rows, cols), (offset, size) = take_string().decode(), take("4I"), take("2Q")
-        assert group == 0 and offset == end and size == rows * cols * (4, 2)[form]
+        numbers = rows * (4 * cols, 2 * cols, cols, -(-cols // 64) * 32)[form]
+        at_scales = -(-numbers // 64) * 64
+        assert group == (0, 0, 64, 64)[form] and offset == end
+        assert size == (at_scales + -(-rows // 8) * -(-cols // 64) * 16 if group else numbers)
         end = (offset + size + 63) // 64 * 64
-        assert not any(data[offset + size:end])
-        tensors[name] = np.frombuffer(data, ("<u4", "<u2")[form], rows * cols, offset).reshape(rows, cols)
+        assert not any(data[offset + size:end]) and not (group and any(data[offset + numbers:offset + at_scales]))
+        if group:
+            tensors[name] = (unpack(form, data[offset:offset + numbers], rows, cols),
+                             unpack_scales(data[offset + at_scales:offset + size], rows, cols))
+        else:
+            tensors[name] = np.frombuffer(data, ("<u4", "<u2")[form], rows * cols, offset).reshape(rows, cols)
         formats[name] = form
     assert end == len(data)
     tokenizer = SimpleNamespace(
@@ -334,6 +374,186 @@ class Whole(unittest.TestCase):
         path = os.path.join(directory, "model.safetensors")
         save_file({**load_file(path), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}, path)
         exported(directory)
+
+
+LEVELS = {"q8": np.arange(-127, 128), "q4": Q4_VALUES}
+
+
+def encode(form, numbers):
+    """export.py's encoder: (integers int32 [rows, cols], scales f32 [rows, groups])."""
+    data, scales = exporter.ENCODERS[form](np.asarray(numbers, "<f4"))
+    return unpack({"q8": 2, "q4": 3}[form], data.tobytes(), *numbers.shape), (scales.astype("<u4") << 16).view("<f4")
+
+
+def weights(rows, cols, seed=0):
+    """Numbers as weights are distributed: heavy tails, a size that varies from row to row and group to group."""
+    random = np.random.default_rng(seed)
+    numbers = random.standard_t(5, (rows, cols)) * 0.02 * 2.0 ** random.integers(-6, 7, (rows, 1))
+    return (numbers * np.repeat(2.0 ** random.integers(-2, 3, (rows, -(-cols // 16))), 16, 1)[:, :cols]).astype("<f4")
+
+
+def group_errors(numbers, values):
+    """The squared error of each group, [rows, groups]."""
+    squares = (numbers.astype(np.float64) - values) ** 2
+    return np.add.reduceat(squares, np.arange(0, numbers.shape[1], GROUP), axis=1)
+
+
+class Quantized(unittest.TestCase):
+    WIDTHS = (1, 31, 33, 63, 64, 65, 100, 576, 4304)
+
+    def test_half_a_step(self):
+        """Q8: every number is within half a step, if it is not beyond the last one."""
+        for cols in self.WIDTHS:
+            numbers = weights(40, cols)
+            integers, scales = encode("q8", numbers)
+            self.assertLessEqual(np.abs(integers).max(), 127)
+            step = np.abs(np.repeat(scales, GROUP, 1)[:, :cols])
+            off = np.abs(numbers - decoded(integers, scales))
+            beyond = (np.abs(integers) == 127) & (np.abs(numbers) > 127 * step)
+            self.assertTrue((off[~beyond] <= 0.50001 * step[~beyond]).all(), cols)
+            self.assertTrue((off[beyond] <= 8 * step[beyond]).all(), cols)         # clipping is the search's choice
+
+    def test_nearest_level(self):
+        """Each number has the level that is nearest to it, but for a hair's breadth."""
+        for form, levels in LEVELS.items():
+            for cols in self.WIDTHS:
+                numbers = weights(16, cols, 1)
+                integers, scales = encode(form, numbers)
+                step = np.repeat(scales, GROUP, 1)[:, :cols].astype(np.float64)
+                nearest = np.abs(numbers[..., None] - levels * step[..., None]).min(-1)
+                off = np.abs(numbers - integers * step)
+                self.assertTrue((off <= nearest + 1.0001 * np.abs(step) * (form == "q4") + 1e-5 * np.abs(step)).all())
+
+    def test_never_worse_than_rounding(self):
+        """Against the largest number on the outermost level and the nearest level for the others."""
+        for form, levels in LEVELS.items():
+            for cols in self.WIDTHS:
+                numbers = weights(64, cols, 2)
+                error = group_errors(numbers, decoded(*encode(form, numbers)))
+                padded = np.pad(numbers, ((0, 0), (0, -cols % GROUP))).reshape(len(numbers), -1, GROUP)
+                at = np.abs(padded).argmax(2)[..., None]
+                scales = np.take_along_axis(padded, at, 2)[..., 0] / np.float32(levels[np.abs(levels).argmax()])
+                scales = (exporter.encode_bf16(scales).astype("<u4") << 16).view("<f4")
+                safe = np.where(scales == 0, 1, scales)[..., None].astype(np.float64)
+                rounded = levels[np.abs(padded[..., None] / safe[..., None] - levels).argmin(-1)]
+                plain = group_errors(numbers, decoded(rounded.reshape(len(numbers), -1)[:, :cols], scales))
+                self.assertTrue((error <= plain * 1.001).all(), (form, cols, (error / plain).max()))
+                if cols >= 64:
+                    self.assertLess(error.sum(), {"q8": 0.99, "q4": 0.95}[form] * plain.sum())
+
+    def test_how_much_is_lost(self):
+        """Relative to the numbers' root mean square."""
+        for form, low, high in (("q8", 0.004, 0.012), ("q4", 0.04, 0.12)):
+            numbers = weights(64, 576, 3)
+            error = np.sqrt(group_errors(numbers, decoded(*encode(form, numbers))).sum()
+                            / (numbers.astype(np.float64) ** 2).sum())
+            self.assertTrue(low < error < high, (form, error))
+
+    def test_rows_do_not_see_each_other(self):
+        for form in LEVELS:
+            numbers = weights(21, 100, 4)
+            integers, scales = encode(form, numbers)
+            for row in range(21):
+                one = encode(form, numbers[row:row + 1])
+                np.testing.assert_array_equal(one[0][0], integers[row])
+                np.testing.assert_array_equal(one[1][0], scales[row])
+
+    def test_zeros(self):
+        for form in LEVELS:
+            for value in (0.0, -0.0):
+                numbers = np.full((3, 100), value, "<f4")
+                numbers[1, 70] = 0.25
+                values = decoded(*encode(form, numbers))
+                self.assertFalse(values[[0, 2]].any() or values[1, :64].any())
+                self.assertAlmostEqual(values[1, 70], 0.25, delta=0.005)
+
+    def test_one_number(self):
+        """A group of one number is that number but for bf16's rounding; tiny ones may be 0, huge ones refused."""
+        for form in LEVELS:
+            for value in (1.0, -3.0, 1e-3, -1e-10, 1e-25, 1e4, -1e15, 1e19, -1e30, 3.3e38):
+                with self.subTest(form=form, value=value):
+                    try:
+                        values = decoded(*encode(form, np.full((1, 1), value, "<f4")))
+                        self.assertAlmostEqual(values[0, 0] / value, 1, delta=0.01)
+                    except exporter.Refused:
+                        self.assertGreater(abs(value), 1e18)
+            for value in (1e-30, 1e-35, 1e-40, 1e-45):
+                values = decoded(*encode(form, np.full((2, 65), value, "<f4")))
+                self.assertTrue((np.abs(values) <= 2 * value).all())
+
+    def test_numbers_that_are_none_are_refused(self):
+        for form in ("q8", "q4"):
+            for value in (np.nan, np.inf, -np.inf):
+                name = "model.text_model.layers.1.mlp.up_proj.weight"
+                directory = tiny()
+                tensors(lambda w: w[name].view(-1)[77:78].fill_(float(value)))(directory)
+                out = os.path.join(scratch("out"), "model.bin")
+                with self.subTest(form=form, value=value):
+                    code, errors = run_export(directory, out, "--format", form)
+                    self.assertIsInstance(code, str, "it was exported")
+                    self.assertIn(name, code)
+                    self.assertEqual(os.listdir(os.path.dirname(out)), [])
+
+    def check_file(self, kind, form, **overrides):
+        directory = tiny(kind, **overrides)
+        model, _ = load(directory)
+        file, state = exported(directory, "--format", form), model.state_dict()
+        for name, data in file.tensors.items():
+            if name.endswith("inv_freq"):
+                continue
+            source = state[name if kind == "smolvlm" else name.replace(".text_model.", ".")]
+            vector = source.ndim == 1 or name.endswith("position_embedding.weight")
+            four = form == "q4" and ".text_model.layers." in name
+            self.assertEqual(file.formats[name], 0 if vector else 3 if four else 2, name)
+            if vector:
+                np.testing.assert_array_equal(data, bits(source, 0), err_msg=name)
+                continue
+            numbers = source.float().reshape(len(source), -1).numpy()
+            integers, scales = encode("q4" if four else "q8", numbers)
+            np.testing.assert_array_equal(data[0], integers, err_msg=name)
+            np.testing.assert_array_equal(data[1], scales, err_msg=name)
+        return directory, file
+
+    def test_whole_files(self):
+        for form in LEVELS:
+            self.check_file("smolvlm", form, vision_intermediate_size=100, intermediate_size=161)
+            self.check_file("smolvlm", form, dtype="bfloat16", tie_word_embeddings=True, hidden_size=132, head_dim=66)
+            self.check_file("llama", form, dtype="float16", shards=2)
+
+    def test_same_bytes_for_any_chunk(self):
+        directory = tiny(vision_intermediate_size=100, intermediate_size=161)
+        for form in LEVELS:
+            whole, kept = exported(directory, "--format", form).data, (exporter.CHUNK, exporter.WORKERS)
+            try:
+                for exporter.CHUNK, exporter.WORKERS in ((1 << 20, 1), (1, 2), (100, 3), (1000, 1), (5000, 7)):
+                    self.assertEqual(exported(directory, "--format", form).data, whole)
+            finally:
+                exporter.CHUNK, exporter.WORKERS = kept
+            out = os.path.join(scratch("out"), "model.bin")
+            subprocess.run([sys.executable, EXPORT, directory, out, "--format", form], check=True, capture_output=True)
+            self.assertEqual(read(out), whole)
+
+    @unittest.skipUnless(os.path.exists(SMOLVLM), "no smolvlm: run make first")
+    def test_the_model_answers(self):
+        """Through smolvlm: an answer, and outputs near those of the f32 export."""
+        for kind in ("smolvlm", "llama"):
+            directory, results = tiny(kind, hidden_size=96, head_dim=24), {}
+            for form in ("f32", "q8", "q4"):
+                folder = scratch(form)
+                out, dump = os.path.join(folder, "model.bin"), os.path.join(folder, "dump")
+                self.assertEqual(run_export(directory, out, "--format", form), (None, ""))
+                picture = ["-i", os.path.join(HERE, "golden", "model", "a.png")] if kind == "smolvlm" else []
+                done = subprocess.run([SMOLVLM, out, "-q", "-p", "What is it?", "-n", "4", "--json", "--dump", dump,
+                                       *picture], capture_output=True, text=True)
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                self.assertIn('"text"', done.stdout)
+                results[form] = {name: np.load(os.path.join(dump, name + ".npy")).astype(np.float64)
+                                 for name in ["lm_head"] + ["model.connector"] * (kind == "smolvlm")}
+            for form, bound in (("q8", 0.08), ("q4", 0.4)):
+                for name, value in results[form].items():
+                    want = results["f32"][name]
+                    off = np.sqrt(((value - want) ** 2).sum() / (want ** 2).sum())
+                    self.assertTrue(0 < off < bound, (kind, form, name, off))
 
 
 class Defaults(unittest.TestCase):

@@ -1,6 +1,7 @@
 /* test_model.c: whole models against transformers (tests/golden_model.py says what the goldens hold), and against
-   themselves: however a prompt is cut and however many threads work on it, the bits are the same.
-   Run from the repository's root. */
+   themselves: however many threads work on it, the bits are the same, and with Q8 and Q4 also however a prompt is cut,
+   and with whatever kernels: those of the golden hashes, on every machine.
+   Run from the repository's root. test_model --hashes prints the hashes that golden_model.py keeps. */
 #include "greatest.h"
 #include "golden.h"
 #include "../smolvlm.h"
@@ -12,6 +13,18 @@
 #define LENGTH(array) (sizeof(array) / sizeof(array)[0])
 
 static SvModel *vlm, *llama;
+
+/* The same models in Q8 and Q4. far_features, far_logits: how far from the original's their outputs are, by root mean
+   square; a little more than measured, so that a wrong model cannot hide behind its hash. */
+typedef struct Quantized {
+    const char *file;
+    SvModel **original, *model;
+    double far_features, far_logits;
+} Quantized;
+static Quantized quantized[] = {
+    { "vlm_q8.bin", &vlm, NULL, 0.02, 0.025 }, { "vlm_q4.bin", &vlm, NULL, 0.02, 0.2 },
+    { "text_q8.bin", &llama, NULL, 0, 0.025 }, { "text_q4.bin", &llama, NULL, 0, 0.2 },
+};
 static SvImage a, b;
 static SvError error;
 
@@ -212,42 +225,53 @@ static float *logits_in_chunks(const SvModel *m, const float *x, size_t n, size_
     return logits;
 }
 
-/* 300 positions are more than the decoder's own chunk of 256. Threads start only where there is work for them. */
+/* 300 positions are more than the decoder's own chunk of 256. Threads start only where there is work for them. With Q8
+   and Q4 each position's logits are to the bit those it has when it goes alone; with floats they are as near to them
+   as both are to transformers'. */
 TEST prefill_in_any_chunks(SvModel *m) {
     enum { N = 300 };
     size_t vocab = m->config.vocab_size;
     float *x = noises(30, N * m->config.hidden_size, 1);
     float *alone = logits_in_chunks(m, x, N, 1, 1);
-    const size_t chunks[] = { 3, 64, 256, 257, N };
-    for (size_t i = 0; i < LENGTH(chunks); i++)
+    const size_t chunks[] = { 3, 4, 64, 256, 257, N };
+    double worst = 0, largest = 0;
+    for (size_t i = 0; i < N * vocab; i++) largest = fmax(largest, fabs(alone[i]));
+    for (size_t i = 0; i < LENGTH(chunks); i++) {
+        float *first = NULL;
         for (int threads = 1; threads <= (chunks[i] < 64 ? 1 : 3); threads++) {
             float *logits = logits_in_chunks(m, x, N, chunks[i], threads);
-            for (size_t at = 0; at < N; at++)
-                if ((at + 1) % chunks[i] == 0 || at == N - 1)
-                    ASSERT_MEM_EQ(alone + at * vocab, logits + at * vocab, vocab * sizeof *logits);
-            free(logits);
+            for (size_t at = 0; at < N * vocab; at++)
+                if ((at / vocab + 1) % chunks[i] == 0 || at / vocab == N - 1)
+                    worst = fmax(worst, fabs((double)logits[at] - alone[at]));
+            if (!first) first = logits;
+            else ASSERTm("threads change the bits", memcmp(first, logits, N * vocab * sizeof *first) == 0);
+            if (first != logits) free(logits);
         }
+        free(first);
+    }
+    if (greatest_info.verbose) printf("[at most %.2g of the largest] ", worst / largest);
+    ASSERT(worst <= (sv_same_bits(m) ? 0 : TOLERANCE * largest));
     free(alone);
     free(x);
     PASS();
 }
 
 /* Tiles do not see each other: each alone, all in a batch, on threads, the same features. 70 are more than a batch. */
-TEST vision_in_any_company(void) {
+TEST vision_in_any_company(SvModel *m) {
     enum { TILES = 70 };
-    const SvConfig *c = &vlm->config;
+    const SvConfig *c = &m->config;
     size_t tile = 3 * (size_t)c->image_size * c->image_size, size = (size_t)sv_image_tokens(c) * c->hidden_size;
     uint8_t *tiles = malloc(TILES * tile);
     float *features = malloc(TILES * size * sizeof *features), *other = malloc(TILES * size * sizeof *other);
     ASSERT(tiles && features && other);
     for (size_t i = 0; i < TILES * tile; i++) tiles[i] = (uint8_t)(128 + 127 * noise(31, i));
-    ASSERT_EQ(0, sv_vision(vlm, tiles, TILES, 1, features, NULL, &error));
+    ASSERT_EQ(0, sv_vision(m, tiles, TILES, 1, features, NULL, &error));
     for (size_t t = 0; t < TILES; t++)
-        ASSERT_EQ(0, sv_vision(vlm, tiles + t * tile, 1, 1, other + t * size, NULL, &error));
+        ASSERT_EQ(0, sv_vision(m, tiles + t * tile, 1, 1, other + t * size, NULL, &error));
     ASSERT_MEM_EQ(features, other, TILES * size * sizeof *features);
     for (int threads = 2; threads <= 3; threads++) {
         memset(other, 0xff, TILES * size * sizeof *other);
-        ASSERT_EQ(0, sv_vision(vlm, tiles, TILES, threads, other, NULL, &error));
+        ASSERT_EQ(0, sv_vision(m, tiles, TILES, threads, other, NULL, &error));
         ASSERT_MEM_EQ(features, other, TILES * size * sizeof *features);
     }
     free(tiles);
@@ -266,6 +290,89 @@ TEST answers_on_any_threads(const Case *c) {
         sv_answer_free(&more);
     }
     sv_answer_free(&one);
+    PASS();
+}
+
+/* ------------------------------------------------------------------------------------------- Q8 and Q4: the hashes */
+
+/* The line "FILE HASH" of tests/golden/model/hashes; 0: there is none. */
+static uint64_t golden_hash(const char *file) {
+    FILE *f = fopen(GOLDEN "hashes", "r");
+    char name[64];
+    unsigned long long hash = 0, found = 0;
+    while (f && fscanf(f, "%63s %llx", name, &hash) == 2)
+        if (strcmp(name, file) == 0) found = hash;
+    if (f) fclose(f);
+    return found;
+}
+
+TEST hash_is_golden(const Quantized *z) {
+    uint64_t want = golden_hash(z->file), hash = 0;
+    ASSERT(sv_same_bits(z->model) && !sv_same_bits(*z->original));
+    for (int i = 0; sv_kernels(i); i++)
+        for (int threads = 1; threads <= 3; threads++)
+            for (int one_by_one = 0; one_by_one <= 1; one_by_one++) {
+                z->model->kernels = sv_kernels(i);
+                int result = sv_selftest(z->model, threads, one_by_one, &hash, &error);
+                z->model->kernels = sv_kernels(0);
+                ASSERT_EQm(error.text, 0, result);
+                if (hash != want)
+                    printf("\n%s: %016llx instead of %016llx with the kernels %s, %d threads%s\n", z->file,
+                           (unsigned long long)hash, (unsigned long long)want, sv_kernels(i)->name, threads,
+                           one_by_one ? ", one by one" : "");
+                ASSERT(hash == want);
+            }
+    PASS();
+}
+
+static double far_off(const float *got, const float *want, size_t n) {
+    double off = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        off += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
+        size += (double)want[i] * want[i];
+    }
+    return sqrt(off / size);
+}
+
+/* Not too far, and not suspiciously near either. */
+TEST near_the_original(const Quantized *z) {
+    enum { N = 100, TILES = 3 };
+    const SvModel *from = *z->original;
+    const SvConfig *c = &from->config;
+    float *x = noises(30, N * c->hidden_size, 1);
+    float *got = logits_in_chunks(z->model, x, N, 1, 1), *want = logits_in_chunks(from, x, N, 1, 1);
+    double logits = far_off(got, want, N * c->vocab_size), features = 0, embeddings;
+    free(x);
+    free(got);
+    free(want);
+    if (z->far_features > 0) {
+        size_t size = (size_t)sv_image_tokens(c) * c->hidden_size, tile = 3 * (size_t)c->image_size * c->image_size;
+        uint8_t *tiles = malloc(TILES * tile);
+        got = malloc(TILES * size * sizeof *got), want = malloc(TILES * size * sizeof *want);
+        ASSERT(tiles && got && want);
+        for (size_t i = 0; i < TILES * tile; i++) tiles[i] = (uint8_t)(128 + 127 * noise(31, i));
+        ASSERT_EQ(0, sv_vision(z->model, tiles, TILES, 1, got, NULL, &error));
+        ASSERT_EQ(0, sv_vision(from, tiles, TILES, 1, want, NULL, &error));
+        features = far_off(got, want, TILES * size);
+        free(tiles);
+        free(got);
+        free(want);
+    }
+    got = malloc(c->vocab_size * c->hidden_size * sizeof *got);
+    want = malloc(c->vocab_size * c->hidden_size * sizeof *want);
+    ASSERT(got && want);
+    for (int32_t id = 0; id < (int32_t)c->vocab_size; id++) {
+        sv_embed(z->model, &id, 1, got + (size_t)id * c->hidden_size);
+        sv_embed(from, &id, 1, want + (size_t)id * c->hidden_size);
+    }
+    embeddings = far_off(got, want, c->vocab_size * c->hidden_size);
+    free(got);
+    free(want);
+    if (greatest_info.verbose)
+        printf("[%s: embeddings %.2g, features %.2g, logits %.2g] ", z->file, embeddings, features, logits);
+    ASSERT(embeddings > 0 && embeddings <= 0.01);
+    ASSERT(features <= z->far_features && (features > 0) == (z->far_features > 0));
+    ASSERT(logits > 0 && logits <= z->far_logits);
     PASS();
 }
 
@@ -574,7 +681,7 @@ TEST progress_reaches_its_end(void) {
 
 TEST text_only_needs_no_memory_for_tiles(void) {
     ASSERT_EQ(0, sv_image_tokens(&llama->config));
-    ASSERT_EQ(0, sv_vision_memory(&llama->config, 3, 1));
+    ASSERT_EQ(0, sv_vision_memory(llama, 3, 1));
     ASSERT(sv_memory_needed(llama, 10, 3, 1) > 0);
     PASS();
 }
@@ -669,9 +776,15 @@ SUITE(against_transformers) {
 SUITE(bit_for_bit) {
     RUN_TEST1(prefill_in_any_chunks, vlm);
     RUN_TEST1(prefill_in_any_chunks, llama);
-    RUN_TEST(vision_in_any_company);
+    RUN_TEST1(vision_in_any_company, vlm);
     RUN_TEST1(answers_on_any_threads, &CASES[5]);
     RUN_TEST1(answers_on_any_threads, &CASES[6]);
+    for (size_t i = 0; i < LENGTH(quantized); i++) {
+        RUN_TEST1(prefill_in_any_chunks, quantized[i].model);
+        if (quantized[i].far_features > 0) RUN_TEST1(vision_in_any_company, quantized[i].model);
+        RUN_TEST1(hash_is_golden, &quantized[i]);
+        RUN_TEST1(near_the_original, &quantized[i]);
+    }
 }
 
 SUITE(answers) {
@@ -702,13 +815,32 @@ SUITE(refusals_and_the_rest) {
 
 GREATEST_MAIN_DEFS();
 
+static int print_hashes(void) {
+    for (size_t i = 0; i < LENGTH(quantized); i++) {
+        uint64_t hash;
+        if (sv_selftest(quantized[i].model, 1, true, &hash, &error) != 0) return EXIT_FAILURE;
+        printf("%s %016llx\n", quantized[i].file, (unsigned long long)hash);
+    }
+    return EXIT_SUCCESS;
+}
+
 int main(int argc, char **argv) {
-    GREATEST_MAIN_BEGIN();
+    bool only_hashes = argc == 2 && strcmp(argv[1], "--hashes") == 0;
+    if (!only_hashes) GREATEST_MAIN_BEGIN();
     if (sv_open(GOLDEN "vlm.bin", &vlm, &error) != 0 || sv_open(GOLDEN "text.bin", &llama, &error) != 0 ||
         sv_image_read(GOLDEN "a.png", &a, &error) != 0 || sv_image_read(GOLDEN "b.ppm", &b, &error) != 0) {
         fprintf(stderr, "%s\n", error.text);
         return EXIT_FAILURE;
     }
+    for (size_t i = 0; i < LENGTH(quantized); i++) {
+        char path[128];
+        snprintf(path, sizeof path, "%s%s", GOLDEN, quantized[i].file);
+        if (sv_open(path, &quantized[i].model, &error) != 0) {
+            fprintf(stderr, "%s\n", error.text);
+            return EXIT_FAILURE;
+        }
+    }
+    if (only_hashes) return print_hashes();
     RUN_SUITE(against_transformers);
     RUN_SUITE(bit_for_bit);
     RUN_SUITE(answers);
@@ -717,5 +849,6 @@ int main(int argc, char **argv) {
     sv_image_free(&b);
     sv_close(vlm);
     sv_close(llama);
+    for (size_t i = 0; i < LENGTH(quantized); i++) sv_close(quantized[i].model);
     GREATEST_MAIN_END();
 }

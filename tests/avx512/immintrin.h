@@ -1,0 +1,105 @@
+/* tests/avx512/immintrin.h: the AVX-512 intrinsics that quant.c uses, in plain C after Intel's Intrinsics Guide, on a
+   machine that has AVX2 alone. So the avx512 kernels can be tested where there is no AVX-512, if slowly.
+   In front of the compiler's own immintrin.h (-isystem), with the macros by which quant.c knows AVX-512 (-D):
+
+       make test BUILD=build/avx512 SETS= ARCH="-mavx2 -mfma -isystem tests/avx512 -D__AVX512F__ -D__AVX512BW__ \
+           -D__AVX512VL__ -D__AVX512VNNI__" CFLAGS_EXTRA=-Wno-psabi */
+#ifndef SV_AVX512_IMMINTRIN_H
+#define SV_AVX512_IMMINTRIN_H
+
+#undef __AVX512F__
+#undef __AVX512BW__
+#undef __AVX512VL__
+#undef __AVX512VNNI__
+#include_next <immintrin.h>
+#define __AVX512F__ 1
+#define __AVX512BW__ 1
+#define __AVX512VL__ 1
+#define __AVX512VNNI__ 1
+
+#include <stdint.h>
+#include <string.h>
+
+#define PLAIN static inline __attribute__((always_inline, unused))
+typedef int32_t Sixteen __attribute__((vector_size(64)));
+typedef float SixteenFloats __attribute__((vector_size(64)));
+
+PLAIN __m512i plain_loadu_si512(const void *from) { __m512i x; memcpy(&x, from, sizeof x); return x; }
+PLAIN __m512i plain_set1_epi32(int32_t x) { return (__m512i)(x - (Sixteen){ 0 }); }
+PLAIN __m512i plain_slli_epi32(__m512i a, unsigned n) { return (__m512i)((Sixteen)a << (int)n); }
+PLAIN __m512 plain_cvtepi32_ps(__m512i a) { return (__m512)__builtin_convertvector((Sixteen)a, SixteenFloats); }
+
+PLAIN __m512i plain_cvtepu16_epi32(__m256i a) {
+    uint16_t from[16];
+    int32_t to[16];
+    memcpy(from, &a, sizeof from);
+    for (int i = 0; i < 16; i++) to[i] = from[i];
+    return plain_loadu_si512(to);
+}
+
+PLAIN __m128i plain_cvtepi32_epi8(__m512i a) {              /* truncates */
+    int8_t to[16];
+    for (int i = 0; i < 16; i++) to[i] = (int8_t)(((Sixteen)a)[i] & 255);
+    return _mm_loadu_si128((const __m128i *)to);
+}
+
+PLAIN __m512i plain_max_epi32(__m512i a, __m512i b) {
+    Sixteen x = (Sixteen)a, y = (Sixteen)b, more = x > y;
+    return (__m512i)((x & more) | (y & ~more));
+}
+
+PLAIN __m512 plain_max_ps(__m512 a, __m512 b) {             /* b where one is NaN, or both are zero */
+    Sixteen more = (SixteenFloats)a > (SixteenFloats)b;
+    return (__m512)(((Sixteen)a & more) | ((Sixteen)b & ~more));
+}
+
+PLAIN __m512 plain_min_ps(__m512 a, __m512 b) {
+    Sixteen less = (SixteenFloats)a < (SixteenFloats)b;
+    return (__m512)(((Sixteen)a & less) | ((Sixteen)b & ~less));
+}
+
+PLAIN __m512 plain_fmadd_ps(__m512 a, __m512 b, __m512 c) {
+    for (int i = 0; i < 16; i++) a[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return a;
+}
+
+/* To each int32, the four products of a's unsigned and b's signed bytes. */
+PLAIN void plain_dpbusd(int32_t *sum, const uint8_t *a, const int8_t *b, int n) {
+    for (int i = 0; i < n; i++)
+        for (int j = 4 * i; j < 4 * i + 4; j++) sum[i] = (int32_t)((uint32_t)sum[i] + (uint32_t)(a[j] * b[j]));
+}
+
+PLAIN __m512i plain_dpbusd_512(__m512i sum, __m512i a, __m512i b) {
+    int32_t s[16];
+    uint8_t x[64];
+    int8_t y[64];
+    memcpy(s, &sum, sizeof s), memcpy(x, &a, sizeof x), memcpy(y, &b, sizeof y);
+    plain_dpbusd(s, x, y, 16);
+    return plain_loadu_si512(s);
+}
+
+PLAIN __m256i plain_dpbusd_256(__m256i sum, __m256i a, __m256i b) {
+    int32_t s[8];
+    uint8_t x[32];
+    int8_t y[32];
+    memcpy(s, &sum, sizeof s), memcpy(x, &a, sizeof x), memcpy(y, &b, sizeof y);
+    plain_dpbusd(s, x, y, 8);
+    return _mm256_loadu_si256((const __m256i *)s);
+}
+
+#undef _mm512_slli_epi32                                   /* macros where nothing is optimised */
+#undef _mm512_dpbusd_epi32
+#undef _mm256_dpbusd_epi32
+#define _mm512_loadu_si512(from) plain_loadu_si512(from)
+#define _mm512_set1_epi32(x) plain_set1_epi32(x)
+#define _mm512_slli_epi32(a, n) plain_slli_epi32(a, n)
+#define _mm512_cvtepi32_ps(a) plain_cvtepi32_ps(a)
+#define _mm512_cvtepu16_epi32(a) plain_cvtepu16_epi32(a)
+#define _mm512_cvtepi32_epi8(a) plain_cvtepi32_epi8(a)
+#define _mm512_max_epi32(a, b) plain_max_epi32(a, b)
+#define _mm512_max_ps(a, b) plain_max_ps(a, b)
+#define _mm512_min_ps(a, b) plain_min_ps(a, b)
+#define _mm512_fmadd_ps(a, b, c) plain_fmadd_ps(a, b, c)
+#define _mm512_dpbusd_epi32(sum, a, b) plain_dpbusd_512(sum, a, b)
+#define _mm256_dpbusd_epi32(sum, a, b) plain_dpbusd_256(sum, a, b)
+#endif
