@@ -34,7 +34,8 @@ ifeq ($(SIMD),0)
 QUANT = -DSV_NO_SIMD
 else
 MACHINE := $(shell $(CC) $(CFLAGS) $(ARCH) -dumpmachine 2>/dev/null)
-SETS ?= $(if $(filter x86_64%,$(MACHINE)),avx512 avx2) $(if $(filter aarch64%,$(MACHINE)),dotprod)
+SETS ?= $(if $(filter-out %mingw32,$(filter x86_64%,$(MACHINE))),avx512 avx2) \
+        $(if $(filter aarch64-%linux%,$(MACHINE)),dotprod)
 SET_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma
 SET_avx2 = -mavx2 -mfma
 SET_dotprod = -march=armv8.2-a+dotprod
@@ -54,7 +55,8 @@ smolvlm: $(BUILD)/main.o $(OBJECTS)
 # What was built with other flags is built again.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
-	@echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD)' | cmp -s - $@ || echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD)' >$@
+	@echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(SETS)' | cmp -s - $@ || \
+	    echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(SETS)' >$@
 
 $(BUILD)/%.o: %.c smolvlm.h Makefile $(BUILD)/flags
 	$(CC) $(FLAGS) -c -o $@ $<

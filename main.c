@@ -509,7 +509,7 @@ static int selftest(SvModel *m, int threads) {
         for (int way = 0; way < (i == 0 ? 3 : 1); way++) {
             SvError error;
             uint64_t hash;
-            int with = way == 0 ? sv_threads(threads) : way;
+            int with = sv_threads(way == 0 ? threads : way);
             double start = sv_seconds();
             m->kernels = sv_kernels(i);
             if (sv_selftest(m, with, way == 2, &hash, &error) != 0) return complain("%s", error.text);
@@ -520,13 +520,13 @@ static int selftest(SvModel *m, int threads) {
             same = same && hash == first;
         }
     if (!exact) {
-        puts("f32 and bf16 matrices: these numbers are this machine's own, only Q8 and Q4 are the same bits everywhere");
+        puts("f32 and bf16: these numbers are this machine's own, only Q8 and Q4 are the same bits everywhere");
         return 0;
     }
     if (!same) return complain("%s: the self-test's hashes differ, this build is not right", m->path);
     puts("the same bits every time");
     snprintf(expected, sizeof expected, "%.*s", (int)(c->selftest.size < 16 ? c->selftest.size : 16), c->selftest.data);
-    if (!expected[strspn(expected, "0")]) {
+    if (!expected[strspn(expected, "0")] || strspn(expected, "0123456789abcdef") != 16) {
         puts("the file does not say which they must be (export.py --seal): compare with another machine's");
     } else if (strtoull(expected, NULL, 16) == first) {
         puts("and the ones that the file says they must be: this machine agrees");

@@ -23,10 +23,10 @@
 
    The file is compiled once for every instruction set worth having (see the Makefile): each compilation gives one
    SvKernels, a table of the functions that take the time, and sv_kernels() picks by what the processor says at run
-   time, so that one binary is fast on every machine, and the sets can be compared within one process. Compiled alone, with
-   whatever flags, the file is complete too. What is written for an instruction set is only the integer products, four
-   functions each, beside the plain ones that define them; all else is C over vectors `vf` of VL floats, where VL is
-   what the instruction set offers, and 1 if the compiler has no such vectors, or with -DSV_NO_SIMD. */
+   time, so that one binary is fast on every machine, and the sets can be compared within one process. Compiled alone,
+   with whatever flags, the file is complete too. What is written for an instruction set is only the integer products,
+   four functions each, beside the plain ones that define them; all else is C over vectors `vf` of VL floats, where VL
+   is what the instruction set offers, and 1 if the compiler has no such vectors, or with -DSV_NO_SIMD. */
 #include "smolvlm.h"
 
 #include <float.h>
@@ -34,6 +34,9 @@
 #include <string.h>
 #if FLT_EVAL_METHOD > 0
 #error "floats must be rounded to float: -fexcess-precision=fast or, on x86, -msse2 -mfpmath=sse (see the Makefile)"
+#endif
+#ifdef __FAST_MATH__
+#error "-ffast-math and -Ofast let the compiler reorder sums, and no result could be relied on"
 #endif
 #ifdef _OPENMP
 #include <omp.h>
@@ -88,7 +91,7 @@ static int thread_index(void) {
    gcc's and clang's vector types: arithmetic on all elements at once, in whatever registers there are. */
 
 #if defined(__GNUC__) && !defined(SV_NO_SIMD)
-#if defined(__AVX512F__)
+#if defined(WITH_VNNI)
 enum { VL = 16 };
 #elif defined(__AVX2__)
 enum { VL = 8 };
@@ -115,7 +118,7 @@ static inline vf v_load(const float *from) { vf x; memcpy(&x, from, sizeof x); r
 static inline void v_store(float *to, vf x) { memcpy(to, &x, sizeof x); }
 
 /* a > b ? a : b, and a < b ? a : b: b where one is NaN */
-#if defined(__AVX512F__) && !defined(SV_NO_SIMD)
+#if defined(WITH_VNNI)
 static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vi v_max_int(vi a, vi b) { return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b); }
 static inline vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
@@ -135,11 +138,11 @@ static inline vi v_max_int(vi a, vi b) { return a > b ? a : b; }
 #endif
 
 /* a * b + c, rounded once where the machine can: for f32 and bf16 products alone */
-#if defined(__AVX512F__) && !defined(SV_NO_SIMD)
+#if defined(WITH_VNNI)
 static inline vf v_fused(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 #elif defined(__AVX2__) && defined(__FMA__) && !defined(SV_NO_SIMD)
 static inline vf v_fused(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(SV_NO_SIMD)
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(SV_NO_SIMD)
 static inline vf v_fused(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 #else
 static inline vf v_fused(vf a, vf b, vf c) { return a * b + c; }
@@ -252,7 +255,7 @@ static NOINLINE void unpack_q4(int8_t *to, const uint8_t *from, size_t n) {
             __m128i both = _mm_loadu_si128((const __m128i *)(from + j)), high = _mm_srli_epi16(both, 4);
             _mm_storeu_si128((__m128i *)(to + j), _mm_shuffle_epi8(values, _mm_and_si128(both, low)));
             _mm_storeu_si128((__m128i *)(to + 32 + j), _mm_shuffle_epi8(values, _mm_and_si128(high, low)));
-#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(SV_NO_SIMD)
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(SV_NO_SIMD)
             const int8x16_t values = vld1q_s8(q4_values);
             uint8x16_t both = vld1q_u8(from + j);
             vst1q_s8(to + j, vqtbl1q_s8(values, vandq_u8(both, vdupq_n_u8(15))));
@@ -294,9 +297,9 @@ static NOINLINE void unpack_q4(int8_t *to, const uint8_t *from, size_t n) {
 /* AVX-512: vpdpbusd adds four products of an unsigned and a signed byte to each int32. The weights become unsigned by
    adding 128, which is taken off again as 128 times the sum of x. Panel: [n / 4][32 rows][4].
    AVX2 has no such thing. Widened to int16, vpmaddwd adds two products to each int32; panel: [n / 2][16 rows][2]. For
-   one row of x, vpmaddubsw adds two products of bytes to each int16 without a loss if the signs of w are moved over to x
-   (2 * 128 * 127 fits), and vpmaddwd by ones two of those to each int32; that is better there, as the bytes need not be
-   widened first, and worse for a panel, as the signs move in the ports that multiply. */
+   one row of x, vpmaddubsw adds two products of bytes to each int16 without a loss if the signs of w are moved over to
+   x (2 * 128 * 127 fits), and vpmaddwd by ones two of those to each int32; that is better there, as the bytes need not
+   be widened first, and worse for a panel, as the signs move in the ports that multiply. */
 #ifdef X86_PRODUCTS
 #ifdef WITH_VNNI
 typedef int8_t xint;
@@ -305,7 +308,7 @@ typedef __m512i Wide;
 enum { NR = 32 };
 static inline Wide wide_load(const wint *from) { return _mm512_loadu_si512(from); }
 static inline Wide wide_four(const xint *x) { int32_t four; memcpy(&four, x, 4); return _mm512_set1_epi32(four); }
-static inline Wide wide_start(int32_t by128) { return _mm512_set1_epi32(-by128); }
+static inline Wide wide_start(int32_t by128) { return (Wide)((vi){ 0 } - (vi)_mm512_set1_epi32(by128)); }
 static inline Wide wide_dot(Wide s, Wide w, Wide x) { return _mm512_dpbusd_epi32(s, w, x); }
 static inline vf wide_float(Wide s) { return _mm512_cvtepi32_ps(s); }
 
@@ -434,9 +437,10 @@ static inline void rows8_of(float sum[8], const int8_t *w, size_t stride, const 
                             const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
     __m256 total = _mm256_setzero_ps();
     const uint8_t *next = (const uint8_t *)w + 8 * stride;
+    bool close = stride <= n * groups;                      /* values in a cache may have room between their rows */
     for (size_t g = 0; g < groups; g++, x += n, w += n) {
         __m256i v[8];
-        next = prefetch(next, 8 * n);
+        if (close) next = prefetch(next, 8 * n);
         for (size_t r = 0; r < 8; r++) {
             v[r] = _mm256_setzero_si256();
             for (size_t k = 0; k < n; k += 32) v[r] = dot32(v[r], load32(w + r * stride + k), load32(x + k));
@@ -648,13 +652,13 @@ static NOINLINE void rows8_q4(float sum[8], const uint8_t *w, size_t stride, con
 /* ------------------------------------------------------------------------------------------------- numbers to integers
 
    x = d q for a group: q = x * (127 / max |x|), to the nearest integer and to even from the middle, d = max |x| *
-   (1 / 127). q gets `size` numbers, zeros from n on. A group of (next to) nothing becomes zeros; one with an infinity or
-   a NaN gets d = NaN, so that what is broken stays visible. The maximum is taken of the bits as integers, among which
-   NaN is the largest. */
+   (1 / 127). q gets `size` numbers, zeros from n on. A group of (next to) nothing becomes zeros; one with an infinity
+   or a NaN gets d = NaN, so that what is broken stays visible. The maximum is taken of the bits as integers, among
+   which NaN is the largest. */
 enum { MAX_GROUP = 512 };
 
 static inline void low_bytes(int8_t to[16], const vu bits[16 / VL]) {
-#if defined(__AVX512F__) && !defined(SV_NO_SIMD)
+#if defined(WITH_VNNI)
     _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)bits[0]));
 #elif defined(__AVX2__) && !defined(SV_NO_SIMD)
     const __m256i pick = _mm256_set1_epi32(0x0c080400);
@@ -769,7 +773,7 @@ static NOINLINE void float_product4(float *sum, size_t stride, bool more, const 
 }
 
 static inline vf load_bf16(const uint16_t *from) {
-#if defined(__AVX512F__) && !defined(SV_NO_SIMD)            /* gcc 12 makes six instructions of two */
+#if defined(WITH_VNNI)                                      /* gcc 12 makes six instructions of two */
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
     return of_bits((vu)_mm512_slli_epi32(wide, 16));
 #elif defined(__AVX2__) && !defined(SV_NO_SIMD)
@@ -884,7 +888,7 @@ static NOINLINE void add_bias(float *out, size_t stride, const float *bias, size
         for (size_t r = 0; r < cols; r++) out[i * stride + r] += bias[r];
 }
 
-/* So many short pieces of memory are nothing that a processor foresees: asks for all of them before the first is used. */
+/* So many short pieces of memory are nothing that a processor foresees: asks for all before the first is used. */
 static inline void prefetch_rows(const SvTensor *w, size_t first, size_t count, size_t at, size_t n) {
 #if defined(__GNUC__)
     size_t from = row_bytes(w->format, at), bytes = row_bytes(w->format, n), row = row_bytes(w->format, w->cols);
@@ -1142,8 +1146,8 @@ static NOINLINE void integer_attention4(float *out, const float *q, size_t strid
     for (size_t i = 0; i < groups * NR; i++) room->ones[i] = 1.0f;
     for (size_t e = 0; e < dim; e += NR, v += padded * NR) {
         float s[4][NR];
-        product4(s[0], NR, false, weights->q, weights->stride, weights->d, weights->by128, weights->marks, v, room->ones,
-                 KEYS, groups);
+        product4(s[0], NR, false, weights->q, weights->stride, weights->d, weights->by128, weights->marks, v,
+                 room->ones, KEYS, groups);
         for (size_t i = 0; i < count; i++)
             for (size_t r = 0; r < at_most(NR, dim - e); r++) out[i * stride + e + r] = s[i][r] * one_over[i];
     }
@@ -1349,7 +1353,7 @@ static void add(float *x, const float *y, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] += y[i];
 }
 
-/* --------------------------------------------------------------------------------------------------------- the table */
+/* ------------------------------------------------------------------------------------------------------- the table */
 
 #define STRING(name) STRING_OF(name)
 #define STRING_OF(name) #name
@@ -1367,7 +1371,7 @@ extern const SvKernels SV_TABLE;
 const SvKernels SV_TABLE = { STRING(SV_SET), matmul, cache, attention, layer_norm, rms_norm, gelu_tanh, silu_mul,
                                   add };
 
-/* -------------------------------------------------------------------- what exists once, whatever the instruction set */
+/* ------------------------------------------------------------------ what exists once, whatever the instruction set */
 #ifndef SV_KERNELS_ONLY
 
 /* SV_SETS(X): the other sets of this build, by the Makefile; the fastest first. */
@@ -1377,7 +1381,7 @@ const SvKernels SV_TABLE = { STRING(SV_SET), matmul, cache, attention, layer_nor
 #define DECLARE(name) extern const SvKernels sv_kernels_##name;
 SV_SETS(DECLARE)
 
-#if defined(__linux__) && defined(__aarch64__)
+#if defined(__linux__) && defined(__aarch64__)              /* elsewhere the Makefile makes no such set */
 #include <sys/auxv.h>
 #define HAS_dotprod() ((getauxval(AT_HWCAP) >> 20 & 1) != 0)                   /* HWCAP_ASIMDDP */
 #endif
@@ -1418,9 +1422,10 @@ uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t di
 uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t cols) {
     bool groups = format == SV_Q8 || format == SV_Q4;
     if (format > SV_Q4 || (groups ? group != GROUP : group != 0)) return 0;
-    uint64_t numbers = (uint64_t)rows * row_bytes(format, cols);
-    uint64_t eights = ((uint64_t)rows + 7) / 8;
-    return groups ? (numbers + 63) / 64 * 64 + eights * ((cols + group - 1) / group) * 16 : numbers;
+    uint64_t bytes = format == SV_F32 ? 4 * (uint64_t)cols : format == SV_BF16 ? 2 * (uint64_t)cols :
+                     format == SV_Q8 ? cols : ((uint64_t)cols + 63) / 64 * 32;
+    uint64_t numbers = rows * bytes, eights = ((uint64_t)rows + 7) / 8;
+    return groups ? (numbers + 63) / 64 * 64 + eights * (((uint64_t)cols + group - 1) / group) * 16 : numbers;
 }
 
 void sv_row(const SvTensor *w, size_t row, float *out) {

@@ -779,7 +779,7 @@ void sv_answer_free(SvAnswer *answer) {
     *answer = (SvAnswer){ 0 };
 }
 
-/* --------------------------------------------------------------------------------------------------------- self-test */
+/* ------------------------------------------------------------------------------------------------------- self-test */
 
 bool sv_same_bits(const SvModel *m) {
     bool all = true;
@@ -841,7 +841,7 @@ int sv_selftest(const SvModel *m, int threads, bool one_by_one, uint64_t *hash, 
                 for (size_t channel = 0; channel < 3; channel++, i++)
                     pixels[i] = (uint8_t)((col * (channel + 1) + row * (3 - channel) + 37 * t) ^ (col * row >> 4));
     if (tiles && sv_vision(m, pixels, (int)tiles, threads, features, NULL, error) != 0) goto done;
-    *hash = hash_floats(0xcbf29ce484222325u, features, image * dim);
+    *hash = hash_floats(0xcbf29ce484222325u, features, tiles * (size_t)sv_image_tokens(c) * dim);
 
     for (size_t i = 0; i < PROMPT; i++) {
         int32_t id = (int32_t)(((uint64_t)i * 2654435761u >> 7) % c->vocab_size);
@@ -852,6 +852,10 @@ int sv_selftest(const SvModel *m, int threads, bool one_by_one, uint64_t *hash, 
         if (sv_decoder_forward(decoder, x + i * dim, one_by_one ? 1 : n, logits, NULL, error) != 0) goto done;
     for (int i = 0; i < MORE; i++) {
         *hash = hash_floats(*hash, logits, c->vocab_size);
+        if (isnan(logits[0])) {                             /* what a NaN's other bits are is each machine's own */
+            sv_fail(error, "%s: the logits are not numbers, so the weights are damaged", m->path);
+            goto done;
+        }
         int32_t best = 0;
         for (uint32_t id = 1; id < c->vocab_size; id++)
             if (logits[id] > logits[best]) best = (int32_t)id;

@@ -70,14 +70,14 @@ int sv_fail(SvError *error, const char *format, ...)
    Q8 and Q4: each row in groups of SV_GROUP numbers (the last one shorter where cols is no multiple of it), a number
    being its group's scale times an integer:
      Q8  int8, -127 .. 127; cols bytes a row
-     Q4  SV_Q4_VALUES[i], where i has 4 bits. 64 numbers make 32 bytes: the low half of byte j is number j, the high half
-         is number 32 + j. A row is filled up to a multiple of 64 numbers with anything; nobody looks at it.
+     Q4  SV_Q4_VALUES[i], where i has 4 bits. 64 numbers make 32 bytes: the low half of byte j is number j, the high
+         half is number 32 + j. A row is filled up to a multiple of 64 numbers with anything; nobody looks at it.
    First come the numbers of all rows, then, from the next multiple of 64, the scales: bf16 [rows / 8, groups, 8], the
    scales of eight rows side by side, as kernels work on eight rows together (the last of the eights filled up).
 
    The 16 values stand closer where weights are denser, at levels of least squared error over normal, Laplace and t(5)
-   distributed numbers, rounded to integers that span less than 7 bits, for which kernels have use. Groups of 64 and such
-   levels err less than groups of 32 and even steps, with a quarter of a bit less a number (README, "Formats"). */
+   distributed numbers, rounded to integers that span less than 7 bits, for which kernels have use. Groups of 64 and
+   such levels err less than groups of 32 and even steps, with a quarter of a bit less a number (README, "Formats"). */
 enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
 #define SV_GROUP     64
 #define SV_Q4_VALUES { -63, -47, -36, -28, -21, -14, -9, -4, 1, 5, 10, 16, 22, 29, 38, 50 }
@@ -194,6 +194,7 @@ typedef struct SvConfig {
     SV_CONFIG(SV_FIELD_U32, SV_FIELD_F32, SV_FIELD_F64, SV_FIELD_F3, SV_FIELD_IDS, SV_FIELD_STR)
 } SvConfig;
 
+/* data: sv_tensor_size() bytes, and readable up to the next multiple of 64, where kernels may end a group. */
 typedef struct SvTensor { const void *data; uint32_t format, group, rows, cols; } SvTensor;
 
 #define SV_FIELD_TENSOR(field, kind, name, rows, cols) SvTensor field;
@@ -410,10 +411,11 @@ int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits
 
    Every sum is taken in one fixed order whatever the machine. For Q8 and Q4 a result depends neither on the number of
    threads, nor on the number of rows computed together, nor on how wide the vectors are: to the bit, on every machine.
-   f32 and bf16 products use fused multiply-adds where the machine has them, and one row of x another order than many. */
+   f32 and bf16 products use fused multiply-adds where there are any, and one row of x another order than many. */
 
 /* The keys and values of a layer, or of a picture's patches: q8 (int8 and a scale for each position and head, beside
-   weights in Q8 or Q4), or f32. capacity: a multiple of 64. data: sv_cache_floats() floats, all zero at first. */
+   weights in Q8 or Q4), or f32. capacity: a multiple of 64; dim: at most 512; data: sv_cache_floats() floats, all zero
+   at first. */
 typedef struct SvCache { bool q8; size_t capacity, heads, dim; float *data; } SvCache;
 uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim);
 
@@ -425,7 +427,7 @@ struct SvKernels {
     const char *name;                                                     /* "plain", "avx2", "avx512", "neon", ... */
 
     /* The products of the n rows of x with `count` matrices: together, because then x is quantized once, and threads
-       start once. scratch: sv_matmul_scratch(n, w.cols) floats. */
+       start once. All have the same cols, and no out is x. scratch: sv_matmul_scratch(n, cols) floats. */
     void (*matmul)(const SvProduct *products, int count, const float *x, size_t n, float *scratch, int threads);
 
     /* k, v [count, heads * dim] become the positions at, at + 1, ... of the cache. */
@@ -450,6 +452,7 @@ struct SvKernels {
 /* The kernels that this machine can run, the fastest first; NULL past the last. */
 const SvKernels *sv_kernels(int i);
 
+/* How many floats the scratch of these functions needs: for n rows of cols numbers, for n_k positions of a head. */
 uint64_t sv_matmul_scratch(uint64_t n, uint64_t cols);
 uint64_t sv_attention_scratch(uint64_t n_k, uint64_t dim, int threads);
 
@@ -459,8 +462,8 @@ void sv_row(const SvTensor *w, size_t row, float *out);
 /* Bytes that rows x cols numbers take in a format, scales included; 0 for what cannot be. */
 uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t cols);
 
-void sv_softmax(float *x, size_t n);
-float sv_exp(float x);
+void sv_softmax(float *x, size_t n);                                      /* x = exp(x - max) / sum */
+float sv_exp(float x);                                                    /* e^x, within 2 ulp */
 void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| <= 2^24 */
 int sv_threads(int wanted);                                               /* 0: all there are */
 double sv_seconds(void);                                                  /* a clock, for differences */
