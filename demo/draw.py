@@ -1,0 +1,1218 @@
+#!/usr/bin/env python3
+"""Draws the pictures that the demo model learns from, and the questions about them with their answers.
+
+    python demo/draw.py OUTDIR [--seed 0] [--count 24]      draws samples to look at
+
+    sample(rng, kind) -> Sample(pictures, split, clip, asks)        one conversation's worth, see KINDS
+        |-- draw_scene      shapes: colour, shape, count, place, size, left of, yes/no, description
+        |-- draw_words      words and numbers in many fonts: read, spell, which colour, where
+        |-- draw_label, draw_receipt, draw_table, draw_chart      small documents
+        |-- draw_fine       a picture with a line of print too small for the global view: only the tiles show it
+        |-- draw_pair       two pictures compared
+        `-- draw_clip       frames of a film: what moves, which way
+
+Every drawing happens on a Sheet, whose unit is the pixel of the picture *after* the model's resizing (so a size in it
+means a size in patches), times Sheet.k for pictures that are larger or smaller than the model wants them. Everything
+random comes from the given Dice: the same seed gives the same pictures.
+
+An ask is (skill, question, answer). The wording of a question is chosen by ask() from PHRASES; the last wording of
+each list is kept for the evaluation and never trained on, and so is one number in sixteen (see is_held_out).
+"""
+import argparse
+import functools
+import importlib.util
+import io
+import math
+import os
+import random
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+TILE = 144                      # pixels of a tile's side, as the model's configuration has it
+EDGE = 2 * TILE                 # the longest edge: pictures are at most 2 x 2 tiles and the global picture
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+# What one training sample looks like: (pictures, split?, width, height of each). All samples of a kind give the same
+# number of image tokens, so that a batch of one kind needs no padding.
+KINDS = {
+    "eye": (1, False, TILE, TILE),              # crowded, without questions: for the eye alone (1 tile)
+    "tile": (1, False, TILE, TILE),             # one small picture, not split: the cheap lesson (1 tile)
+    "wide": (1, True, EDGE, TILE),              # 1 x 2 tiles and the global picture (3 tiles)
+    "tall": (1, True, TILE, EDGE),              # 2 x 1 (3)
+    "square": (1, True, EDGE, EDGE),            # 2 x 2 (5)
+    "pair_tile": (2, False, TILE, TILE),        # two pictures, not split (2)
+    "pair_square": (2, True, EDGE, EDGE),       # two pictures, split (10)
+    "pair_wide": (2, True, EDGE, TILE),         # (6)
+    "frames": (4, False, TILE, TILE),           # four frames of a film, given as pictures (4)
+    "film": (4, False, TILE, TILE),             # the same, given as a film, with SmolVLM's words about it (4)
+}
+
+
+class Dice(random.Random):
+    """Chance, and what it may choose from.
+
+    level: 0 few fonts and short texts ... 1 everything. new_wording, new_numbers: for the evaluation, only questions
+    and numbers that training never meets."""
+    level, new_wording, new_numbers = 1.0, False, False
+
+
+@dataclass
+class Sample:
+    """Pictures (PIL, RGB) and what is asked about them: [(skill, question, answer)]."""
+    pictures: list
+    split: bool
+    clip: bool
+    asks: list = field(default_factory=list)
+    marks: list = field(default_factory=list)       # of each picture, as Sheet's, in shares of its width and height
+
+
+# ------------------------------------------------------------------------------------------------ words and fonts
+
+@functools.cache
+def words(kind):
+    """The words of one kind of demo/words.txt, in its order."""
+    with open(os.path.join(HERE, "words.txt"), encoding="utf-8") as f:
+        lists = dict(line.strip().split(": ", 1) for line in f if ":" in line and line[0] != "#")
+    return tuple(lists[kind].split())
+
+
+@functools.cache
+def all_words():
+    """Every lower-case word once, sorted."""
+    kinds = ("food", "thing", "animal", "nature", "subject", "adjective", "verb", "common")
+    return tuple(sorted({word for kind in kinds for word in words(kind)}))
+
+
+# Fonts from PyPI packages (demo/requirements.txt), all free: Apache-2.0, OFL-1.1 or Bitstream Vera's licence.
+FONTS = {
+    "plain": ["font_roboto/files/Roboto-Regular.ttf", "font_roboto/files/Roboto-Bold.ttf",
+              "font_source_sans_pro/files/SourceSansPro-Semibold.ttf", "font_lato/files/Lato-Bold.ttf",
+              "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf", "matplotlib/mpl-data/fonts/ttf/DejaVuSans-Bold.ttf",
+              "font_hanken_grotesk/files/HankenGrotesk-Medium.otf", "font_lato/files/Lato-Regular.ttf"],
+    "mono": ["matplotlib/mpl-data/fonts/ttf/DejaVuSansMono.ttf",
+             "matplotlib/mpl-data/fonts/ttf/DejaVuSansMono-Bold.ttf", "matplotlib/mpl-data/fonts/ttf/cmtt10.ttf"],
+    "serif": ["matplotlib/mpl-data/fonts/ttf/DejaVuSerif.ttf", "matplotlib/mpl-data/fonts/ttf/DejaVuSerif-Bold.ttf",
+              "font_source_serif_pro/files/SourceSerifPro-Semibold.ttf", "font_caladea/files/Caladea-Bold.ttf",
+              "matplotlib/mpl-data/fonts/ttf/STIXGeneralBol.ttf", "font_caladea/files/Caladea-Regular.ttf"],
+    "fancy": ["font_roboto/files/Roboto-BoldItalic.ttf", "font_fredoka_one/files/FredokaOne-Regular.ttf",
+              "matplotlib/mpl-data/fonts/ttf/DejaVuSerif-BoldItalic.ttf", "font_roboto/files/Roboto-Black.ttf",
+              "matplotlib/mpl-data/fonts/ttf/DejaVuSans-Oblique.ttf", "font_lato/files/Lato-BlackItalic.ttf"],
+    "unseen": ["font_manrope/files/Manrope-Bold.ttf", "font_source_sans_pro/files/SourceSansPro-Regular.ttf"],
+}
+FONT_ORDER = [name for style in ("plain", "mono", "serif", "fancy") for name in FONTS[style]]
+
+
+@functools.lru_cache(4096)
+def font(name, size):
+    """The PIL font of a file named in FONTS, at a size in pixels."""
+    package, rest = name.split("/", 1)
+    folder = importlib.util.find_spec(package).submodule_search_locations[0]
+    return ImageFont.truetype(os.path.join(folder, rest), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def is_held_out(text):
+    """True for one text in sixteen: numbers and strings that only the evaluation shows."""
+    return zlib.crc32(text.encode()) % 16 == 5
+
+
+# ------------------------------------------------------------------------------------------------ colours
+
+COLORS = {
+    "red": (215, 35, 35), "green": (35, 150, 50), "blue": (40, 70, 215), "yellow": (245, 215, 40),
+    "orange": (245, 135, 25), "purple": (130, 45, 165), "pink": (245, 140, 185), "brown": (120, 72, 32),
+    "black": (20, 20, 20), "white": (248, 248, 248), "gray": (135, 135, 135),
+}
+INKS = ("black", "red", "blue", "green", "purple", "brown", "orange", "pink", "yellow", "white", "gray")
+
+
+def tint(rng, name, by=14):
+    """A colour of this name, RGB, each channel up to `by` away from the model one."""
+    return tuple(min(255, max(0, value + rng.randint(-by, by))) for value in COLORS[name])
+
+
+def contrast(a, b):
+    """How far apart two colours look, roughly (names or RGB): 0 to about 600."""
+    a, b = (COLORS[c] if isinstance(c, str) else c for c in (a, b))
+    return 2 * abs(luma(a) - luma(b)) + sum(abs(x - y) for x, y in zip(a, b)) / 3
+
+
+def luma(rgb):
+    return 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2]
+
+
+def colors_on(ground, least=60, names=tuple(COLORS)):
+    """The names of colours that can be told from a ground of that name."""
+    return [name for name in names if name != ground and contrast(name, ground) >= least]
+
+
+# ------------------------------------------------------------------------------------------------ the sheet
+
+class Sheet:
+    """A picture being drawn. w, h: its size in model pixels; k: real pixels per model pixel; ground: colour's name."""
+
+    def __init__(self, rng, w, h, ground=None, k=1.0):
+        self.rng, self.w, self.h, self.k = rng, w, h, k
+        self.ground = ground or rng.choice(("white", "white", "white", "gray", "yellow", "black", "blue", "green",
+                                            "pink", "orange"))
+        self.paper = tint(rng, self.ground, 6)
+        self.image = Image.new("RGB", (max(2, round(w * k)), max(2, round(h * k))), self.paper)
+        self.draw = ImageDraw.Draw(self.image)
+        self.asks = []
+        self.marks = []         # what is where: (character or shape, colour or "", x, y, half width, half height)
+
+    def box(self, x0, y0, x1, y1, fill=None, outline=None, width=1):
+        k = self.k
+        self.draw.rectangle((round(x0 * k), round(y0 * k), round(x1 * k), round(y1 * k)), fill, outline,
+                            max(1, round(width * k)))
+
+    def line(self, x0, y0, x1, y1, fill, width=1):
+        k = self.k
+        self.draw.line((round(x0 * k), round(y0 * k), round(x1 * k), round(y1 * k)), fill, max(1, round(width * k)))
+
+    def face(self, name, size):
+        return font(name, max(5, round(size * self.k)))
+
+    def width(self, text, name, size):
+        """The width of a text, in model pixels."""
+        return self.face(name, size).getlength(text) / self.k
+
+    def text(self, x, y, text, name, size, fill, anchor="la", color=""):
+        """Writes a line; x, y in model pixels, size is the font's em in model pixels, anchor as PIL's."""
+        k, face = self.k, self.face(name, size)
+        self.draw.text((x * k, y * k), text, fill, face, anchor)
+        ascent, descent = face.getmetrics()
+        ends = [face.getlength(text[:i]) for i in range(len(text) + 1)]
+        left = x * k - {"l": 0.0, "m": ends[-1] / 2, "r": ends[-1]}[anchor[0]]
+        base = y * k + {"a": ascent, "m": (ascent - descent) / 2, "d": -descent}[anchor[1]]
+        for char, begin, end in zip(text, ends, ends[1:]):
+            if char != " ":
+                self.marks.append((char, color, (left + (begin + end) / 2) / k, base / k - .33 * size,
+                                   (end - begin) / 2 / k, .4 * size))
+
+    def shape(self, x, y, r, shape, fill, turn=0.0):
+        """A shape of radius r about (x, y), antialiased; turn in radians."""
+        k, over = self.k, 3
+        side = math.ceil(2.4 * r * k) + 4
+        mask = Image.new("L", (side * over, side * over))
+        shape_mask(ImageDraw.Draw(mask), shape, side * over / 2, r * k * over, turn)
+        mask = mask.reduce(over)
+        self.image.paste(fill, (round(x * k - side / 2), round(y * k - side / 2)), mask)
+
+
+def ring_of(n, c, r, turn, inner=None):
+    """n corners on a circle about (c, c), beginning at the top; inner: as many between them on a smaller circle."""
+    points = []
+    for i in range(n):
+        for radius, shift in ((r, 0.0),) if inner is None else ((r, 0.0), (inner, math.pi / n)):
+            a = turn + 2 * math.pi * i / n + shift
+            points.append((c + radius * math.sin(a), c - radius * math.cos(a)))
+    return points
+
+
+def shape_mask(d, shape, c, r, turn):
+    """Draws a shape in white into an L mask; c: its centre both ways, r: its radius."""
+    spin = lambda points: [(c + x * math.cos(turn) - y * math.sin(turn), c + x * math.sin(turn) + y * math.cos(turn))
+                           for x, y in points]
+    if shape == "circle":
+        d.ellipse((c - r, c - r, c + r, c + r), 255)
+    elif shape == "ring":
+        d.ellipse((c - r, c - r, c + r, c + r), 255)
+        d.ellipse((c - .58 * r, c - .58 * r, c + .58 * r, c + .58 * r), 0)
+    elif shape == "moon":
+        d.ellipse((c - r, c - r, c + r, c + r), 255)
+        x, y = c + .55 * r * math.cos(turn), c + .55 * r * math.sin(turn)
+        d.ellipse((x - .82 * r, y - .82 * r, x + .82 * r, y + .82 * r), 0)
+    elif shape == "square":
+        d.polygon(ring_of(4, c, 1.15 * r, turn + math.pi / 4), 255)
+    elif shape == "diamond":
+        d.polygon(spin([(0, -1.1 * r), (.75 * r, 0), (0, 1.1 * r), (-.75 * r, 0)]), 255)
+    elif shape == "rectangle":
+        d.polygon(spin([(-1.1 * r, -.55 * r), (1.1 * r, -.55 * r), (1.1 * r, .55 * r), (-1.1 * r, .55 * r)]), 255)
+    elif shape == "triangle":
+        d.polygon(ring_of(3, c, 1.1 * r, turn), 255)
+    elif shape == "hexagon":
+        d.polygon(ring_of(6, c, 1.05 * r, turn), 255)
+    elif shape == "star":
+        d.polygon(ring_of(5, c, 1.1 * r, turn, .45 * r), 255)
+    elif shape == "cross":
+        t = .36 * r
+        d.polygon(spin([(-t, -r), (t, -r), (t, -t), (r, -t), (r, t), (t, t), (t, r), (-t, r), (-t, t), (-r, t),
+                        (-r, -t), (-t, -t)]), 255)
+    elif shape == "heart":
+        points = []
+        for i in range(40):
+            a = 2 * math.pi * i / 40
+            points.append((r * 1.08 * math.sin(a) ** 3, -r * (13 * math.cos(a) - 5 * math.cos(2 * a)
+                           - 2 * math.cos(3 * a) - math.cos(4 * a)) / 15))
+        d.polygon(spin(points), 255)
+    elif shape == "arrow":
+        d.polygon(spin([(-r, -.3 * r), (.1 * r, -.3 * r), (.1 * r, -.75 * r), (r, 0), (.1 * r, .75 * r),
+                        (.1 * r, .3 * r), (-r, .3 * r)]), 255)
+
+
+SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring", "moon", "hexagon", "rectangle")
+
+
+@functools.cache
+def noise_bank():
+    """Normal noise to crop from: [1024, 1024, 3] float32, standard deviation 1."""
+    return np.random.default_rng(7).standard_normal((1024, 1024, 3), dtype=np.float32)
+
+
+def weather(rng, image, harsh=1.0, turn=True):
+    """Makes a drawn picture look taken: shade, noise, blur, a small rotation, JPEG. harsh: 0 none ... 1 plenty.
+
+    Returns (picture, the angle in radians by which it was turned against the clock)."""
+    angle = rng.uniform(-5, 5) if rng.random() < .3 * harsh and turn else 0.0
+    if angle:
+        image = image.rotate(angle, Image.BICUBIC, fillcolor=image.getpixel((1, 1)))
+    if rng.random() < .2 * harsh and min(image.size) >= TILE:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(.3, .8)))
+    shade, noise = rng.random() < .35 * harsh, rng.random() < .35 * harsh
+    if shade or noise:
+        a = np.asarray(image, np.float32)
+        h, w = a.shape[:2]
+        if shade:
+            way, depth = rng.uniform(0, 2 * math.pi), rng.uniform(.08, .28)
+            ramp = (math.cos(way) * np.linspace(-1, 1, w, dtype=np.float32)[None, :]
+                    + math.sin(way) * np.linspace(-1, 1, h, dtype=np.float32)[:, None])
+            a = a * (1 - depth * (.5 + .35 * ramp))[..., None]
+        if noise and h <= 1024 and w <= 1024:
+            y, x = rng.randrange(1025 - h), rng.randrange(1025 - w)
+            a = a + rng.uniform(3, 18) * noise_bank()[y:y + h, x:x + w]
+        image = Image.fromarray(np.clip(a, 0, 255).astype(np.uint8))
+    if rng.random() < .3 * harsh:
+        data = io.BytesIO()
+        image.save(data, "JPEG", quality=rng.randint(30, 85))
+        image = Image.open(data)
+        image.load()
+    return image, math.radians(angle)
+
+
+def turned(sheet, angle):
+    """A sheet's marks after its picture was turned, in shares of its width and height."""
+    w, h, c, s = sheet.w, sheet.h, math.cos(angle), math.sin(angle)
+    return [(what, color, .5 + ((x - w / 2) * c + (y - h / 2) * s) / w, .5 + ((y - h / 2) * c - (x - w / 2) * s) / h,
+             half_w / w, half_h / h) for what, color, x, y, half_w, half_h in sheet.marks]
+
+
+# ------------------------------------------------------------------------------------------------ how one asks
+
+# The last wording of each list is asked in the evaluation only.
+PHRASES = {
+    "color": ["What color is the {x}?", "What is the color of the {x}?", "Which color does the {x} have?",
+              "Tell me the color of the {x}.", "The {x} has what color?", "What colour is the {x}?",
+              "Name the color of the {x}.", "Can you tell me what color the {x} is?"],
+    "ground": ["What color is the background?", "What is the background color?", "Which color is the background?",
+               "On what color of background is it?", "Tell me the color of the background.",
+               "What colour does the background have?"],
+    "shape": ["What shape is {c}?", "Which shape is {c}?", "What is the {c} shape?", "What is {c}?",
+              "What is the {c} thing?", "Name the {c} shape.", "What kind of shape is {c}?"],
+    "only_shape": ["What shape is this?", "Which shape do you see?", "What shape is in the picture?",
+                   "What is this shape?", "Which shape is this?", "Name the shape."],
+    "count": ["How many {x} are there?", "How many {x} do you see?", "How many {x} are in the picture?",
+              "Count the {x}.", "What is the number of {x}?", "How many {x} can you count?", "How many {x}?",
+              "Tell me how many {x} there are."],
+    "more_of": ["Are there more {x} or more {y}?", "Are there more {x} or {y}?", "What are there more of, {x} or {y}?",
+                "Which are there more of, {x} or {y}?"],
+    "where": ["Where is the {x}?", "Where in the picture is the {x}?", "What is the position of the {x}?",
+              "In which part of the picture is the {x}?", "Where do you see the {x}?", "Where can I find the {x}?"],
+    "side": ["Which shape is {s} the {x}?", "What is {s} the {x}?", "What do you see {s} the {x}?",
+             "Name the shape {s} the {x}."],
+    "beside": ["What is {s} the {x}?", "What is to the {s} the {x}?", "Which shape is to the {s} the {x}?",
+               "What do you see to the {s} the {x}?", "Name the shape to the {s} the {x}."],
+    "is_side": ["Is the {x} {s} the {y}?", "Is the {x} {s} the {y} or not?", "Do you see the {x} {s} the {y}?",
+                "Would you say the {x} is {s} the {y}?"],
+    "size": ["Is the {x} big or small?", "How big is the {x}?", "What size is the {x}?", "Is the {x} small or big?",
+             "How large is the {x}?"],
+    "bigger": ["Which is bigger, the {x} or the {y}?", "What is larger, the {x} or the {y}?",
+               "Which one is bigger: the {x} or the {y}?", "Is the {x} or the {y} larger?"],
+    "biggest": ["What is the biggest shape?", "Which shape is the largest?", "What is the largest thing?",
+                "Which is the biggest one?"],
+    "exists": ["Is there {a}?", "Do you see {a}?", "Is there {a} in the picture?", "Can you see {a}?",
+               "Does the picture show {a}?", "Is {a} there?"],
+    "is_color": ["Is the {x} {c}?", "Is the color of the {x} {c}?", "Does the {x} look {c}?",
+                 "Is {c} the color of the {x}?"],
+    "describe": ["Describe the picture.", "Describe this image.", "What is in this picture?", "What do you see?",
+                 "What does the picture show?", "Can you describe this image?", "Describe the image in a sentence.",
+                 "Tell me what you see.", "What is shown here?"],
+    "read": ["What does it say?", "Read the text.", "What is written here?", "What text is in the picture?",
+             "What is written in the picture?", "Read what is written.", "Transcribe the text.",
+             "What does the text say?", "Can you read this?"],
+    "read_number": ["What number is this?", "What number is written here?", "Read the number.",
+                    "Which number do you see?", "What is the number?", "What number is in the picture?",
+                    "Which number is shown?"],
+    "spell": ["Spell the text.", "Spell the word.", "Spell it.", "Read it letter by letter.", "Spell what is written.",
+              "Which letters are written?", "Spell out the text, letter by letter."],
+    "word_color": ["Which word is {c}?", "What is the {c} word?", "Read the {c} word.", "What is written in {c}?",
+                   "What word is written in {c}?"],
+    "color_of_word": ["What color is the word {x}?", "In which color is {x} written?", "What color has the word {x}?",
+                      "The word {x} is in which color?"],
+    "word_place": ["What is the {p} word?", "Which word is at the {p}?", "What is written at the {p}?",
+                   "Read the {p} word.", "What does it say at the {p}?"],
+    "has_word": ["Does it say {x}?", "Is the word {x} there?", "Is {x} written in the picture?",
+                 "Do you see the word {x}?", "Can you find the word {x}?"],
+    "total": ["What is the total?", "How much is the total?", "What is the total amount?", "How much is it in total?",
+              "What does it cost in total?", "How much is to be paid?", "What was the total price?"],
+    "price": ["How much is the {x}?", "What is the price of the {x}?", "What does the {x} cost?",
+              "How much does the {x} cost?", "Tell me the price of the {x}.", "What was paid for the {x}?"],
+    "costs": ["What costs {x}?", "Which item costs {x}?", "Which item is {x}?", "What is sold for {x}?"],
+    "dearest": ["What is the most expensive item?", "Which item costs the most?", "What costs the most?",
+                "Which item is the most expensive one?"],
+    "cheapest": ["What is the cheapest item?", "Which item costs the least?", "What costs the least?",
+                 "Which item is the cheapest one?"],
+    "items": ["How many items are there?", "How many items are on the receipt?", "How many things were bought?",
+              "What is the number of items?"],
+    "shop": ["What is the name of the shop?", "Which shop is this from?", "What shop is it?", "Where was this bought?",
+             "What is the shop called?"],
+    "date": ["What is the date?", "Which date is on it?", "What date is written?", "When was it?",
+             "What date does it show?"],
+    "field": ["What is the {x}?", "What does it say for {x}?", "Read the {x}.", "Which {x} is given?",
+              "Tell me the {x}."],
+    "sign": ["What does the sign say?", "What is on the sign?", "Read the sign.", "What does it say?",
+             "What is written on the sign?"],
+    "tallest": ["Which bar is the tallest?", "What is the tallest bar?", "Which one has the highest value?",
+                "Which bar is the highest?", "What has the largest value?", "Which bar is the tallest one?"],
+    "shortest": ["Which bar is the shortest?", "What is the shortest bar?", "Which one has the lowest value?",
+                 "Which bar is the lowest?", "What has the smallest value?", "Which bar is the shortest one?"],
+    "bar": ["What is the value of {x}?", "How much is {x}?", "What value does {x} have?", "How high is the bar of {x}?",
+            "Which value is shown for {x}?"],
+    "bars": ["How many bars are there?", "How many bars does the chart have?", "Count the bars.",
+             "What is the number of bars?"],
+    "bar_color": ["What color is the bar of {x}?", "Which color has the bar for {x}?", "What is the color of {x}?",
+                  "In what color is {x} drawn?"],
+    "more": ["Which is more, {x} or {y}?", "Which is higher, {x} or {y}?", "What is larger, {x} or {y}?",
+             "Which has the higher value, {x} or {y}?"],
+    "title": ["What is the title?", "What is the chart about?", "Read the title.", "What does the title say?"],
+    "cell": ["What is the {y} of {x}?", "What {y} does {x} have?", "Which {y} has {x}?", "Tell me the {y} of {x}.",
+             "Look up the {y} of {x}."],
+    "row_of": ["Who has the {y} {v}?", "Whose {y} is {v}?", "Which name has the {y} {v}?", "For whom is the {y} {v}?"],
+    "rows": ["How many rows are there?", "How many people are listed?", "How many names are in the table?",
+             "How many names are listed?"],
+    "fine": ["What does the small text say?", "Read the small print.", "What is written in small letters?",
+             "What does the tiny text say?", "Read the tiny line.", "What does the small print say?"],
+    "same": ["Are the two pictures the same?", "Are both pictures equal?", "Do the pictures show the same?",
+             "Do you see the same in both pictures?", "Are the pictures identical?"],
+    "change": ["What is different?", "What changed?", "What is the difference between the pictures?",
+               "What has changed in the second picture?", "What is different in the second picture?"],
+    "which_has": ["Which picture has {a}?", "In which picture is {a}?", "Which of the two pictures shows {a}?",
+                  "Where do you see {a}, in the first or the second picture?"],
+    "more_in": ["Which picture has more {x}?", "In which picture are there more {x}?", "Where are more {x}?",
+                "Which of the two has more {x}?"],
+    "in_picture": ["What is in the {n} picture?", "Describe the {n} picture.", "What does the {n} picture show?",
+                   "What do you see in the {n} picture?"],
+    "moves": ["What moves?", "What is moving?", "Which shape moves?", "Which thing is moving?",
+              "What object moves in the video?"],
+    "way": ["Which way does it move?", "In which direction does it move?", "Where does the {x} move?",
+            "Which way does the {x} go?", "In what direction is the {x} moving?"],
+    "moves_so": ["Does the {x} move {s}?", "Does the {x} go {s}?", "Is the {x} moving {s}?"],
+    "happens": ["What happens?", "What happens in the video?", "Describe the video.", "What can be seen in the video?"],
+    "stays": ["What does not move?", "What stays in its place?", "Which shape stays still?", "What stands still?"],
+}
+BEFORE = ("Please tell me: ", "Please answer: ", "Hi! ", "Look at the picture. ", "Question: ")
+AFTER = (" Please.", " Answer briefly.", " Thanks.", " Be short.")
+
+
+def ask(rng, phrase, **names):
+    """A question in one of its wordings: the last one if the Dice say new_wording, else any of the others."""
+    choices = PHRASES[phrase]
+    text = (choices[-1] if rng.new_wording else rng.choice(choices[:-1])).format(**names)
+    luck = rng.random()
+    if rng.new_wording or luck > .30:
+        return text
+    if luck < .06:
+        return text[0].lower() + text[1:]
+    if luck < .12:
+        return text.rstrip("?.")
+    if luck < .16:
+        return text[0].lower() + text[1:].rstrip("?.")
+    if luck < .23:
+        return rng.choice(BEFORE) + text
+    return text + rng.choice(AFTER)
+
+
+def an(noun):
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+def sentence(text):
+    return text[0].upper() + text[1:] + "."
+
+
+def plural(noun):
+    return {"cross": "crosses"}.get(noun, noun + "s")
+
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+# ------------------------------------------------------------------------------------------------ shapes
+
+@dataclass
+class Thing:
+    """A shape in a scene: its centre and radius in units of the sheet's shorter side."""
+    shape: str
+    color: str
+    x: float
+    y: float
+    r: float
+    big: bool
+    turn: float = 0.0
+
+    def name(self):
+        return f"{self.color} {self.shape}"
+
+    def full(self):
+        return f"{'big' if self.big else 'small'} {self.color} {self.shape}"
+
+
+def place(rng, count, w, h, big_share=.5, apart=.0, room=None):
+    """Centres and radii of shapes that do not touch, in units of the shorter side: [(x, y, r, big)].
+
+    apart: the least distance of any two along x, and of any two along y (so that left/right and above/below are
+    plain). room: (x0, y0, x1, y1) to stay within. May return fewer than count."""
+    x0, y0, x1, y1 = room or (0, 0, w, h)
+    unit = min(x1 - x0, y1 - y0)
+    done = []
+    for _ in range(60 * count):
+        if len(done) == count:
+            break
+        big = rng.random() < big_share
+        r = unit * (rng.uniform(.17, .22) if big else rng.uniform(.075, .10))
+        x, y = rng.uniform(x0 + 1.15 * r, x1 - 1.15 * r), rng.uniform(y0 + 1.15 * r, y1 - 1.15 * r)
+        if all(math.hypot(x - a, y - b) > 1.2 * (r + s) and abs(x - a) > apart and abs(y - b) > apart
+               for a, b, s, _ in done):
+            done.append((x, y, r, big))
+    return done
+
+
+def turn_of(rng, shape):
+    return rng.uniform(-.15, .15) if shape != "moon" else rng.choice((0, math.pi)) + rng.uniform(-.3, .3)
+
+
+def make_things(rng, sheet, count, apart=.06, big_share=.4, room=None, unique=True):
+    """Things for a sheet; unique: no two with the same colour, nor the same shape."""
+    unit = min(sheet.w, sheet.h)
+    w, h = sheet.w / unit, sheet.h / unit
+    places = place(rng, count, w, h, big_share, apart, room)
+    colors = rng.sample(colors_on(sheet.ground), len(places)) if unique else None
+    shapes = rng.sample(SHAPES, len(places)) if unique else None
+    things = []
+    for i, (x, y, r, big) in enumerate(places):
+        shape = shapes[i] if unique else rng.choice(SHAPES)
+        color = colors[i] if unique else rng.choice(colors_on(sheet.ground))
+        things.append(Thing(shape, color, x, y, r, big, turn_of(rng, shape)))
+    return things
+
+
+def paint(sheet, things):
+    unit = min(sheet.w, sheet.h)
+    for t in things:
+        sheet.shape(t.x * unit, t.y * unit, t.r * unit, t.shape, tint(sheet.rng, t.color), t.turn)
+        sheet.marks.append((t.shape, t.color, t.x * unit, t.y * unit, .8 * t.r * unit, .8 * t.r * unit))
+
+
+def zone(sheet, t):
+    """Where a thing is, in words, or None where that is not plain."""
+    unit = min(sheet.w, sheet.h)
+    names = []
+    for value, length, low, high in ((t.y, sheet.h / unit, "top", "bottom"), (t.x, sheet.w / unit, "left", "right")):
+        part = value / length
+        if .30 < part < .38 or .62 < part < .70:
+            return None
+        names.append(low if part < .34 else high if part > .66 else "")
+    both = " ".join(name for name in names if name)
+    return f"at the {both}" if both else "in the middle"
+
+
+def list_things(things):
+    """'A big red circle, a small blue star and a small green ring', from left to right."""
+    names = [an(t.full()) for t in sorted(things, key=lambda t: t.x)]
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def describe(sheet, things):
+    return sentence(f"{list_things(things)} on a {sheet.ground} background".replace("a orange", "an orange"))
+
+
+def draw_scene(rng, w, h, k):
+    """One to four different shapes; nearly everything that can be asked about them."""
+    q = functools.partial(ask, rng)
+    sheet = Sheet(rng, w, h, k=k)
+    things = make_things(rng, sheet, rng.choice((1, 2, 2, 3, 3, 4)))
+    paint(sheet, things)
+    out = sheet.asks
+    out.append(("describe", q("describe"), describe(sheet, things)))
+    if len(things) == 1:
+        t = things[0]
+        out.append(("shape", q("only_shape"), sentence(an(t.name()))))
+    out.append(("color", q("ground"), sentence(sheet.ground)))
+    absent = rng.choice([s for s in SHAPES if s not in [t.shape for t in things]])
+    for t in things:
+        out.append(("color", q("color", x=t.shape), sentence(t.color)))
+        out.append(("shape", q("shape", c=t.color), sentence(an(t.shape))))
+        out.append(("size", q("size", x=t.shape), sentence("big" if t.big else "small")))
+        at = zone(sheet, t)
+        if at:
+            out.append(("where", q("where", x=rng.choice((t.shape, t.name()))), sentence(at)))
+        wrong = rng.choice([c for c in COLORS if c != t.color])
+        if rng.random() < .5:
+            out.append(("yesno", q("is_color", x=t.shape, c=t.color), "Yes."))
+            out.append(("yesno", q("exists", a=an(rng.choice((t.shape, t.name())))), "Yes."))
+        else:
+            out.append(("yesno", q("is_color", x=t.shape, c=wrong), f"No, it is {t.color}."))
+            out.append(("yesno", q("exists", a=an(rng.choice((absent, f"{wrong} {t.shape}")))), "No."))
+    missing = rng.choice(("color", "where", "size"))
+    out.append(("absent", q(missing, x=absent), f"There is no {absent} in the picture."))
+    out.append(("count", q("count", x=rng.choice(("shapes", "objects", "things"))), sentence(NUMBERS[len(things)])))
+    out.append(("count", q("count", x=plural(absent)), "None."))
+    if len(things) >= 2:
+        a, b = rng.sample(things, 2)
+        for one, two in ((a, b), (b, a)):
+            dx, dy = one.x - two.x, one.y - two.y
+            side = ("left" if dx < 0 else "right") if abs(dx) > abs(dy) or rng.random() < .3 else \
+                ("above" if dy < 0 else "below")
+            true = rng.random() < .5
+            said = side if true else {"left": "right", "right": "left", "above": "below", "below": "above"}[side]
+            said = {"left": "to the left of", "right": "to the right of"}.get(said, said)
+            plain = said.replace("to the ", "") if rng.random() < .5 else said
+            out.append(("relation", q("is_side", x=one.shape, y=two.shape, s=plain), "Yes." if true else "No."))
+        if len(things) == 2:
+            dx, dy = a.x - b.x, a.y - b.y
+            if abs(dx) > .15:
+                s = "left of" if dx < 0 else "right of"
+                out.append(("relation", q("beside", s=s, x=b.shape), sentence(an(a.name()))))
+            if abs(dy) > .15:
+                s = "above" if dy < 0 else "below"
+                out.append(("relation", q("side", s=s, x=b.shape), sentence(an(a.name()))))
+        if a.big != b.big:
+            big = a if a.big else b
+            out.append(("size", q("bigger", x=a.shape, y=b.shape), sentence(f"the {big.shape}")))
+        if sum(t.big for t in things) == 1:
+            out.append(("size", q("biggest"), sentence("the " + next(t.name() for t in things if t.big))))
+    return sheet
+
+
+def draw_count(rng, w, h, k):
+    """Up to nine shapes of one or two sorts, to be counted."""
+    q = functools.partial(ask, rng)
+    sheet = Sheet(rng, w, h, k=k)
+    most = 9 if min(w, h) > TILE else 6
+    total = rng.randint(1, most)
+    unit = min(w, h)
+    places = place(rng, total, w / unit, h / unit, 0.0)
+    total = len(places)
+    shapes, colors = rng.sample(SHAPES, 2), rng.sample(colors_on(sheet.ground), 2)
+    one = rng.choice((0, 0, rng.randint(0, total)))             # how many are of the first sort
+    by_color = rng.random() < .5
+    things = []
+    for i, (x, y, r, big) in enumerate(places):
+        shape, color = shapes[not by_color and i < one], colors[by_color and i < one]
+        things.append(Thing(shape, color, x, y, r, big, turn_of(rng, shape)))
+    paint(sheet, things)
+    number = lambda n: sentence(NUMBERS[n]) if n else "None."
+    out = sheet.asks
+    out.append(("count", q("count", x=rng.choice(("shapes", "objects", "things"))), number(total)))
+    for shape in shapes:
+        out.append(("count", q("count", x=plural(shape)), number(sum(t.shape == shape for t in things))))
+    for color in colors:
+        x = f"{color} {rng.choice(('shapes', 'things'))}"
+        out.append(("count", q("count", x=x), number(sum(t.color == color for t in things))))
+    if 0 < one < total and not by_color:
+        n = sum(t.shape == shapes[1] for t in things)
+        if n != total - n:
+            out.append(("count", q("more_of", x=plural(shapes[0]), y=plural(shapes[1])),
+                        sentence(f"more {plural(shapes[1] if 2 * n > total else shapes[0])}")))
+    return sheet
+
+
+# ------------------------------------------------------------------------------------------------ text
+
+def a_font(rng):
+    """A font's file name; at level 0 one of the first three, at level 1 any."""
+    return rng.choice(FONT_ORDER[:max(3, round(rng.level * len(FONT_ORDER)))])
+
+
+def a_word(rng):
+    """A word of the vocabulary, in one of three cases."""
+    word = rng.choice(all_words() if rng.random() < .75 else
+                      words(rng.choice(("name", "city", "sign", "day", "month"))))
+    style = rng.random()
+    return word.lower() if style < .4 else word.capitalize() if style < .7 else word.upper()
+
+
+def a_number(rng, most=6):
+    """A number as people write them: 7, 42, 1995, 3.50, $12.99, 85%, 10:45."""
+    while True:
+        style = rng.random()
+        if style < .6:
+            text = str(rng.randrange(10 ** rng.randint(1, most)))
+        elif style < .8:
+            text = f"{rng.choice(('', '$'))}{rng.randrange(100)}.{rng.randrange(100):02}"
+        elif style < .9:
+            text = f"{rng.randrange(101)}%"
+        else:
+            text = f"{rng.randrange(24)}:{rng.randrange(60):02}"
+        if len(text) < 3 or is_held_out(text) == rng.new_numbers:
+            return text
+
+
+def a_code(rng, longest=6):
+    """Random letters and digits, which only spelling can tell."""
+    pool = rng.choice(("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"))
+    return "".join(rng.choice(pool) for _ in range(rng.randint(1, longest)))
+
+
+def spelled(text):
+    return " ".join(text.replace(" ", ""))
+
+
+def fit(sheet, text, name, size, width):
+    """The largest size up to `size` at which a text is no wider than width (model pixels)."""
+    actual = sheet.width(text, name, size)
+    return size if actual <= width else size * width / actual
+
+
+def draw_words(rng, w, h, k):
+    """One to four lines of words or numbers, each with its own font, size and colour."""
+    q = functools.partial(ask, rng)
+    sheet = Sheet(rng, w, h, k=k, ground=rng.choice(("white", "white", "white", None)) if rng.level < .5 else None)
+    easy = rng.level < .3                               # one short line
+    rows = 1 if easy else rng.choice((1, 1, 2, 2, 3)) if h <= TILE else rng.choice((1, 2, 3, 3, 4, 5))
+    colors = colors_on(sheet.ground, 160)
+    colors = rng.sample(colors, min(len(colors), rows)) if rng.random() < .5 else [rng.choice(colors)]
+    same_face = a_font(rng) if rng.random() < .6 else None
+    texts, places, y = [], [], 0.0
+    least = 22 if easy else 15 if rng.level < .5 else 13
+    for i in range(rows):
+        sort = rng.random()
+        if easy:
+            sort = rng.choice((.6, .9))                 # only numbers and codes: each character must be looked at
+        text = a_word(rng) if sort < .5 else a_number(rng, 3 if easy else 6) if sort < .8 else \
+            a_code(rng, 3 if easy else 6)
+        if w > TILE and rng.random() < .35 and sort < .5:
+            text += " " + a_word(rng)
+        name = same_face or a_font(rng)
+        room = h / rows
+        size = fit(sheet, text, name, min(rng.uniform(least, max(least + 1, room * .85)), 70), w - 8)
+        size = max(size, min(least, 13))
+        wide = sheet.width(text, name, size)
+        x = rng.uniform(3, max(3.1, w - 3 - wide))
+        top = y + rng.uniform(0, max(0.0, room - 1.25 * size))
+        color = colors[i % len(colors)]
+        sheet.text(x, top, text, name, size, tint(rng, color), "la", color)
+        texts.append((text, color))
+        places.append(sort)
+        y += room
+    whole = "\n".join(text for text, _ in texts)
+    coded = any(sort >= .8 for sort in places)
+    out = sheet.asks
+    out.append(("spell", q("spell"), "\n".join(spelled(text) for text, _ in texts)))
+    if rows == 1 and not coded:
+        out.append(("describe", q("describe"), f"The text {whole} in {colors[0]} on a {sheet.ground} background."
+                    .replace("a orange", "an orange")))
+    elif not coded:
+        out.append(("describe", q("describe"), sentence(f"{NUMBERS[rows]} lines of text")))
+    if not coded:
+        if rows == 1 and .5 <= places[0] < .8:
+            out.append(("number", q("read_number"), whole))
+        else:
+            out.append(("read", q("read"), whole))
+    plain = [(text, color) for (text, color), sort in zip(texts, places) if sort < .8]
+    shown = [text for text, _ in plain]
+    colors_used = [color for _, color in texts]
+    for text, color in plain:
+        out.append(("text_color", q("color_of_word", x=text), sentence(color)))
+        if colors_used.count(color) == 1 and rows > 1:
+            out.append(("read", q("word_color", c=color), text))
+    if rows > 1:
+        for place_name, index in (("top", 0), ("bottom", rows - 1)):
+            if places[index] < .8 and " " not in texts[index][0]:
+                out.append(("read", q("word_place", p=place_name), texts[index][0]))
+        if rows > 2 and rows % 2 and places[rows // 2] < .5 and " " not in texts[rows // 2][0]:
+            out.append(("read", q("word_place", p="middle"), texts[rows // 2][0]))
+    if shown and rng.random() < .5:
+        out.append(("has_text", q("has_word", x=rng.choice(shown)), "Yes."))
+    else:
+        other = rng.choice((a_word, a_word, a_number))(rng)
+        if other.lower() not in whole.lower():
+            out.append(("has_text", q("has_word", x=other), "No."))
+    return sheet
+
+
+def draw_page(rng, w, h, k):
+    """A page full of words, numbers and codes, each line in another font and size; at low levels black and large."""
+    plain, least = rng.random() > rng.level, 11 + 11 * (1 - rng.level)
+    sheet = Sheet(rng, w, h, "white" if plain else rng.choice(("white", "white", None)), k)
+    colors, y = ["black"] if plain else colors_on(sheet.ground, 160), rng.uniform(-3, 4)
+    while y < h - 8:
+        size = rng.choice((rng.uniform(least, least + 7), rng.uniform(least, 40)))
+        name, color, x = a_font(rng), rng.choice(colors), rng.uniform(-4, 12)
+        ink = tint(rng, color)
+        while x < w - 8:
+            text = rng.choice((a_word, a_number, a_code))(rng)
+            sheet.text(x, y, text, name, size, ink, "la", color)
+            x += sheet.width(text, name, size) + size * rng.uniform(.25, 1)
+        y += size * rng.uniform(1.15, 1.6)
+    return sheet
+
+
+def draw_crowd(rng, w, h, k):
+    """Many shapes of all sorts."""
+    sheet = Sheet(rng, w, h, k=k)
+    paint(sheet, make_things(rng, sheet, rng.randint(3, 9), 0.0, .25, unique=False))
+    return sheet
+
+
+def price(rng, most=30):
+    while True:
+        text = f"{rng.randrange(1, most)}.{rng.randrange(100):02}"
+        if is_held_out(text) == rng.new_numbers:
+            return text
+
+
+def a_date(rng):
+    month = words("month")[rng.randrange(12)]
+    return rng.choice((f"{month} {rng.randint(1, 28)}", f"{rng.randint(1, 28)} {month}",
+                       f"{rng.randint(1, 28):02}/{rng.randint(1, 12):02}/20{rng.randint(10, 29)}"))
+
+
+def paper_of(rng, w, h, k):
+    """A light sheet and a dark ink for a document."""
+    sheet = Sheet(rng, w, h, "white", k)
+    if rng.random() < .25:
+        sheet.paper = (rng.randint(235, 255), rng.randint(230, 250), rng.randint(205, 235))
+        sheet.image.paste(sheet.paper, (0, 0, *sheet.image.size))
+    return sheet, tuple(rng.randint(0, 60) for _ in range(3))
+
+
+def draw_receipt(rng, w, h, k):
+    """A shop's receipt: name, perhaps a date, items with prices, the total."""
+    q = functools.partial(ask, rng)
+    sheet, ink = paper_of(rng, w, h, k)
+    name = rng.choice(FONTS["mono"] + FONTS["plain"][:5])
+    count = rng.randint(2, 4 if h <= TILE else 5)
+    items = rng.sample(words("food") + words("thing"), count)
+    prices = [price(rng) for _ in items]
+    cents = sum(round(float(p) * 100) for p in prices)
+    total = f"{cents // 100}.{cents % 100:02}"
+    shop = " ".join(rng.sample(words("shop"), 2))
+    date = a_date(rng) if h > TILE and rng.random() < .6 else None
+    caps = rng.random()
+    show = str.upper if caps < .3 else str.capitalize if caps < .8 else str.lower
+    lines = 2 + count + (date is not None)
+    margin = rng.uniform(6, 12) if w <= TILE else rng.uniform(10, 50)
+    step = min((h - 8) / lines, rng.uniform(20, 32))
+    size = min(step * .78, 18 if w > TILE else 15)
+    widest = max(sheet.width(f"{show(item)}  {p}", name, size) for item, p in zip(items, prices))
+    size *= min(1.0, (w - 2 * margin) / widest)
+    y = rng.uniform(3, max(3.1, h - 4 - step * lines))
+    sheet.text(w / 2, y, shop, name, min(size * 1.15, fit(sheet, shop, name, size * 1.3, w - 8)), ink, "ma")
+    y += step
+    if date:
+        sheet.text(w / 2, y, date, name, size, ink, "ma")
+        y += step
+    for item, p in zip(items, prices):
+        sheet.text(margin, y, show(item), name, size, ink)
+        sheet.text(w - margin, y, p, name, size, ink, "ra")
+        y += step
+    sheet.line(margin, y - 1, w - margin, y - 1, ink)
+    label = rng.choice(("Total", "TOTAL", "Total"))
+    sheet.text(margin, y + 1, label, name, size, ink)
+    sheet.text(w - margin, y + 1, total, name, size, ink, "ra")
+    out = sheet.asks
+    out.append(("receipt", q("total"), total))
+    out.append(("receipt", q("shop"), shop))
+    out.append(("receipt", q("items"), sentence(NUMBERS[count])))
+    if date:
+        out.append(("receipt", q("date"), date))
+    for item, p in zip(items, prices):
+        out.append(("receipt", q("price", x=item), p))
+        if prices.count(p) == 1 and rng.random() < .3:
+            out.append(("receipt", q("costs", x=p), sentence(item)))
+    out.append(("describe", q("describe"), f"A receipt from {shop} with {NUMBERS[count]} items."))
+    order = sorted(zip(map(float, prices), items))
+    if order[-1][0] - order[-2][0] > .5:
+        out.append(("receipt", q("dearest"), sentence(order[-1][1])))
+    if order[1][0] - order[0][0] > .5:
+        out.append(("receipt", q("cheapest"), sentence(order[0][1])))
+    other = rng.choice([item for item in words("food") if item not in items])
+    out.append(("absent", q("price", x=other), f"There is no {other} on the receipt."))
+    pairs = "\n".join(f"{show(item)} {p}" for item, p in zip(items, prices))
+    out.append(("read", q("read"), f"{shop}\n" + (f"{date}\n" if date else "") + f"{pairs}\n{label} {total}"))
+    return sheet
+
+
+def draw_label(rng, w, h, k):
+    """A sign, a name badge, a price tag, a parcel's label: a few fields, one below the other."""
+    q = functools.partial(ask, rng)
+    sort = rng.random()
+    out = []
+    if sort < .3:                                                                   # a sign
+        ground = rng.choice(("red", "blue", "green", "yellow", "black", "white", "orange"))
+        sheet = Sheet(rng, w, h, ground, k)
+        text = rng.choice(words("sign"))
+        if rng.random() < .4 and h >= TILE:
+            text = text + "\n" + rng.choice(words("sign"))
+        color = rng.choice(colors_on(ground, 220, ("white", "black", "yellow")))
+        name = rng.choice(FONTS["plain"] + FONTS["fancy"])
+        rows = text.split("\n")
+        for i, row in enumerate(rows):
+            size = fit(sheet, row, name, min(60, h * .7 / len(rows)) * rng.uniform(.6, 1), w - 16)
+            sheet.text(w / 2, h * (i + .5) / len(rows), row, name, size, tint(rng, color, 5), "mm", color)
+        if rng.random() < .5:
+            sheet.box(4, 4, w - 5, h - 5, None, tint(rng, color, 5), 2)
+        out = [("label", q("sign"), text),
+               ("describe", q("describe"), f"{sentence(an(ground) + ' sign')[:-1]} that says {' '.join(rows)}."),
+               ("text_color", q("color_of_word", x=rows[0]), sentence(color)),
+               ("color", q("ground"), sentence(ground))]
+        sheet.asks = out
+        return sheet
+    if sort < .55:
+        fields = {"name": f"{rng.choice(words('name'))} {rng.choice(words('name'))}", "city": rng.choice(words("city")),
+                  "room": str(rng.randint(1, 499)), "phone": f"{rng.randrange(100, 1000)}-{rng.randrange(1000, 10000)}"}
+    elif sort < .8:
+        product = f"{rng.choice(words('adjective'))} {rng.choice(words('food') + words('thing'))}".capitalize()
+        fields = {"product": product,
+                  "price": "$" + price(rng, 100), "weight": f"{rng.randrange(1, 20) * 50} g",
+                  "size": rng.choice(("small", "medium", "large")), "code": str(rng.randrange(1000, 100000))}
+    else:
+        fields = {"city": rng.choice(words("city")), "date": a_date(rng), "seat": str(rng.randint(1, 40)),
+                  "time": f"{rng.randrange(24)}:{rng.randrange(60):02}", "gate": str(rng.randint(1, 60))}
+    sheet, ink = paper_of(rng, w, h, k)
+    keys = list(fields)
+    most = 3 if h <= TILE else 5
+    kept = rng.sample(keys, min(len(keys), rng.randint(2, most)))
+    keys = [key for key in keys if key in kept]
+    name = a_font(rng)
+    step = min((h - 10) / len(keys), 44)
+    y = rng.uniform(4, max(4.1, h - 4 - step * len(keys)))
+    if rng.random() < .4:
+        sheet.box(2, 2, w - 3, h - 3, None, ink)
+    for key in keys:
+        row = f"{key.capitalize()}: {fields[key]}"
+        size = fit(sheet, row, name, min(step * .75, rng.uniform(14, 26)), w - 16)
+        sheet.text(8, y, row, name, size, ink)
+        out.append(("label", q("field", x=key), fields[key]))
+        y += step
+    others = ("name", "city", "price", "date", "time", "phone", "weight", "room")
+    other = rng.choice([key for key in others if key not in keys])
+    out.append(("absent", q("field", x=other), f"There is no {other} given."))
+    out.append(("read", q("read"), "\n".join(f"{key.capitalize()}: {fields[key]}" for key in keys)))
+    sheet.asks = out
+    return sheet
+
+
+def draw_chart(rng, w, h, k):
+    """A bar chart: three to five named bars with their values written on them."""
+    q = functools.partial(ask, rng)
+    sheet, ink = paper_of(rng, w, h, k)
+    count = rng.randint(3, 4 if w <= TILE else 5)
+    name = rng.choice(FONTS["plain"][:5])
+    pool = rng.choice((words("food"), words("name"), words("animal"), words("city"), tuple(d[:3] for d in words("day")),
+                       tuple(m[:3] for m in words("month")), tuple("ABCDEFG")))
+    size = 13 if w <= TILE else rng.uniform(13, 16)
+    slot = (w - 12) / count
+    pool = [word for word in pool if sheet.width(word.capitalize(), name, size) < slot - 3]
+    if len(pool) < count:
+        pool = tuple("ABCDEFG")
+    bars = [word.capitalize() for word in rng.sample(pool, count)]
+    values = rng.sample(range(5, 100), count)
+    if min(abs(a - b) for i, a in enumerate(values) for b in values[:i]) < 5:
+        values = [10 + 9 * v for v in rng.sample(range(10), count)]
+    title = rng.choice(("Sales", "Votes", "Points", "Visitors", "Books", "Hours", "Goals", "Cars"))
+    if h <= TILE and rng.random() < .5:
+        title = None
+    top = 4 + (1.4 * size if title else 0)
+    base = h - 1.5 * size
+    if title:
+        sheet.text(w / 2, 3, title, name, size * 1.1, ink, "ma")
+    one = rng.random() < .4
+    colors = [rng.choice(colors_on("white"))] * count if one else rng.sample(colors_on("white"), count)
+    tall = base - top - 1.3 * size
+    written = rng.random() < .8
+    for i, (bar, value, color) in enumerate(zip(bars, values, colors)):
+        x = 6 + slot * (i + .5)
+        y = base - tall * value / max(values)
+        sheet.box(x - slot * .32, y, x + slot * .32, base, tint(rng, color))
+        sheet.marks.append(("bar", color, x, (y + base) / 2, slot * .32, (base - y) / 2))
+        if written:
+            sheet.text(x, y - 1, str(value), name, size, ink, "md")
+        sheet.text(x, base + 2, bar, name, size, ink, "ma")
+    sheet.line(4, base, w - 4, base, ink)
+    out = sheet.asks
+    best, worst = bars[values.index(max(values))], bars[values.index(min(values))]
+    out.append(("chart", q("tallest"), best))
+    out.append(("chart", q("shortest"), worst))
+    out.append(("chart", q("bars"), sentence(NUMBERS[count])))
+    a, b = rng.sample(range(count), 2)
+    out.append(("chart", q("more", x=bars[a], y=bars[b]), bars[a] if values[a] > values[b] else bars[b]))
+    for bar, value, color in zip(bars, values, colors):
+        if written:
+            out.append(("chart", q("bar", x=bar), str(value)))
+        if not one:
+            out.append(("chart", q("bar_color", x=bar), sentence(color)))
+    out.append(("describe", q("describe"), f"A bar chart with {NUMBERS[count]} bars, the tallest is {best}."))
+    if title:
+        out.append(("chart", q("title"), title))
+    if written:
+        rows = [f"{bar} {value}" for bar, value in zip(bars, values)]
+        out.append(("read", q("read"), "\n".join(([title] if title else []) + rows)))
+    return sheet
+
+
+def draw_table(rng, w, h, k):
+    """A table of two to five rows: a name and one or two columns."""
+    q = functools.partial(ask, rng)
+    sheet, ink = paper_of(rng, w, h, k)
+    rows = rng.randint(2, 3 if h <= TILE else 5)
+    makers = {"age": lambda: str(rng.randint(18, 90)), "city": lambda: rng.choice(words("city")),
+              "score": lambda: str(rng.randint(10, 99)), "room": lambda: str(rng.randint(100, 499)),
+              "sport": lambda: rng.choice(("tennis", "soccer", "golf", "chess", "dance", "running")),
+              "pet": lambda: rng.choice(("cat", "dog", "horse", "rabbit", "bird", "fish")),
+              "color": lambda: rng.choice(tuple(COLORS))}
+    columns = rng.sample(sorted(makers), 1 if w <= TILE or rng.random() < .3 else 2)
+    names = rng.sample(words("name"), rows)
+    cells = [[makers[column]() for column in columns] for _ in names]
+    face = rng.choice(FONTS["plain"] + FONTS["serif"][:3])
+    step = min((h - 6) / (rows + 1), rng.uniform(24, 40))
+    size = min(step * .62, 17)
+    table = [["Name"] + [column.capitalize() for column in columns]] + [[n] + row for n, row in zip(names, cells)]
+    widths = [max(sheet.width(row[i], face, size) for row in table) + 9 for i in range(len(columns) + 1)]
+    scale = min(1.0, (w - 6) / sum(widths))
+    size *= scale
+    stretch = min((w - 6) / (sum(widths) * scale), rng.uniform(1, 1.6))
+    widths = [x * scale * stretch for x in widths]
+    x0, y0 = rng.uniform(2, max(2.1, w - 3 - sum(widths))), rng.uniform(2, max(2.1, h - 3 - step * len(table)))
+    head = tuple(rng.randint(190, 235) for _ in range(3))
+    sheet.box(x0, y0, x0 + sum(widths), y0 + step, head)
+    for r, row in enumerate(table):
+        x = x0
+        for width, cell in zip(widths, row):
+            sheet.text(x + 4, y0 + step * (r + .5), cell, face, size, ink, "lm")
+            x += width
+    if rng.random() < .8:
+        for r in range(len(table) + 1):
+            sheet.line(x0, y0 + step * r, x0 + sum(widths), y0 + step * r, ink)
+        x = x0
+        for width in widths + [0]:
+            sheet.line(x, y0, x, y0 + step * len(table), ink)
+            x += width
+    out = sheet.asks
+    for n, row in zip(names, cells):
+        for column, cell in zip(columns, row):
+            out.append(("table", q("cell", x=n, y=column), cell))
+            if [r[columns.index(column)] for r in cells].count(cell) == 1 and rng.random() < .4:
+                out.append(("table", q("row_of", y=column, v=cell), n))
+    out.append(("table", q("rows"), sentence(NUMBERS[rows])))
+    out.append(("describe", q("describe"), f"A table with the names {', '.join(names[:-1])} and {names[-1]}."))
+    other = rng.choice([n for n in words("name") if n not in names])
+    out.append(("absent", q("cell", x=other, y=columns[0]), f"There is no {other} in the table."))
+    out.append(("read", q("read"), "\n".join(" ".join(row) for row in table)))
+    return sheet
+
+
+def draw_fine(rng, w, h, k):
+    """A scene or a big word, and a line of small print: at half size, in the global picture, nobody could read it."""
+    q = functools.partial(ask, rng)
+    sheet = Sheet(rng, w, h, rng.choice(("white", "white", "yellow", "pink", "gray")), k)
+    name = rng.choice(FONTS["plain"][:6] + FONTS["mono"][:1])
+    size = rng.uniform(11.5, 14)
+    sort = rng.random()
+    text = (f"{rng.choice(('Code', 'No', 'Lot', 'Nr'))} {rng.randrange(100, 100000)}" if sort < .5 else
+            " ".join(a_word(rng) for _ in range(2)) if sort < .8 else a_number(rng))
+    wide = sheet.width(text, name, size)
+    low = rng.random() < .6
+    x = rng.uniform(3, max(3.1, w - 3 - wide))
+    y = h - size * 1.5 if low else 3
+    unit = min(w, h)
+    band = 1.8 * size / unit
+    room = (0, 0 if low else band, w / unit, h / unit - (band if low else 0))
+    things = make_things(rng, sheet, rng.choice((1, 2)), big_share=.7, room=room)
+    paint(sheet, things)
+    sheet.text(x, y, text, name, size, tuple(rng.randint(0, 50) for _ in range(3)))
+    out = sheet.asks
+    out.append(("fine", q("fine"), text))
+    out.append(("fine", q("fine"), text))
+    out.append(("read", q("read"), text))
+    for t in things:
+        out.append(("color", q("color", x=t.shape), sentence(t.color)))
+        out.append(("shape", q("shape", c=t.color), sentence(an(t.shape))))
+    out.append(("describe", q("describe"), describe(sheet, things)[:-1] + f". The text says {text}."))
+    return sheet
+
+
+# ------------------------------------------------------------------------------------------------ several pictures
+
+def draw_pair(rng, w, h, k):
+    """Two scenes, the second a changed copy of the first or another one: (pictures, asks)."""
+    q = functools.partial(ask, rng)
+    first = Sheet(rng, w, h, k=k)
+    things = make_things(rng, first, rng.choice((1, 2, 2, 3)), big_share=.7)
+    second = Sheet(rng, w, h, first.ground, k)
+    others = [Thing(**vars(t)) for t in things]
+    asks, change = [], rng.choice(("none", "color", "shape", "gone", "count", "other"))
+    t = rng.choice(others)
+    free_colors = [c for c in colors_on(first.ground) if c not in [o.color for o in things]]
+    free_shapes = [s for s in SHAPES if s not in [o.shape for o in things]]
+    said = None
+    if change == "color":
+        before, t.color = t.color, rng.choice(free_colors)
+        said = f"The {t.shape} is {before} in the first picture and {t.color} in the second."
+    elif change == "shape":
+        before, t.shape = t.name(), rng.choice(free_shapes)
+        said = f"The {before} became {an(t.shape)}."
+    elif change == "gone" and len(others) > 1:
+        others.remove(t)
+        said = f"The {t.name()} is missing in the second picture."
+    elif change in ("count", "other"):
+        others = make_things(rng, second, rng.choice((1, 2, 3)), big_share=.7)
+    if change == "count":                               # only one sort of shape, more of it here or there
+        shape, color = rng.choice(SHAPES), rng.choice(colors_on(first.ground))
+        unit = min(w, h)
+        counts = rng.sample(range(1, 6), 2)
+        sides = []
+        for n in counts:
+            sides.append([Thing(shape, color, x, y, r, big, turn_of(rng, shape))
+                          for x, y, r, big in place(rng, n, w / unit, h / unit, 0.0)])
+        things, others = sides
+        if len(things) != len(others):
+            asks.append(("compare", q("more_in", x=plural(shape)), "The first picture." if len(things) > len(others)
+                         else "The second picture."))
+        asks.append(("compare", q("same"), "No."))
+    paint(first, things)
+    paint(second, others)
+    if change != "count":
+        same = change == "none" or (change == "gone" and said is None)
+        asks.append(("compare", q("same"), "Yes." if same else "No."))
+        if said or same:
+            asks.append(("compare", q("change"), said or "Nothing."))
+        asks.append(("compare", q("in_picture", n="first"), describe(first, things)))
+        asks.append(("compare", q("in_picture", n="second"), describe(second, others)))
+        a, b = {t.name() for t in things}, {t.name() for t in others}
+        for name in sorted(a ^ b):
+            asks.append(("compare", q("which_has", a=an(name)), f"The {'first' if name in a else 'second'} picture."))
+    return [first, second], asks
+
+
+TO = {"left": "to the left", "right": "to the right"}
+WAYS = {"right": (1, 0), "left": (-1, 0), "down": (0, 1), "up": (0, -1)}
+
+
+def draw_clip(rng, w, h, k, frames=4):
+    """Frames of a film: one shape moves, perhaps others stay: (pictures, asks)."""
+    q = functools.partial(ask, rng)
+    ground = Sheet(rng, w, h, k=k)
+    colors, shapes = rng.sample(colors_on(ground.ground), 3), rng.sample(SHAPES, 3)
+    way = rng.choice(tuple(WAYS))
+    dx, dy = WAYS[way]
+    r, across = rng.uniform(.11, .16), rng.uniform(.22, .78)
+    begin, end = rng.uniform(.18, .32), rng.uniform(.65, .82)
+    if dx + dy < 0:
+        begin, end = end, begin
+    still = []
+    for i in range(rng.choice((0, 1, 1, 2))):
+        s = rng.uniform(.08, .12)
+        away = rng.uniform(.1, .9)
+        side = across + (.34 if across < .5 else -.34) if i == 0 else None
+        if side is not None and .1 < side < .9:
+            x, y = (away, side) if dx else (side, away)
+            still.append(Thing(shapes[i + 1], colors[i + 1], x, y, s, False, 0.0))
+    mover_color, shade = tint(rng, colors[0]), ground.paper
+    pictures = []
+    for i in range(frames):
+        sheet = Sheet(rng, w, h, ground.ground, k)
+        sheet.paper = shade
+        sheet.image.paste(shade, (0, 0, *sheet.image.size))
+        at = begin + (end - begin) * i / (frames - 1)
+        x, y = (at, across) if dx else (across, at)
+        paint(sheet, still)
+        sheet.shape(x * w, y * h, r * min(w, h), shapes[0], mover_color)
+        sheet.marks.append((shapes[0], colors[0], x * w, y * h, .8 * r * min(w, h), .8 * r * min(w, h)))
+        pictures.append(sheet)
+    name = f"{colors[0]} {shapes[0]}"
+    to = TO.get(way, way)
+    asks = [("clip", q("moves"), sentence(f"the {name}")), ("clip", q("way", x=shapes[0]), sentence(to)),
+            ("clip", q("happens"), sentence(f"{an(name)} moves {to}")),
+            ("clip", q("color", x=shapes[0]), sentence(colors[0]))]
+    for t in still[:1]:
+        asks.append(("clip", q("stays"), sentence(f"the {t.name()}")))
+    wrong = rng.choice([other for other in WAYS if other != way])
+    true = rng.random() < .5
+    asks.append(("clip", q("moves_so", x=shapes[0], s=to if true else TO.get(wrong, wrong)), "Yes." if true else "No."))
+    return pictures, asks
+
+
+# ------------------------------------------------------------------------------------------------ samples
+
+# How often each drawing is made, for each kind of sample.
+MIX = {
+    "eye": ((draw_page, 3), (draw_crowd, 1.5)),
+    "tile": ((draw_scene, 4), (draw_count, 2), (draw_words, 10), (draw_label, 3), (draw_receipt, 1), (draw_chart, 1),
+             (draw_table, 1)),
+    "wide": ((draw_scene, 3), (draw_count, 1.5), (draw_words, 6), (draw_label, 3), (draw_receipt, 1), (draw_chart, 2),
+             (draw_table, 2), (draw_fine, 2)),
+    "tall": ((draw_scene, 2), (draw_count, 1), (draw_words, 5), (draw_label, 2), (draw_receipt, 5), (draw_table, 1),
+             (draw_fine, 2)),
+    "square": ((draw_scene, 4), (draw_count, 2), (draw_words, 5), (draw_label, 2), (draw_receipt, 3), (draw_chart, 3),
+               (draw_table, 3), (draw_fine, 3)),
+}
+
+
+def sample(rng, kind, only=None, own_size=.15):
+    """Draws one Sample of a kind (see KINDS) with a Dice.
+
+    only: draw with this function. own_size: the share of split pictures that are drawn at any size, for the model's
+    own resizing to bring to size; the others are drawn so that nothing is resized but the global picture."""
+    count, split, w, h = KINDS[kind]
+    k = 1.0
+    if split and rng.random() < own_size:
+        if kind == "wide":
+            w, h = EDGE, rng.randint(round(.35 * EDGE), TILE)
+        elif kind == "tall":
+            w, h = rng.randint(round(.35 * EDGE), TILE), EDGE
+        elif rng.random() < .5:
+            w = rng.randint(round(.6 * EDGE), EDGE)
+        else:
+            h = rng.randint(round(.6 * EDGE), EDGE)
+        k = rng.uniform(.8, 2.3)
+        if kind in ("wide", "tall"):
+            h, w = (h - h % 2, w) if kind == "wide" else (h, w - w % 2)
+    if kind.startswith("pair"):
+        sheets, asks = draw_pair(rng, w, h, k)
+    elif kind in ("frames", "film"):
+        sheets, asks = draw_clip(rng, w, h, k)
+    else:
+        draw = only or rng.choices(*zip(*MIX[kind]))[0]
+        sheet = draw(rng, w, h, k)
+        sheets, asks = [sheet], sheet.asks
+    harsh = .9 * rng.level if not any(skill == "fine" for skill, _, _ in asks) else .25
+    taken = [weather(rng, sheet.image, harsh, turn=count < 4) for sheet in sheets]
+    marks = [turned(sheet, angle) for sheet, (_, angle) in zip(sheets, taken)]
+    return Sample([picture for picture, _ in taken], split, kind == "film", asks, marks)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Draws samples of the training pictures, to look at.")
+    parser.add_argument("out", help="a folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=24)
+    parser.add_argument("--kind", choices=KINDS)
+    a = parser.parse_args()
+    os.makedirs(a.out, exist_ok=True)
+    for i in range(a.count):
+        rng = Dice(f"{a.seed}/{i}")
+        kind = a.kind or list(KINDS)[i % len(KINDS)]
+        s = sample(rng, kind)
+        for j, picture in enumerate(s.pictures):
+            picture.save(os.path.join(a.out, f"{i:03}-{kind}-{j}.png"))
+        print(f"{i:03} {kind} {s.pictures[0].size}")
+        for skill, question, answer in s.asks:
+            print(f"    {skill:10} {question!r} -> {answer!r}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,647 @@
+#!/usr/bin/env python3
+"""Trains the demo model: a SmolVLM small enough for two CPU cores, on pictures that draw.py draws.
+
+    python demo/train.py WORKDIR                trains, or goes on where WORKDIR/last.pt ends
+    python demo/train.py WORKDIR --save DIR     writes the Hugging Face directory DIR (bf16)
+
+    draw.sample ──> make_batch ──> pixels [tiles, 3, T, T], ids [batch, L], seg, positions, targets, hints
+        see:    vision_model ──> connector ──> [tiles, 36, text width] ──> hint_loss
+        read:   embed_tokens, image tokens among them ──> text_model ──> rows of the answers ──> answer_loss
+
+What a picture costs (multiply-adds of the forward pass; the backward pass is twice as many):
+
+    a tile     144 patches of 12 x 12 pixels x (4 layers x 197 k weights + attention)         = 0.13 G
+    its tokens  36 in the decoder x (6 layers x 213 k weights) + the connector                = 0.05 G
+    questions  about 110 tokens x the same, and 40 answer tokens x 5,000 candidate words      = 0.17 G
+    a picture of 2 x 2 tiles: 5 x 0.18 + 0.17 = 1.1 G, so 6.6 G operations with the backward pass
+
+One core of an AMD EPYC (AVX2, 70 G operations a second in products of this size) takes 0.16 s for it, 0.046 s for a
+single tile with its questions, 0.016 s for a tile of the eye's first lessons, and 0.003 s to draw a tile: on two cores
+12, 43 and 100 a second, a million tiles with questions in six hours.
+
+Three things make that affordable. All questions about a picture share one pass over it: the picture's tokens come
+first, every question sees them and itself but not its neighbours (mask and positions in make_batch), so each is trained
+exactly as it is asked later, alone. Only the rows of the answers go through the head, against the words that answers
+are made of and a random thousand others (candidates). And on a CPU each core is a process of its own with whole
+batches (Team), since at this width two threads on one product mostly wait for each other.
+
+A batch is a function of (seed, number) alone, so going on after an interruption needs only the number of steps done.
+"""
+import argparse
+import contextlib
+import functools
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import time
+from collections import defaultdict
+
+import numpy as np
+import torch
+import torch.multiprocessing as mp
+from PIL import Image
+from tokenizers import Tokenizer
+from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+
+import draw
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PUBLISHED = os.path.join(HERE, "..", "tests", "published")      # SmolVLM2's own tokenizer and chat template
+TILE, PATCH, SHUFFLE = draw.TILE, 12, 2
+TOKENS = (TILE // PATCH // SHUFFLE) ** 2                        # image tokens of a tile: 36
+VISION = dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512)
+TEXT = dict(hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, intermediate_size=432,
+            head_dim=32)
+VOCABULARY = 49280
+ROOM = {"tile": 112, "wide": 128, "tall": 144, "square": 144, "pair_tile": 128, "pair_wide": 128, "pair_square": 128,
+        "frames": 96, "film": 96}                               # tokens for the questions about one sample
+RATE, MUON_RATE, WARM_UP, CLIP, DECAY_WEIGHTS = 1.5e-3, 6e-3, 100, 1.0, 0.02
+
+# The lessons: until which share of all steps, level of difficulty (draw.sample), how often which kind of sample.
+LESSONS = (
+    (.008, .2, {"eye": 1}),
+    (.030, .2, {"tile": 3, "eye": 1}),
+    (.060, .4, {"tile": 3, "eye": 1}),
+    (.130, .6, {"tile": 5, "eye": 1}),
+    (.25, .8, {"tile": 8, "wide": 1, "tall": 1, "square": .5, "pair_tile": .5, "frames": .3}),
+    (1.0, 1., {"tile": 3, "wide": 2, "tall": 2, "square": 4, "pair_tile": .7, "pair_wide": .2, "pair_square": .3,
+               "frames": .5, "film": .3}),
+)
+HINT, HINT_UNTIL = 1.0, .35     # weight of hint_loss: full until this share of the steps, nothing at twice that
+READING_FIRST = .13         # until this share of the steps two thirds of the tiles are words and numbers to read
+
+
+# ------------------------------------------------------------------------------------------------ the model
+
+def make_config():
+    """The model's configuration, as HF's class takes it."""
+    vision = dict(VISION, image_size=TILE, patch_size=PATCH)
+    text = dict(TEXT, model_type="llama", vocab_size=VOCABULARY, max_position_embeddings=4096, pad_token_id=2,
+                rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+                tie_word_embeddings=True)
+    return SmolVLMConfig(vision_config=vision, text_config=text, scale_factor=SHUFFLE, image_token_id=49190,
+                         tie_word_embeddings=True, pad_token_id=2)
+
+
+def make_model(seed):
+    """The untrained model. At this width HF's standard deviation of 0.02 learns nothing for hours: each matrix gets
+    1 / sqrt(columns) here, about 0.09, so that no layer begins idle."""
+    torch.manual_seed(seed)
+    model = SmolVLMForConditionalGeneration(make_config())
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim > 1:
+                p.normal_(0, .08 if "embed" in name and "patch" not in name else p[0].numel() ** -.5)
+    model.hints = torch.nn.Linear(TEXT["hidden_size"], sum(HINTS))      # see hint_loss; no part of what is saved
+    return model
+
+
+# ------------------------------------------------------------------------------------------------ pictures to tiles
+
+def rescale(image, width, height):
+    """Pillow's LANCZOS, or nothing where the size is right already (which is what it would do)."""
+    return image if image.size == (width, height) else image.resize((width, height), Image.LANCZOS)
+
+
+def tiles_of(image, split):
+    """SmolVLMImageProcessorPil's steps on one RGB picture: (rows, columns, uint8 [rows * columns + 1, 3, T, T]).
+
+    The longest edge to draw.EDGE; both edges up to multiples of a tile; the tiles row by row, then the whole picture
+    in one tile. Not split: the whole picture only, and 0 rows and columns."""
+    width, height = image.size
+    if width >= height:
+        width, height = draw.EDGE, int(draw.EDGE / (width / height))
+        height += height % 2
+    else:
+        width, height = int(draw.EDGE * (width / height)), draw.EDGE
+        width += width % 2
+    image = rescale(image, max(width, 1), max(height, 1))
+    rows = columns = 0
+    if split:
+        width, height = image.size
+        if width >= height:
+            height = math.ceil(int(math.ceil(width / TILE) * TILE / (width / height)) / TILE) * TILE
+            width = math.ceil(width / TILE) * TILE
+        else:
+            width = math.ceil(int(math.ceil(height / TILE) * TILE * (width / height)) / TILE) * TILE
+            height = math.ceil(height / TILE) * TILE
+        image = rescale(image, width, height)
+        rows, columns = height // TILE, width // TILE
+    whole = np.asarray(rescale(image, TILE, TILE))[None]
+    tiles = whole if not split else np.concatenate([np.asarray(image).reshape(rows, TILE, columns, TILE, 3)
+                                                    .swapaxes(1, 2).reshape(-1, TILE, TILE, 3), whole])
+    return rows, columns, tiles.transpose(0, 3, 1, 2)
+
+
+# ------------------------------------------------------------------------------------------------ what a token shows
+
+CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:$%/-"
+SHOWN = {c: i + 1 for i, c in enumerate(CHARACTERS)}
+SHAPES_SHOWN = {s: i + 1 for i, s in enumerate(draw.SHAPES + ("bar",))}
+COLORS_SHOWN = {c: i + 1 for i, c in enumerate(draw.COLORS)}
+SLOTS = 4                                                       # characters of a token's 24 x 24 pixels, at most
+HINTS = [len(SHOWN) + 1] * SLOTS + [len(SHAPES_SHOWN) + 1, len(COLORS_SHOWN) + 1]   # classes of each label, 0 is none
+UNKNOWN = -100
+
+
+def squares(middle, half, count):
+    """The numbers of those of `count` equal parts of 0 ... 1 whose middles lie within middle +- half."""
+    return range(max(0, math.ceil((middle - half) * count - .5)), min(count, math.floor((middle + half) * count + .5)))
+
+
+def hints_of(marks, rows, columns):
+    """What each image token of a picture shows: int64 [tiles, 36, SLOTS + 2], in the order of tiles_of.
+
+    The first SLOTS labels are the characters whose middle lies in the token's square, in reading order; then the shape
+    and the colour of what covers the square's middle. UNKNOWN where characters are too many or too small to tell."""
+    side = TILE // PATCH // SHUFFLE
+    out = np.zeros((rows * columns + 1, side, side, len(HINTS)), np.int64)
+    grids = ([(0, rows, columns)] if rows else []) + [(rows * columns, 1, 1)]
+    for first, r, c in grids:
+        cells = defaultdict(list)
+        for what, color, x, y, half_w, half_h in marks:
+            if what in SHOWN:
+                u, v = int(x * c * side), int(y * r * side)
+                if 0 <= u < c * side and 0 <= v < r * side:
+                    cells[v, u].append((y, x, half_h * r * TILE, SHOWN[what], COLORS_SHOWN.get(color, 0)))
+            elif what in SHAPES_SHOWN:
+                for v in squares(y, half_h, r * side):
+                    for u in squares(x, half_w, c * side):
+                        out[first + v // side * c + u // side, v % side, u % side, SLOTS:] = (SHAPES_SHOWN[what],
+                                                                                              COLORS_SHOWN[color])
+        for (v, u), inside in cells.items():
+            label = out[first + v // side * c + u // side, v % side, u % side]
+            rows_of_text = sorted(inside)
+            top = rows_of_text[0][0]
+            height = 2 * rows_of_text[0][2] / (r * TILE)
+            rows_of_text.sort(key=lambda g: (g[0] - top > .6 * height, g[1]))
+            if len(inside) > SLOTS or min(g[2] for g in inside) < 4:
+                label[:SLOTS] = UNKNOWN
+            else:
+                label[:len(inside)] = [g[3] for g in rows_of_text]
+            label[-1] = rows_of_text[0][4] or UNKNOWN
+    return out.reshape(rows * columns + 1, side * side, len(HINTS))
+
+
+# ------------------------------------------------------------------------------------------------ prompts
+
+@functools.cache
+def tokenizer():
+    return Tokenizer.from_file(os.path.join(PUBLISHED, "tokenizer.json"))
+
+
+@functools.lru_cache(20000)
+def encode(text):
+    return tuple(tokenizer().encode(text, add_special_tokens=False).ids)
+
+
+def picture_text(rows, columns):
+    """What SmolVLMProcessor puts into the prompt for one picture."""
+    row = lambda r: "".join(f"<fake_token_around_image><row_{r}_col_{c}>" + "<image>" * TOKENS
+                            for c in range(1, columns + 1)) + "\n"
+    return ("".join(row(r) for r in range(1, rows + 1)) + ("\n" if rows else "")
+            + "<fake_token_around_image><global-img>" + "<image>" * TOKENS + "<fake_token_around_image>")
+
+
+def prefix_text(grids, clip):
+    """The prompt up to the question: pictures as [(rows, columns)]; clip: as the frames of a film, one a second."""
+    if not clip:
+        return "<|im_start|>User:" + "".join(picture_text(*grid) for grid in grids)
+    seconds = len(grids)
+    frames = "".join(f"\nFrame from 00:{i:02}:" + picture_text(0, 0) for i in range(len(grids)))
+    count = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")[len(grids)]
+    return (f"<|im_start|>User: You are provided the following series of {count} frames from a 0:00:{seconds:02} "
+            f"[H:MM:SS] video.\n{frames}\n\n")
+
+
+def question_text(question):
+    return question + "<end_of_utterance>\nAssistant:"
+
+
+def answer_text(answer):
+    return " " + answer + "<end_of_utterance>"
+
+
+# ------------------------------------------------------------------------------------------------ batches
+
+def lesson(share):
+    """(level, weights of the kinds) of the lesson at this share of all steps."""
+    return next((level, kinds) for until, level, kinds in LESSONS if share < until or until == 1.0)
+
+
+def pack(asks, rng, room):
+    """As many of the asks as fit into room tokens: [(skill, question ids, answer ids)]. Rare skills come first to
+    be packed as often as frequent ones, and the rest is chance."""
+    asks = list(asks)
+    rng.shuffle(asks)
+    seen, first, later = set(), [], []
+    for a in asks:
+        (later if a[0] in seen else first).append(a)
+        seen.add(a[0])
+    packed, used = [], 0
+    for skill, question, answer in first + later:
+        q, a = encode(question_text(question)), encode(answer_text(answer))
+        if used + len(q) + len(a) <= room:
+            packed.append((skill, q, a))
+            used += len(q) + len(a)
+    return packed
+
+
+def make_batch(seed, number, share, tiles):
+    """One batch: `tiles` tiles or as many samples as they make, all of one kind. A function of its arguments alone.
+
+    Returns pixels uint8 [tiles, 3, T, T], ids [B, L], seg [B, L] (0 the picture, 1.. its questions, -1 padding),
+    positions [B, L], where [N] (index into B * L of the position that predicts it), targets [N], answer [N] (which
+    answer it belongs to) and skills [answers]."""
+    rng = draw.Dice(f"{seed}/{number}")
+    rng.level, kinds = lesson(share)
+    kind = rng.choices(list(kinds), kinds.values())[0]
+    count, split, w, h = draw.KINDS[kind]
+    each = count * (1 if not split else 1 + math.ceil(w / TILE) * math.ceil(h / TILE))
+    only = draw.draw_words if kind == "tile" and share < READING_FIRST and rng.random() < .5 else None
+    batch = max(1, tiles // each)
+    pixels, hints, rows, skills = [], [], [], []
+    for _ in range(batch):
+        s = draw.sample(rng, kind, only)
+        cut = [tiles_of(p, split) if kind != "eye" else (0, 0, np.asarray(p).transpose(2, 0, 1)[None])
+               for p in s.pictures]
+        pixels += [c[2] for c in cut]
+        hints += [hints_of(marks, *c[:2]) for c, marks in zip(cut, s.marks)]
+        prefix = encode(prefix_text(tuple((c[0], c[1]) for c in cut), s.clip))
+        rows.append((prefix, pack(s.asks, rng, ROOM.get(kind, 0))))
+    length = max(len(prefix) + sum(len(q) + len(a) for _, q, a in packed) for prefix, packed in rows)
+    ids = np.full((batch, length), 2, np.int64)
+    seg = np.full((batch, length), -1, np.int16)
+    positions = np.zeros((batch, length), np.int64)
+    where, targets, answer = [], [], []
+    for b, (prefix, packed) in enumerate(rows):
+        at = len(prefix)
+        ids[b, :at], seg[b, :at], positions[b, :at] = prefix, 0, np.arange(at)
+        for i, (skill, q, a) in enumerate(packed):
+            n = len(q) + len(a)
+            ids[b, at:at + n], seg[b, at:at + n] = q + a, i + 1
+            positions[b, at:at + n] = len(prefix) + np.arange(n)
+            where += range(b * length + at + len(q) - 1, b * length + at + n - 1)
+            targets += a
+            answer += [len(skills)] * len(a)
+            skills.append(skill)
+            at += n
+    return dict(kind=kind, pixels=np.concatenate(pixels), hints=np.concatenate(hints), ids=ids, seg=seg,
+                positions=positions, where=np.array(where), targets=np.array(targets), answer=np.array(answer),
+                skills=skills)
+
+
+def answer_vocabulary(seed=1, count=3000):
+    """The ids that answers are made of, seen in so many drawn samples: [n] int64, sorted."""
+    ids = set(encode("<end_of_utterance>"))
+    names = [word for kind in ("name", "city", "sign", "day", "month", "shop") for word in draw.words(kind)]
+    for word in draw.all_words() + tuple(names):
+        for text in (word.lower(), word.capitalize(), word.upper()):
+            ids.update(encode(" " + text) + encode(f"\n{text}") + encode(text[:3]) + encode(" " + draw.spelled(text)))
+    rng = draw.Dice(seed)
+    for _ in range(count):
+        for _, _, answer in draw.sample(rng, rng.choice(("tile", "tile", "wide", "pair_tile", "film"))).asks:
+            ids.update(encode(answer_text(answer)))
+    return torch.tensor(sorted(ids))
+
+
+# ------------------------------------------------------------------------------------------------ the loss
+
+def see(model, batch, device):
+    """The image tokens of a batch's tiles, [tiles, 36, text width]."""
+    pixels = torch.from_numpy(batch["pixels"]).to(device).float().div_(127.5).sub_(1)
+    return model.model.connector(model.model.vision_model(pixels).last_hidden_state)
+
+
+def read(model, batch, features, device):
+    """The text model's output for a batch whose image tokens are `features`: [B * L, width]."""
+    ids, seg = torch.from_numpy(batch["ids"]).to(device), torch.from_numpy(batch["seg"]).to(device)
+    core, n = model.model, ids.shape[1]
+    embeddings = core.text_model.embed_tokens(ids)                                         # [B, L, width]
+    embeddings = embeddings.masked_scatter((ids == core.image_token_id)[..., None], features.to(embeddings.dtype))
+    key, query = seg[:, None, None, :], seg[:, None, :, None]
+    allowed = torch.ones(n, n, dtype=torch.bool, device=device).tril() & ((key == 0) | (key == query))
+    mask = torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, -1e30).to(embeddings.dtype)
+    return core.text_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False,
+                           position_ids=torch.from_numpy(batch["positions"]).to(device)).last_hidden_state.flatten(0, 1)
+
+
+def hint_loss(head, features, hints):
+    """The loss of telling from each image token alone what it shows, through a linear layer that is dropped later.
+
+    features [tiles, 36, width], hints [tiles, 36, labels]. The answers teach the eye only through the whole decoder,
+    which at first looks anywhere; this teaches it each letter where it stands. Squares that show nothing weigh a
+    twentieth. Returns (loss, the number of letters told right, the number of letters)."""
+    labels = hints.flatten(0, 1)
+    scores, total, right, letters = head(features.float()).flatten(0, 1).split(HINTS, 1), 0.0, 0, 0
+    for i, (score, label) in enumerate(zip(scores, labels.unbind(1))):
+        each = torch.nn.functional.cross_entropy(score, label, reduction="none", ignore_index=UNKNOWN)
+        weight = torch.where(label > 0, 1.0, .05) * (label != UNKNOWN)
+        total = total + (each * weight).sum() / weight.sum().clamp(min=1)
+        if i < SLOTS:
+            right += int(((score.argmax(1) == label) & (label > 0)).sum())
+            letters += int((label > 0).sum())
+    return total / len(HINTS), right, letters
+
+
+def answer_loss(model, batch, hidden, candidates, rng, device):
+    """(mean loss of the answers' tokens, each token's loss, whether each token has the highest score).
+
+    The softmax runs over the candidates, what the batch answers, and 1024 ids at random; the other ids' rows are
+    pushed down in their turn."""
+    hidden = hidden[torch.from_numpy(batch["where"]).to(device)].float()
+    targets = torch.from_numpy(batch["targets"])
+    others = torch.from_numpy(np.frombuffer(rng.randbytes(4 * 1024), np.uint32) % VOCABULARY)
+    chosen, index = torch.unique(torch.cat([targets, candidates, others.long()]), return_inverse=True)
+    index = index[:len(targets)].to(device)
+    logits = hidden @ model.lm_head.weight.index_select(0, chosen.to(device)).float().T     # [N, chosen]
+    losses = torch.nn.functional.cross_entropy(logits, index, reduction="none")
+    return losses.mean(), losses.detach().cpu().numpy(), (logits.detach().argmax(1) == index).cpu().numpy()
+
+
+def loss_of(model, batch, candidates, rng, device, hint):
+    """(answer_loss, if there are questions, + hint * hint_loss; {skill: [tokens' loss, tokens, right, answers]})."""
+    loss, counts = 0.0, {}
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        features = see(model, batch, device)
+        hidden = read(model, batch, features, device) if batch["skills"] else None
+    if batch["skills"]:
+        loss, losses, right = answer_loss(model, batch, hidden, candidates, rng, device)
+        counts = tally(batch, losses, right)
+    if hint:
+        hinted, right, letters = hint_loss(model.hints, features, torch.from_numpy(batch["hints"]).to(device))
+        loss = loss + hint * hinted
+        counts["(hints' loss)"] = np.array([0, 0, float(hinted.detach()), 1])
+        counts["(letters)"] = np.array([0, 0, right, letters])
+    return loss, counts
+
+
+def tally(batch, losses, right):
+    """{skill: [sum of the tokens' losses, tokens, answers wholly right, answers]}."""
+    table, n = defaultdict(lambda: np.zeros(4)), len(batch["skills"])
+    per_loss = np.bincount(batch["answer"], losses, n)
+    per_token = np.bincount(batch["answer"], minlength=n)
+    per_right = np.bincount(batch["answer"], right, n)
+    for i, skill in enumerate(batch["skills"]):
+        table[skill] += (per_loss[i], per_token[i], per_right[i] == per_token[i], 1)
+    return dict(table)
+
+
+# ------------------------------------------------------------------------------------------------ several processes
+
+class Team:
+    """Processes that share the model's weights and take the batches of a step from one counter.
+
+    Every member, the leader too, adds up the gradients of the batches it took; the leader adds the members' sums.
+    Whoever is slowed down by other work on the machine simply takes fewer batches."""
+
+    def __init__(self, model, members, work):
+        """work(number, share): computes one batch, adding to the gradients of model; returns its tally."""
+        self.model, self.members, self.work = model, members, work
+        self.parameters = list(model.parameters())
+        self.next = mp.Value("l", 0)
+        model.share_memory()
+        self.shared = [[torch.zeros_like(p).share_memory_() for p in self.parameters] for _ in range(members - 1)]
+        self.orders = [mp.Pipe() for _ in range(members - 1)]
+        for i in range(members - 1):
+            mp.Process(target=self.member, args=(i,)).start()
+
+    def take(self, end, share):
+        """Batches from the counter until `end`; returns their tallies."""
+        tallies = []
+        while True:
+            with self.next.get_lock():
+                number = self.next.value
+                if number >= end:
+                    return tallies
+                self.next.value += 1
+            tallies.append(self.work(number, share))
+
+    def member(self, i):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)            # the leader says when to end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.orders[i][0].close()                               # else the leader's death would go unnoticed
+        for p, grad in zip(self.parameters, self.shared[i]):
+            p.grad = grad
+        with contextlib.suppress(EOFError):
+            while order := self.orders[i][1].recv():
+                for grad in self.shared[i]:
+                    grad.zero_()
+                self.orders[i][1].send(self.take(*order))
+
+    def step(self, begin, count, share):
+        """The mean gradient of batches begin ... begin + count - 1, left in the parameters; returns the tallies."""
+        self.next.value = begin
+        for p in self.parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            else:
+                p.grad.zero_()
+        for ours, _ in self.orders:
+            ours.send((begin + count, share))
+        tallies = self.take(begin + count, share)
+        for (ours, _), grads in zip(self.orders, self.shared):
+            tallies += ours.recv()
+            torch._foreach_add_([p.grad for p in self.parameters], grads)
+        torch._foreach_div_([p.grad for p in self.parameters], count)
+        return tallies
+
+
+    def close(self):
+        for ours, _ in self.orders:
+            ours.send(None)
+
+
+class Ahead(torch.utils.data.Dataset):
+    """Batches by their number, for a GPU's loader processes."""
+
+    def __init__(self, seed, tiles, steps):
+        self.seed, self.tiles, self.steps = seed, tiles, steps
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, number):
+        torch.set_num_threads(1)
+        return make_batch(self.seed, number, number / self.steps, self.tiles)
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+def slope(step, steps, fall):
+    """The share of the learning rate: up over WARM_UP steps, level, down to 0.01 over the last share `fall` of all."""
+    left = (steps - step) / (fall * steps)
+    return min(1.0, (step + 1) / WARM_UP, max(left, 0.01))
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose every step is made orthogonal (Jordan et al., 2024), for the layers' matrices.
+
+    A step's singular values all become about 1, so directions that the gradients rarely show are learned as fast as
+    frequent ones. Scaled as by Liu et al., 2025, to the size of AdamW's steps: one learning rate serves both."""
+
+    def __init__(self, parameters, lr, momentum=.95, weight_decay=0.0):
+        super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self):
+        shapes = defaultdict(list)
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                m = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                m.lerp_(p.grad, 1 - group["momentum"])
+                shapes[p.flatten(1).shape].append((p, p.grad.lerp(m, group["momentum"]).flatten(1), group))
+        for (rows, columns), entries in shapes.items():
+            x = torch.stack([update for _, update, _ in entries])               # [matrices, rows, columns]
+            x = x.mT if rows > columns else x
+            x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+            for _ in range(5):                                                  # Newton-Schulz, quintic
+                a = x @ x.mT
+                x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+            x = x.mT if rows > columns else x
+            for (p, _, group), update in zip(entries, x):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.view_as(p), alpha=-group["lr"] * .2 * max(rows, columns) ** .5)
+
+
+def optimizers_of(model):
+    """Muon for the layers' matrices, AdamW for the embeddings, norms and biases."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n and "hints" not in n]
+    ours = set(map(id, matrices))
+    others = [p for p in model.parameters() if id(p) not in ours]
+    return [Muon(matrices, MUON_RATE, weight_decay=DECAY_WEIGHTS),
+            torch.optim.AdamW(others, lr=RATE, betas=(.9, .98), weight_decay=0.0, fused=True)]
+
+
+def save_state(path, **state):
+    """A checkpoint, complete or not there at all."""
+    torch.save(state, path + ".tmp")
+    os.replace(path + ".tmp", path)
+
+
+def report(log, step, steps, total, seconds, speed):
+    """One line of progress: loss, and the share of right answers of each skill since the last line."""
+    tokens = max(1, sum(v[1] for v in total.values()))
+    skills = " ".join(f"{skill} {v[2] / max(1, v[3]):.2f}" for skill, v in sorted(total.items()))
+    line = (f"step {step}/{steps}  {seconds / 3600:.2f} h  loss {sum(v[0] for v in total.values()) / tokens:.3f}  "
+            f"{speed:.1f} tiles/s  |  {skills}")
+    print(line, flush=True)
+    with open(log, "a", encoding="utf-8") as f:
+        f.write(line + "\n")
+
+
+def train(a):
+    os.makedirs(a.work, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gpu = device.type == "cuda"
+    torch.set_num_threads(1 if not gpu else 4)
+    last = os.path.join(a.work, "last.pt")
+    model = make_model(a.seed).to(device).train()
+    candidates = answer_vocabulary()
+    state = torch.load(last, map_location=device, weights_only=True) if os.path.exists(last) else None
+    step, seconds = (state["step"], state["seconds"]) if state else (0, 0.0)
+    if state:
+        model.load_state_dict(state["model"])
+
+    def work(number, share, batch=None):
+        batch = batch or make_batch(a.seed, number, share, a.tiles)
+        hint = HINT * min(1.0, max(0.0, 2 - share / HINT_UNTIL))
+        loss, counts = loss_of(model, batch, candidates, random.Random(number), device, hint)
+        loss.backward()
+        return counts
+
+    team = None if gpu else Team(model, a.processes, work)
+    loader = iter(torch.utils.data.DataLoader(
+        torch.utils.data.Subset(Ahead(a.seed, a.tiles, a.steps), range(step, a.steps)), batch_size=None,
+        num_workers=os.cpu_count(), prefetch_factor=4, collate_fn=lambda batch: batch)) if gpu else None
+    optimizers = optimizers_of(model)
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    for optimizer, saved in zip(optimizers, state["optimizers"] if state else ()):
+        optimizer.load_state_dict(saved)
+    keep = lambda: save_state(last, step=step, seconds=seconds, model=model.state_dict(),
+                              optimizers=[optimizer.state_dict() for optimizer in optimizers])
+    total, begun, marked, saved = defaultdict(lambda: np.zeros(4)), step, time.time(), time.time()
+    stop = []
+    for number in (signal.SIGINT, signal.SIGTERM):          # finish the step, keep the state, end
+        signal.signal(number, lambda *_: stop.append(1))
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(candidates)} answer ids, "
+          f"from step {step} on {device}", flush=True)
+    while step < a.steps and not stop:
+        began = time.time()
+        if gpu:
+            tallies = [work(step, step / a.steps, next(loader))]
+        else:
+            tallies = team.step(step * a.batches, a.batches, step / a.steps)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        for optimizer, top in zip(optimizers, rates):
+            for group in optimizer.param_groups:
+                group["lr"] = top * slope(step, a.steps, a.fall)
+            optimizer.step()
+        if gpu:
+            model.zero_grad(set_to_none=True)
+        step += 1
+        for counts in tallies:
+            for skill, v in counts.items():
+                total[skill] += v
+        seconds += time.time() - began
+        if step % a.report == 0:
+            speed = (step - begun) * a.tiles * (1 if gpu else a.batches) / (time.time() - marked)
+            report(os.path.join(a.work, "log.txt"), step, a.steps, total, seconds, speed)
+            total.clear()
+            begun, marked = step, time.time()
+        if time.time() - saved > a.save_every:
+            keep()
+            saved = time.time()
+    keep()
+    if team:
+        team.close()
+
+
+# ------------------------------------------------------------------------------------------------ the HF directory
+
+def save_hf(work, out, dtype=torch.bfloat16):
+    """Writes WORKDIR/last.pt as a Hugging Face directory, as SmolVLM2 is published."""
+    state = torch.load(os.path.join(work, "last.pt"), map_location="cpu", weights_only=True)
+    model = make_model(0)
+    model.load_state_dict(state["model"])
+    del model.hints
+    os.makedirs(out, exist_ok=True)
+    model.to(dtype).save_pretrained(out)
+    published = os.path.join(PUBLISHED, "256m")
+    for name in ("tokenizer_config.json", "chat_template.json", "generation_config.json"):
+        shutil.copy(os.path.join(published, name), out)
+    shutil.copy(os.path.join(PUBLISHED, "tokenizer.json"), out)
+    sizes = dict(size={"longest_edge": draw.EDGE}, max_image_size={"longest_edge": TILE})
+    for name, changes in (("preprocessor_config.json", sizes), ("processor_config.json", dict(image_seq_len=TOKENS))):
+        with open(os.path.join(published, name), encoding="utf-8") as f:
+            settings = json.load(f) | changes
+        if "video_sampling" in settings:
+            settings["video_sampling"]["video_size"] = {"longest_edge": TILE}
+        with open(os.path.join(out, name), "w", encoding="utf-8") as f:
+            json.dump(settings, f, indent=2)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Trains the demo model.")
+    parser.add_argument("work", metavar="WORKDIR", help="checkpoints and the log")
+    parser.add_argument("--steps", type=int, default=30000)
+    parser.add_argument("--fall", type=float, default=.2, help="the share of the steps in which the rate falls")
+    parser.add_argument("--tiles", type=int, default=16, help="tiles in a batch")
+    parser.add_argument("--batches", type=int, default=4, help="batches in a step (CPU)")
+    parser.add_argument("--processes", type=int, default=2, help="CPU processes, each with one thread")
+    parser.add_argument("--report", type=int, default=50, help="steps from one line of progress to the next")
+    parser.add_argument("--save-every", type=float, default=180, help="seconds from one checkpoint to the next")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--save", metavar="DIR", help="only write the Hugging Face directory")
+    a = parser.parse_args()
+    if a.save:
+        save_hf(a.work, a.save)
+    else:
+        train(a)
+
+
+if __name__ == "__main__":
+    main()
