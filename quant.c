@@ -673,8 +673,7 @@ static inline void low_bytes(int8_t to[16], const vu bits[16 / VL]) {
 }
 
 static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size) {
-    typedef float Numbers[MAX_GROUP];
-    Numbers padded;
+    float padded[MAX_GROUP];
     if (n < size) {                                         /* the last group of a row */
         memcpy(padded, x, n * sizeof *x);
         memset(padded + n, 0, (size - n) * sizeof *x);
@@ -903,7 +902,7 @@ static inline void prefetch_rows(const SvTensor *w, size_t first, size_t count, 
 static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *bias, const Quantized *x, size_t first,
                                    size_t i0, size_t i1) {
     wint panel[STRIP][PANEL * NR];
-    float scale[STRIP][PANEL / 32 * NR];
+    float scale[STRIP][PANEL / GROUP * NR];
     int8_t unpacked[NR][PANEL] = { { 0 } };
     size_t group = x->group, width = at_most(STRIP * NR, w->rows - first);
     for (size_t at = 0; at < x->stride; at += PANEL) {
@@ -1111,6 +1110,29 @@ static Room room_in(float *scratch, size_t n_k, size_t dim) {
     return room;
 }
 
+/* A query, times the softmax's scale, as `size` integers, zeros from dim on; returns their scale. */
+static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t size) {
+    float scaled[MAX_GROUP];
+    size_t end = round_up(dim, 16);
+    vf scale = v_set(1.0f / sqrtf((float)dim));
+    memcpy(scaled, q, dim * sizeof *q);
+    memset(bytes + end, 0, size - end);
+    for (size_t e = 0; e < end; e += VL) v_store(scaled + e, v_load(scaled + e) * scale);
+    return quantize(bytes, scaled, dim, end);
+}
+
+/* Row i of the weights, as integers, from the products p of a query with the keys, of which it sees `seen`; `keys` is
+   that or more, a multiple of KEYS. Returns one over the weights' sum. */
+static NOINLINE float quantize_weights(const Quantized *weights, size_t i, float *p, const Parts *head, size_t seen,
+                                       size_t keys, bool to_bytes) {
+    multiply(p, head->k_scale, keys);
+    float one_over = softmax_weights(p, seen, keys);
+    multiply(p, head->v_scale, keys);
+    memset(p + seen, 0, (keys - seen) * sizeof *p);         /* whatever a later position's scale is */
+    quantize_row(weights, i, p, keys, to_bytes);
+    return one_over;
+}
+
 /* Attention of one head for up to four queries at `q`, of which row i sees `seen[i]` positions, a rising number. The
    head's panels are in `room`. out: row i at out + i * stride. */
 static NOINLINE void integer_attention4(float *out, const float *q, size_t stride, const SvCache *c, const Parts *head,
@@ -1121,29 +1143,17 @@ static NOINLINE void integer_attention4(float *out, const float *q, size_t strid
     const Quantized *weights = &room->weights;
     int8_t bytes[MAX_GROUP];
     xint x[4 * MAX_GROUP];
-    float scaled[MAX_GROUP], d[4], one_over[4], ones[NR];
-    int32_t by128[4];
-    vf scale = v_set(1.0f / sqrtf((float)dim));
+    float d[4], one_over[4];
+    int32_t by128[4] = { 0 };
     for (size_t i = 0; i < 4; i++) {
-        memcpy(scaled, q + at_most(i, count - 1) * stride, dim * sizeof *q);
-        for (size_t e = 0; e < size; e += VL) v_store(scaled + e, v_load(scaled + e) * scale);
-        d[i] = quantize(bytes, scaled, dim, size);
-        by128[i] = sum_by128(bytes, size);
+        d[i] = quantize_query(bytes, q + at_most(i, count - 1) * stride, dim, size);
+        if (BY128) by128[i] = sum_by128(bytes, size);
         widen(x + i * size, bytes, size);
     }
-
-    for (int r = 0; r < NR; r++) ones[r] = 1.0f;
     for (size_t j = 0; j < most; j += NR)
-        product4(room->scores + j, padded, false, x, size, d, by128, 1, k + j * size, ones, size, 1);
-    for (size_t i = 0; i < count; i++) {
-        float *p = room->scores + i * padded;
-        multiply(p, head->k_scale, keys);
-        one_over[i] = softmax_weights(p, seen[i], keys);
-        multiply(p, head->v_scale, keys);
-        memset(p + seen[i], 0, (keys - seen[i]) * sizeof *p);           /* whatever a later position's scale is */
-        quantize_row(weights, i, p, keys, false);
-    }
-    for (size_t i = 0; i < groups * NR; i++) room->ones[i] = 1.0f;
+        product4(room->scores + j, padded, false, x, size, d, by128, 1, k + j * size, room->ones, size, 1);
+    for (size_t i = 0; i < count; i++)
+        one_over[i] = quantize_weights(weights, i, room->scores + i * padded, head, seen[i], keys, false);
     for (size_t e = 0; e < dim; e += NR, v += padded * NR) {
         float s[4][NR];
         product4(s[0], NR, false, weights->q, weights->stride, weights->d, weights->by128, weights->marks, v,
@@ -1157,6 +1167,7 @@ static NOINLINE void integer_panels(const SvCache *c, const Parts *head, const R
     size_t dim = c->dim, size = round_up(dim, 16), padded = round_up(n_k, KEYS);
     const int8_t *rows[NR];
     wint *k = room->k, *v = room->v;
+    for (size_t i = 0; i < padded / KEYS * NR; i++) room->ones[i] = 1.0f;       /* the scales of all of them */
     for (size_t j = 0; j < n_k; j += NR, k += NR * size) {
         for (size_t r = 0; r < NR; r++) rows[r] = j + r < n_k ? head->k + (j + r) * dim : NULL;
         pack(k, rows, size);
@@ -1173,20 +1184,12 @@ static NOINLINE void integer_attention1(float *out, const float *q, const SvCach
                                         const Room *room, size_t n_k) {
     size_t dim = c->dim, size = round_up(dim, 32), keys = round_up(n_k, KEYS);
     const Quantized *weights = &room->weights;
-    int8_t bytes[MAX_GROUP] = { 0 };
-    float scaled[MAX_GROUP], *p = room->scores;
-    vf scale = v_set(1.0f / sqrtf((float)dim));
-    memcpy(scaled, q, dim * sizeof *q);
-    for (size_t e = 0; e < round_up(dim, 16); e += VL) v_store(scaled + e, v_load(scaled + e) * scale);
-    float d = quantize(bytes, scaled, dim, round_up(dim, 16));
+    int8_t bytes[MAX_GROUP];
+    float *p = room->scores, d = quantize_query(bytes, q, dim, size);
     int32_t by128 = sum_by128(bytes, size);
     for (size_t j = 0; j < n_k; j += 8)
         rows8(p + j, head->k + j * dim, dim, bytes, &d, &by128, NULL, size, 1);
-    multiply(p, head->k_scale, keys);
-    float one_over = softmax_weights(p, n_k, keys);
-    multiply(p, head->v_scale, keys);
-    memset(p + n_k, 0, (keys - n_k) * sizeof *p);
-    quantize_row(weights, 0, p, keys, true);
+    float one_over = quantize_weights(weights, 0, p, head, n_k, keys, true);
     for (size_t e = 0; e < dim; e += 8) {
         float s[8];
         rows8(s, head->v + e * c->capacity, c->capacity, weights->bytes, weights->d, weights->by128, NULL, KEYS,
