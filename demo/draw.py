@@ -4,19 +4,23 @@
     python demo/draw.py OUTDIR [--seed 0] [--count 24]      draws samples to look at
 
     sample(rng, kind) -> Sample(pictures, split, clip, asks)        one conversation's worth, see KINDS
+        |-- draw_nothing    no shape and no text
         |-- draw_scene      shapes: colour, shape, count, place, size, left of, yes/no, description
+        |-- draw_count      shapes to count
         |-- draw_words      words and numbers in many fonts: read, spell, which colour, where
         |-- draw_label, draw_receipt, draw_table, draw_chart      small documents
         |-- draw_fine       a picture with a line of print too small for the global view: only the tiles show it
         |-- draw_pair       two pictures compared
-        `-- draw_clip       frames of a film: what moves, which way
+        |-- draw_clip       frames of a film: what moves, which way
+        `-- draw_page, draw_crowd       for the eye alone: full of text, full of shapes
 
 Every drawing happens on a Sheet, whose unit is the pixel of the picture *after* the model's resizing (so a size in it
 means a size in patches), times Sheet.k for pictures that are larger or smaller than the model wants them. Everything
 random comes from the given Dice: the same seed gives the same pictures.
 
-An ask is (skill, question, answer). The wording of a question is chosen by ask() from PHRASES; the last wording of
-each list is kept for the evaluation and never trained on, and so is one number in sixteen (see is_held_out).
+An ask is (skill, question, answer), texts from the picture in the answer marked by as_shown. The wording of a question
+is chosen by ask() from PHRASES. The last wording of each list is kept for the evaluation and never trained on, and so
+is one number and one made-up word in sixteen (is_held_out), and FONTS["unseen"].
 """
 import argparse
 import functools
@@ -54,9 +58,9 @@ KINDS = {
 class Dice(random.Random):
     """Chance, and what it may choose from.
 
-    level: 0 few fonts and short texts ... 1 everything. new_wording, new_numbers: for the evaluation, only questions
-    and numbers that training never meets."""
-    level, new_wording, new_numbers = 1.0, False, False
+    level: 0 few fonts and short texts ... 1 everything. new_wording, new_numbers, new_fonts: for the evaluation, only
+    questions, numbers and (where any font will do) fonts that training never meets."""
+    level, new_wording, new_numbers, new_fonts = 1.0, False, False, False
 
 
 @dataclass
@@ -125,7 +129,6 @@ COLORS = {
     "orange": (245, 135, 25), "purple": (130, 45, 165), "pink": (245, 140, 185), "brown": (120, 72, 32),
     "black": (20, 20, 20), "white": (248, 248, 248), "gray": (135, 135, 135),
 }
-INKS = ("black", "red", "blue", "green", "purple", "brown", "orange", "pink", "yellow", "white", "gray")
 
 
 def tint(rng, name, by=14):
@@ -134,7 +137,7 @@ def tint(rng, name, by=14):
 
 
 def contrast(a, b):
-    """How far apart two colours look, roughly (names or RGB): 0 to about 600."""
+    """How far apart two colours look, roughly (names or RGB): 0 to about 700."""
     a, b = (COLORS[c] if isinstance(c, str) else c for c in (a, b))
     return 2 * abs(luma(a) - luma(b)) + sum(abs(x - y) for x, y in zip(a, b)) / 3
 
@@ -161,7 +164,8 @@ class Sheet:
         self.image = Image.new("RGB", (max(2, round(w * k)), max(2, round(h * k))), self.paper)
         self.draw = ImageDraw.Draw(self.image)
         self.asks = []
-        self.marks = []         # what is where: (character or shape, colour or "", x, y, half width, half height)
+        self.marks = []         # what is where: (character or shape, colour or "", x, y, half width, half height), and
+        self.lines = 0          # for a character: its line's number, and its place in the line
 
     def box(self, x0, y0, x1, y1, fill=None, outline=None, width=1):
         k = self.k
@@ -187,10 +191,10 @@ class Sheet:
         ends = [face.getlength(text[:i]) for i in range(len(text) + 1)]
         left = x * k - {"l": 0.0, "m": ends[-1] / 2, "r": ends[-1]}[anchor[0]]
         base = y * k + {"a": ascent, "m": (ascent - descent) / 2, "d": -descent}[anchor[1]]
-        for char, begin, end in zip(text, ends, ends[1:]):
-            if char != " ":
-                self.marks.append((char, color, (left + (begin + end) / 2) / k, base / k - .33 * size,
-                                   (end - begin) / 2 / k, .4 * size))
+        for i, (char, begin, end) in enumerate(zip(text, ends, ends[1:])):
+            self.marks.append((char, color, (left + (begin + end) / 2) / k, base / k - .33 * size,
+                               (end - begin) / 2 / k, .4 * size, self.lines, i))
+        self.lines += 1
 
     def shape(self, x, y, r, shape, fill, turn=0.0):
         """A shape of radius r about (x, y), antialiased; turn in radians."""
@@ -248,9 +252,6 @@ def shape_mask(d, shape, c, r, turn):
             points.append((r * 1.08 * math.sin(a) ** 3, -r * (13 * math.cos(a) - 5 * math.cos(2 * a)
                            - 2 * math.cos(3 * a) - math.cos(4 * a)) / 15))
         d.polygon(spin(points), 255)
-    elif shape == "arrow":
-        d.polygon(spin([(-r, -.3 * r), (.1 * r, -.3 * r), (.1 * r, -.75 * r), (r, 0), (.1 * r, .75 * r),
-                        (.1 * r, .3 * r), (-r, .3 * r)]), 255)
 
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring", "moon", "hexagon", "rectangle")
@@ -263,7 +264,7 @@ def noise_bank():
 
 
 def weather(rng, image, harsh=1.0, turn=True):
-    """Makes a drawn picture look taken: shade, noise, blur, a small rotation, JPEG. harsh: 0 none ... 1 plenty.
+    """Makes a drawn picture look taken: shade, noise, blur, a small rotation, JPEG. harsh: 0 none ... 1 plenty ... 2.
 
     Returns (picture, the angle in radians by which it was turned against the clock)."""
     angle = rng.uniform(-5, 5) if rng.random() < .3 * harsh and turn else 0.0
@@ -282,7 +283,7 @@ def weather(rng, image, harsh=1.0, turn=True):
             a = a * (1 - depth * (.5 + .35 * ramp))[..., None]
         if noise and h <= 1024 and w <= 1024:
             y, x = rng.randrange(1025 - h), rng.randrange(1025 - w)
-            a = a + rng.uniform(3, 18) * noise_bank()[y:y + h, x:x + w]
+            a = a + rng.uniform(3, 14) * noise_bank()[y:y + h, x:x + w]
         image = Image.fromarray(np.clip(a, 0, 255).astype(np.uint8))
     if rng.random() < .3 * harsh:
         data = io.BytesIO()
@@ -296,7 +297,7 @@ def turned(sheet, angle):
     """A sheet's marks after its picture was turned, in shares of its width and height."""
     w, h, c, s = sheet.w, sheet.h, math.cos(angle), math.sin(angle)
     return [(what, color, .5 + ((x - w / 2) * c + (y - h / 2) * s) / w, .5 + ((y - h / 2) * c - (x - w / 2) * s) / h,
-             half_w / w, half_h / h) for what, color, x, y, half_w, half_h in sheet.marks]
+             half_w / w, half_h / h, *line) for what, color, x, y, half_w, half_h, *line in sheet.marks]
 
 
 # ------------------------------------------------------------------------------------------------ how one asks
@@ -305,124 +306,194 @@ def turned(sheet, angle):
 PHRASES = {
     "color": ["What color is the {x}?", "What is the color of the {x}?", "Which color does the {x} have?",
               "Tell me the color of the {x}.", "The {x} has what color?", "What colour is the {x}?",
-              "Name the color of the {x}.", "Can you tell me what color the {x} is?"],
+              "Name the color of the {x}.", "Which color is the {x}?", "What color does the {x} have?",
+              "The color of the {x}?", "In what color is the {x} drawn?", "Say the color of the {x}.",
+              "Can you tell me what color the {x} is?"],
     "ground": ["What color is the background?", "What is the background color?", "Which color is the background?",
-               "On what color of background is it?", "Tell me the color of the background.",
+               "On what color of background is it?", "Tell me the color of the background.", "Background color?",
+               "What is the color of the background?", "Which background color does it have?",
                "What colour does the background have?"],
     "shape": ["What shape is {c}?", "Which shape is {c}?", "What is the {c} shape?", "What is {c}?",
-              "What is the {c} thing?", "Name the {c} shape.", "What kind of shape is {c}?"],
+              "What is the {c} thing?", "Name the {c} shape.", "What is the {c} object?", "Which thing is {c}?",
+              "What {c} shape do you see?", "Tell me which shape is {c}.", "What is drawn in {c}?",
+              "What kind of shape is {c}?"],
     "only_shape": ["What shape is this?", "Which shape do you see?", "What shape is in the picture?",
-                   "What is this shape?", "Which shape is this?", "Name the shape."],
+                   "What is this shape?", "Which shape is this?", "Which object is this?",
+                   "Which shape is in the picture?", "What shape do you see?", "What object is it?", "Name the shape."],
     "count": ["How many {x} are there?", "How many {x} do you see?", "How many {x} are in the picture?",
               "Count the {x}.", "What is the number of {x}?", "How many {x} can you count?", "How many {x}?",
-              "Tell me how many {x} there are."],
+              "How many {x} can you see?", "Number of {x}?", "How many {x} does the picture show?",
+              "Please count the {x}.", "Tell me how many {x} there are."],
     "more_of": ["Are there more {x} or more {y}?", "Are there more {x} or {y}?", "What are there more of, {x} or {y}?",
+                "Do you see more {x} or {y}?", "More {x} or more {y}?", "What is more, the {x} or the {y}?",
                 "Which are there more of, {x} or {y}?"],
     "where": ["Where is the {x}?", "Where in the picture is the {x}?", "What is the position of the {x}?",
-              "In which part of the picture is the {x}?", "Where do you see the {x}?", "Where can I find the {x}?"],
+              "In which part of the picture is the {x}?", "Where do you see the {x}?", "Where can you see the {x}?",
+              "In what part of the picture is the {x}?", "Tell me where the {x} is.", "Find the {x}.",
+              "Where can I find the {x}?"],
     "side": ["Which shape is {s} the {x}?", "What is {s} the {x}?", "What do you see {s} the {x}?",
+             "Which thing is {s} the {x}?", "What shape is {s} the {x}?", "Tell me what is {s} the {x}.",
              "Name the shape {s} the {x}."],
     "beside": ["What is {s} the {x}?", "What is to the {s} the {x}?", "Which shape is to the {s} the {x}?",
-               "What do you see to the {s} the {x}?", "Name the shape to the {s} the {x}."],
+               "What do you see to the {s} the {x}?", "Which shape is {s} the {x}?", "What shape is {s} the {x}?",
+               "Tell me what is to the {s} the {x}.", "Name the shape to the {s} the {x}."],
     "is_side": ["Is the {x} {s} the {y}?", "Is the {x} {s} the {y} or not?", "Do you see the {x} {s} the {y}?",
-                "Would you say the {x} is {s} the {y}?"],
+                "Can you see the {x} {s} the {y}?", "Is it true that the {x} is {s} the {y}?",
+                "Does the {x} lie {s} the {y}?", "Would you say the {x} is {s} the {y}?"],
     "size": ["Is the {x} big or small?", "How big is the {x}?", "What size is the {x}?", "Is the {x} small or big?",
+             "What is the size of the {x}?", "Is the {x} large or small?", "Which size does the {x} have?",
              "How large is the {x}?"],
     "bigger": ["Which is bigger, the {x} or the {y}?", "What is larger, the {x} or the {y}?",
-               "Which one is bigger: the {x} or the {y}?", "Is the {x} or the {y} larger?"],
+               "Which one is bigger: the {x} or the {y}?", "What is bigger, the {x} or the {y}?",
+               "Is the {x} or the {y} bigger?", "Which is larger, the {x} or the {y}?",
+               "Is the {x} or the {y} larger?"],
     "biggest": ["What is the biggest shape?", "Which shape is the largest?", "What is the largest thing?",
+                "Which shape is the biggest?", "What is the largest shape?", "Which thing is the biggest?",
                 "Which is the biggest one?"],
     "exists": ["Is there {a}?", "Do you see {a}?", "Is there {a} in the picture?", "Can you see {a}?",
-               "Does the picture show {a}?", "Is {a} there?"],
+               "Does the picture show {a}?", "Does the picture have {a}?", "Do you see {a} here?",
+               "Can you find {a}?", "Is {a} in the picture?", "Is {a} there?"],
     "is_color": ["Is the {x} {c}?", "Is the color of the {x} {c}?", "Does the {x} look {c}?",
+                 "Is it true that the {x} is {c}?", "Do you see that the {x} is {c}?", "Is the {x} drawn in {c}?",
                  "Is {c} the color of the {x}?"],
     "describe": ["Describe the picture.", "Describe this image.", "What is in this picture?", "What do you see?",
                  "What does the picture show?", "Can you describe this image?", "Describe the image in a sentence.",
-                 "Tell me what you see.", "What is shown here?"],
+                 "Tell me what you see.", "What is in the picture?", "Describe what you see.", "What can you see?",
+                 "Can you describe this picture?", "What is on the picture?", "Describe it.", "What is this?",
+                 "Write a caption.", "Describe the scene.", "What is shown in the picture?", "What is shown here?"],
     "read": ["What does it say?", "Read the text.", "What is written here?", "What text is in the picture?",
-             "What is written in the picture?", "Read what is written.", "Transcribe the text.",
-             "What does the text say?", "Can you read this?"],
+             "What is written in the picture?", "Read what is written.", "Transcribe the text.", "Read this.",
+             "What does the text say?", "What is the text?", "What does the picture say?", "What is written?",
+             "Which words do you see?", "Can you read the text?", "Which text do you see?", "Can you read this?"],
     "read_number": ["What number is this?", "What number is written here?", "Read the number.",
                     "Which number do you see?", "What is the number?", "What number is in the picture?",
-                    "Which number is shown?"],
+                    "What number do you see?", "Tell me the number.", "Which number is in the picture?",
+                    "Which number is this?", "Which number is shown?"],
     "spell": ["Spell the text.", "Spell the word.", "Spell it.", "Read it letter by letter.", "Spell what is written.",
-              "Which letters are written?", "Spell out the text, letter by letter."],
+              "Which letters are written?", "Which letters do you see?", "What letters are in the picture?",
+              "Can you spell it?", "Read the letters.", "Spell out the text, letter by letter."],
     "word_color": ["Which word is {c}?", "What is the {c} word?", "Read the {c} word.", "What is written in {c}?",
-                   "What word is written in {c}?"],
+                   "What does the {c} text say?", "Read the {c} text.", "What is the {c} text?",
+                   "What does it say in {c}?", "What word is written in {c}?"],
     "color_of_word": ["What color is the word {x}?", "In which color is {x} written?", "What color has the word {x}?",
-                      "The word {x} is in which color?"],
+                      "What color is {x}?", "What is the color of the word {x}?", "Which color is the text {x}?",
+                      "In what color is {x} written?", "The word {x} is in which color?"],
     "word_place": ["What is the {p} word?", "Which word is at the {p}?", "What is written at the {p}?",
-                   "Read the {p} word.", "What does it say at the {p}?"],
+                   "Read the {p} word.", "What does the {p} line say?", "Read the {p} line.", "What is at the {p}?",
+                   "Which text is at the {p}?", "What does it say at the {p}?"],
     "has_word": ["Does it say {x}?", "Is the word {x} there?", "Is {x} written in the picture?",
-                 "Do you see the word {x}?", "Can you find the word {x}?"],
+                 "Do you see the word {x}?", "Is the text {x} in the picture?", "Can you see the word {x}?",
+                 "Is there the word {x}?", "Does the text say {x}?", "Can you find the word {x}?"],
     "total": ["What is the total?", "How much is the total?", "What is the total amount?", "How much is it in total?",
-              "What does it cost in total?", "How much is to be paid?", "What was the total price?"],
+              "What does it cost in total?", "How much is to be paid?", "How much was paid in total?", "Total?",
+              "What is the sum?", "How much did it cost?", "Tell me the total.", "What is the total price?",
+              "What was the total price?"],
     "price": ["How much is the {x}?", "What is the price of the {x}?", "What does the {x} cost?",
-              "How much does the {x} cost?", "Tell me the price of the {x}.", "What was paid for the {x}?"],
-    "costs": ["What costs {x}?", "Which item costs {x}?", "Which item is {x}?", "What is sold for {x}?"],
+              "How much does the {x} cost?", "Tell me the price of the {x}.", "How much did the {x} cost?",
+              "What is the price for the {x}?", "Price of the {x}?", "How much was the {x}?",
+              "How expensive is the {x}?", "What was paid for the {x}?"],
+    "costs": ["What costs {x}?", "Which item costs {x}?", "Which item is {x}?", "What is the item for {x}?",
+              "What can I buy for {x}?", "Which item has the price {x}?", "What is sold for {x}?"],
     "dearest": ["What is the most expensive item?", "Which item costs the most?", "What costs the most?",
-                "Which item is the most expensive one?"],
+                "Which item is the most expensive?", "What was the most expensive item?",
+                "Which item has the highest price?", "Which item is the most expensive one?"],
     "cheapest": ["What is the cheapest item?", "Which item costs the least?", "What costs the least?",
+                 "Which item is the cheapest?", "What was the cheapest item?", "Which item has the lowest price?",
                  "Which item is the cheapest one?"],
     "items": ["How many items are there?", "How many items are on the receipt?", "How many things were bought?",
+              "How many items were bought?", "How many items are listed?", "Count the items.",
               "What is the number of items?"],
     "shop": ["What is the name of the shop?", "Which shop is this from?", "What shop is it?", "Where was this bought?",
-             "What is the shop called?"],
+             "What is the name of the store?", "Which shop is it?", "Which store is this from?", "Name of the shop?",
+             "Where is this receipt from?", "What is the shop called?"],
     "date": ["What is the date?", "Which date is on it?", "What date is written?", "When was it?",
+             "What date is on the receipt?", "Which date do you see?", "Tell me the date.", "Read the date.",
              "What date does it show?"],
     "field": ["What is the {x}?", "What does it say for {x}?", "Read the {x}.", "Which {x} is given?",
+              "What {x} is given?", "Which {x} do you see?", "What is written for {x}?", "Give me the {x}.",
               "Tell me the {x}."],
     "sign": ["What does the sign say?", "What is on the sign?", "Read the sign.", "What does it say?",
-             "What is written on the sign?"],
+             "What does this sign say?", "What is the text on the sign?", "Which word is on the sign?",
+             "Can you read the sign?", "What is written on the sign?"],
     "tallest": ["Which bar is the tallest?", "What is the tallest bar?", "Which one has the highest value?",
-                "Which bar is the highest?", "What has the largest value?", "Which bar is the tallest one?"],
+                "Which bar is the highest?", "What has the largest value?", "Which bar has the highest value?",
+                "What is the highest bar?", "Which one is the largest?", "Which has the most?",
+                "Which bar is the tallest one?"],
     "shortest": ["Which bar is the shortest?", "What is the shortest bar?", "Which one has the lowest value?",
-                 "Which bar is the lowest?", "What has the smallest value?", "Which bar is the shortest one?"],
+                 "Which bar is the lowest?", "What has the smallest value?", "Which bar has the lowest value?",
+                 "What is the lowest bar?", "Which one is the smallest?", "Which has the least?",
+                 "Which bar is the shortest one?"],
     "bar": ["What is the value of {x}?", "How much is {x}?", "What value does {x} have?", "How high is the bar of {x}?",
+            "What is the number of {x}?", "What is the value for {x}?", "How many for {x}?", "How high is {x}?",
             "Which value is shown for {x}?"],
     "bars": ["How many bars are there?", "How many bars does the chart have?", "Count the bars.",
-             "What is the number of bars?"],
+             "How many bars do you see?", "How many bars?", "What is the number of bars?"],
     "bar_color": ["What color is the bar of {x}?", "Which color has the bar for {x}?", "What is the color of {x}?",
+                  "What color is the bar for {x}?", "What color is {x}?", "Which color is the bar of {x}?",
                   "In what color is {x} drawn?"],
     "more": ["Which is more, {x} or {y}?", "Which is higher, {x} or {y}?", "What is larger, {x} or {y}?",
+             "Is {x} or {y} higher?", "Which has more, {x} or {y}?", "Which is larger, {x} or {y}?",
              "Which has the higher value, {x} or {y}?"],
-    "title": ["What is the title?", "What is the chart about?", "Read the title.", "What does the title say?"],
+    "title": ["What is the title?", "What is the chart about?", "Read the title.", "What is the title of the chart?",
+              "Which title does the chart have?", "What is this chart about?", "What does the title say?"],
     "cell": ["What is the {y} of {x}?", "What {y} does {x} have?", "Which {y} has {x}?", "Tell me the {y} of {x}.",
+             "What is the {y} for {x}?", "Which {y} does {x} have?", "What is {x}'s {y}?", "Read the {y} of {x}.",
              "Look up the {y} of {x}."],
-    "row_of": ["Who has the {y} {v}?", "Whose {y} is {v}?", "Which name has the {y} {v}?", "For whom is the {y} {v}?"],
+    "row_of": ["Who has the {y} {v}?", "Whose {y} is {v}?", "Which name has the {y} {v}?",
+               "Which person has the {y} {v}?", "Who has {v} as {y}?", "For whom is the {y} {v}?"],
     "rows": ["How many rows are there?", "How many people are listed?", "How many names are in the table?",
+             "How many people are in the table?", "Count the names.", "How many rows does the table have?",
              "How many names are listed?"],
     "fine": ["What does the small text say?", "Read the small print.", "What is written in small letters?",
-             "What does the tiny text say?", "Read the tiny line.", "What does the small print say?"],
+             "What does the tiny text say?", "Read the tiny line.", "What is the small text?", "Read the small text.",
+             "What is written in tiny letters?", "Can you read the small print?",
+             "What does the small print say?"],
     "same": ["Are the two pictures the same?", "Are both pictures equal?", "Do the pictures show the same?",
-             "Do you see the same in both pictures?", "Are the pictures identical?"],
+             "Do you see the same in both pictures?", "Are both pictures the same?", "Do both pictures show the same?",
+             "Are the pictures the same?", "Are the pictures identical?"],
     "change": ["What is different?", "What changed?", "What is the difference between the pictures?",
-               "What has changed in the second picture?", "What is different in the second picture?"],
+               "What has changed in the second picture?", "What is the difference?", "What has changed?",
+               "How do the pictures differ?", "Compare the pictures.", "What is different in the second picture?"],
     "which_has": ["Which picture has {a}?", "In which picture is {a}?", "Which of the two pictures shows {a}?",
+                  "Which picture shows {a}?", "In which picture do you see {a}?",
                   "Where do you see {a}, in the first or the second picture?"],
     "more_in": ["Which picture has more {x}?", "In which picture are there more {x}?", "Where are more {x}?",
+                "Which picture shows more {x}?", "In which picture do you see more {x}?",
                 "Which of the two has more {x}?"],
     "in_picture": ["What is in the {n} picture?", "Describe the {n} picture.", "What does the {n} picture show?",
+                   "What can you see in the {n} picture?", "What is on the {n} picture?",
                    "What do you see in the {n} picture?"],
     "moves": ["What moves?", "What is moving?", "Which shape moves?", "Which thing is moving?",
+              "What is moving in the video?", "Which object moves?", "What moves in the video?",
               "What object moves in the video?"],
     "way": ["Which way does it move?", "In which direction does it move?", "Where does the {x} move?",
-            "Which way does the {x} go?", "In what direction is the {x} moving?"],
-    "moves_so": ["Does the {x} move {s}?", "Does the {x} go {s}?", "Is the {x} moving {s}?"],
-    "happens": ["What happens?", "What happens in the video?", "Describe the video.", "What can be seen in the video?"],
-    "stays": ["What does not move?", "What stays in its place?", "Which shape stays still?", "What stands still?"],
+            "Which way does the {x} go?", "Which way does the {x} move?", "In which direction does the {x} move?",
+            "Where does it go?", "What is the direction of the {x}?", "In what direction is the {x} moving?"],
+    "moves_so": ["Does the {x} move {s}?", "Does the {x} go {s}?", "Does it move {s}?", "Do you see the {x} move {s}?",
+                 "Is the {x} moving {s}?"],
+    "happens": ["What happens?", "What happens in the video?", "Describe the video.", "What is happening?",
+                "What does the video show?", "What do you see in the video?", "What can be seen in the video?"],
+    "stays": ["What does not move?", "What stays in its place?", "Which shape stays still?",
+              "Which shape does not move?", "What stays still?", "What stands still?"],
 }
-BEFORE = ("Please tell me: ", "Please answer: ", "Hi! ", "Look at the picture. ", "Question: ")
-AFTER = (" Please.", " Answer briefly.", " Thanks.", " Be short.")
+BEFORE = ("Please tell me: ", "Please answer: ", "Hi! ", "Look at the picture. ", "Question: ", "Hello, ", "Please, ",
+          "Look carefully. ", "Tell me, ", "I have a question. ", "So, ", "And ", "OK, ", "Excuse me, ", "Hey, ")
+AFTER = (" Please.", " Answer briefly.", " Thanks.", " Be short.", " Thank you!", " Answer with a few words.",
+         " Tell me.", " I want to know.", " Look carefully.")
+INSTEAD = (("What is", "What's"), ("picture", "image"), ("picture", "photo"), ("Do you see", "Can you see"),
+           ("color", "colour"), ("What is", "Whats"), ("Tell me", "Say"), ("Which", "What"))
 
 
 def ask(rng, phrase, **names):
-    """A question in one of its wordings: the last one if the Dice say new_wording, else any of the others."""
+    """A question in one of its wordings: the last one if the Dice say new_wording, else any of the others, at times
+    with other words for some of its own, a word before or after, or as it is typed in a hurry."""
     choices = PHRASES[phrase]
     text = (choices[-1] if rng.new_wording else rng.choice(choices[:-1])).format(**names)
     luck = rng.random()
-    if rng.new_wording or luck > .30:
+    if rng.new_wording:
         return text
+    if rng.random() < .2:
+        text = text.replace(*rng.choice(INSTEAD))
     if luck < .06:
         return text[0].lower() + text[1:]
     if luck < .12:
@@ -430,8 +501,9 @@ def ask(rng, phrase, **names):
     if luck < .16:
         return text[0].lower() + text[1:].rstrip("?.")
     if luck < .23:
-        return rng.choice(BEFORE) + text
-    return text + rng.choice(AFTER)
+        before = rng.choice(BEFORE)
+        return before + (text[0].lower() + text[1:] if before.endswith(", ") or before == "And " else text)
+    return text + rng.choice(AFTER) if luck < .30 else text
 
 
 def an(noun):
@@ -444,6 +516,16 @@ def sentence(text):
 
 def plural(noun):
     return {"cross": "crosses"}.get(noun, noun + "s")
+
+
+def as_shown(text):
+    """A text in an answer as it stands in the picture: marked, so that it is taught letter by letter (train.py)."""
+    return f"\x02{text}\x03"
+
+
+def unmarked(answer):
+    """An answer without as_shown's marks."""
+    return answer.replace("\x02", "").replace("\x03", "")
 
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -538,11 +620,30 @@ def describe(sheet, things):
     return sentence(f"{list_things(things)} on a {sheet.ground} background".replace("a orange", "an orange"))
 
 
+def no_such(rng, shape):
+    """A question about a shape that is not there."""
+    return ("absent", ask(rng, rng.choice(("color", "where", "size")), x=shape), f"There is no {shape} in the picture.")
+
+
+def draw_nothing(rng, w, h, k):
+    """A blurred field of colours, as a picture out of focus: none of what this model knows."""
+    q = functools.partial(ask, rng)
+    sheet = Sheet(rng, w, h, k=k)
+    spots = Image.frombytes("RGB", (5, 5), rng.randbytes(75))
+    sheet.image.paste(Image.blend(sheet.image, spots.resize(sheet.image.size, Image.BICUBIC), rng.uniform(.3, 1)))
+    shape = rng.choice(SHAPES)
+    sheet.asks = [("describe", q("describe"), "Nothing that I know."), ("absent", q("read"), "There is no text."),
+                  no_such(rng, shape), ("yesno", q("exists", a=an(shape)), "No."),
+                  ("count", q("count", x=rng.choice(("shapes", "objects", plural(shape)))), "None.")]
+    return sheet
+
+
 def draw_scene(rng, w, h, k):
     """One to four different shapes; nearly everything that can be asked about them."""
     q = functools.partial(ask, rng)
     sheet = Sheet(rng, w, h, k=k)
-    things = make_things(rng, sheet, rng.choice((1, 2, 2, 3, 3, 4)))
+    count = rng.choice((1, 1, 2) if rng.level < .3 else (1, 2, 2, 3) if rng.level < .6 else (1, 2, 2, 3, 3, 4))
+    things = make_things(rng, sheet, count)
     paint(sheet, things)
     out = sheet.asks
     out.append(("describe", q("describe"), describe(sheet, things)))
@@ -565,8 +666,10 @@ def draw_scene(rng, w, h, k):
         else:
             out.append(("yesno", q("is_color", x=t.shape, c=wrong), f"No, it is {t.color}."))
             out.append(("yesno", q("exists", a=an(rng.choice((absent, f"{wrong} {t.shape}")))), "No."))
-    missing = rng.choice(("color", "where", "size"))
-    out.append(("absent", q(missing, x=absent), f"There is no {absent} in the picture."))
+    if rng.random() < .5:
+        out.append(no_such(rng, absent))
+    if rng.random() < .3:
+        out.append(("absent", q("read"), "There is no text."))
     out.append(("count", q("count", x=rng.choice(("shapes", "objects", "things"))), sentence(NUMBERS[len(things)])))
     out.append(("count", q("count", x=plural(absent)), "None."))
     if len(things) >= 2:
@@ -632,7 +735,9 @@ def draw_count(rng, w, h, k):
 # ------------------------------------------------------------------------------------------------ text
 
 def a_font(rng):
-    """A font's file name; at level 0 one of the first three, at level 1 any."""
+    """A font's file name; at level 0 one of the first three, at level 1 any that training knows."""
+    if rng.new_fonts:
+        return rng.choice(FONTS["unseen"])
     return rng.choice(FONT_ORDER[:max(3, round(rng.level * len(FONT_ORDER)))])
 
 
@@ -640,30 +745,57 @@ def a_word(rng):
     """A word of the vocabulary, in one of three cases."""
     word = rng.choice(all_words() if rng.random() < .75 else
                       words(rng.choice(("name", "city", "sign", "day", "month"))))
+    return in_some_case(rng, word)
+
+
+def in_some_case(rng, word):
     style = rng.random()
     return word.lower() if style < .4 else word.capitalize() if style < .7 else word.upper()
 
 
-def a_number(rng, most=6):
-    """A number as people write them: 7, 42, 1995, 3.50, $12.99, 85%, 10:45."""
+def made_up(rng):
+    """A word that no list has: so that words are read letter by letter, and not guessed from a few of them."""
+    syllable = lambda: (rng.choice(("", "b", "c", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w",
+                                    "bl", "br", "ch", "cl", "dr", "fl", "gr", "pl", "qu", "sh", "sk", "st", "th", "tr"))
+                        + rng.choice(("a", "e", "i", "o", "u", "ai", "ea", "ee", "oo", "ou", "y"))
+                        + rng.choice(("", "", "b", "ck", "d", "g", "l", "ll", "m", "n", "ng", "p", "r", "s", "st", "t",
+                                      "x", "z")))
+    return in_some_case(rng, known(rng, lambda: "".join(syllable() for _ in range(rng.choice((1, 1, 2, 2, 2))))))
+
+
+def known(rng, make):
+    """What make() returns, again and again until it is one of the texts that training may show, or, for the
+    evaluation, one of the others. Texts of one or two characters are too few to hold any back."""
     while True:
-        style = rng.random()
-        if style < .6:
-            text = str(rng.randrange(10 ** rng.randint(1, most)))
-        elif style < .8:
-            text = f"{rng.choice(('', '$'))}{rng.randrange(100)}.{rng.randrange(100):02}"
-        elif style < .9:
-            text = f"{rng.randrange(101)}%"
-        else:
-            text = f"{rng.randrange(24)}:{rng.randrange(60):02}"
+        text = make()
         if len(text) < 3 or is_held_out(text) == rng.new_numbers:
             return text
+
+
+def a_number(rng, most=6):
+    """A number as people write them: 7, 42, 1995, 3.50, $12.99, 85%, 10:45."""
+    def make():
+        style = rng.random()
+        if style < .6:
+            return str(rng.randrange(10 ** rng.randint(1, most)))
+        if style < .8:
+            return f"{rng.choice(('', '$'))}{rng.randrange(100)}.{rng.randrange(100):02}"
+        if style < .9:
+            return f"{rng.randrange(101)}%"
+        return f"{rng.randrange(24)}:{rng.randrange(60):02}"
+    return known(rng, make)
 
 
 def a_code(rng, longest=6):
     """Random letters and digits, which only spelling can tell."""
     pool = rng.choice(("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"))
     return "".join(rng.choice(pool) for _ in range(rng.randint(1, longest)))
+
+
+def a_plain_code(rng, shortest, longest):
+    """The same from letters that are told apart without neighbours of another case."""
+    pool = rng.choice(("ABCDEFGHJKLMNPQRTUYZ", "abdefghijkmnpqrty", "ABDEFGHJKLMNPQRTUY2346789"))
+    return "".join(rng.choice(pool) for _ in range(rng.randint(shortest, longest)))
 
 
 def spelled(text):
@@ -681,24 +813,25 @@ def draw_words(rng, w, h, k):
     q = functools.partial(ask, rng)
     sheet = Sheet(rng, w, h, k=k, ground=rng.choice(("white", "white", "white", None)) if rng.level < .5 else None)
     easy = rng.level < .3                               # one short line
-    rows = 1 if easy else rng.choice((1, 1, 2, 2, 3)) if h <= TILE else rng.choice((1, 2, 3, 3, 4, 5))
-    colors = colors_on(sheet.ground, 160)
+    rows = 1 if easy else rng.choice((1, 1, 2, 2, 2)) if h <= TILE else rng.choice((1, 2, 3, 3, 4, 5))
+    colors = colors_on(sheet.ground, 200)
     colors = rng.sample(colors, min(len(colors), rows)) if rng.random() < .5 else [rng.choice(colors)]
     same_face = a_font(rng) if rng.random() < .6 else None
     texts, places, y = [], [], 0.0
-    least = 22 if easy else 15 if rng.level < .5 else 13
+    least = 24 if easy else 18 if rng.level < .5 else 16
     for i in range(rows):
         sort = rng.random()
         if easy:
             sort = rng.choice((.6, .9))                 # only numbers and codes: each character must be looked at
-        text = a_word(rng) if sort < .5 else a_number(rng, 3 if easy else 6) if sort < .8 else \
-            a_code(rng, 3 if easy else 6)
+        word = a_word if rng.random() < .7 else made_up
+        text = word(rng) if sort < .5 else a_number(rng, 3 if easy else 6) if sort < .8 else \
+            a_plain_code(rng, 1 if easy else 2, 3 if easy else 6)
         if w > TILE and rng.random() < .35 and sort < .5:
-            text += " " + a_word(rng)
+            text += " " + word(rng)
         name = same_face or a_font(rng)
         room = h / rows
         size = fit(sheet, text, name, min(rng.uniform(least, max(least + 1, room * .85)), 70), w - 8)
-        size = max(size, min(least, 13))
+        size = max(size, 15)
         wide = sheet.width(text, name, size)
         x = rng.uniform(3, max(3.1, w - 3 - wide))
         top = y + rng.uniform(0, max(0.0, room - 1.25 * size))
@@ -710,30 +843,36 @@ def draw_words(rng, w, h, k):
     whole = "\n".join(text for text, _ in texts)
     coded = any(sort >= .8 for sort in places)
     out = sheet.asks
-    out.append(("spell", q("spell"), "\n".join(spelled(text) for text, _ in texts)))
+    if rows <= 2:
+        out.append(("spell", q("spell"), "\n".join(spelled(text) for text, _ in texts)))
     if rows == 1 and not coded:
-        out.append(("describe", q("describe"), f"The text {whole} in {colors[0]} on a {sheet.ground} background."
-                    .replace("a orange", "an orange")))
+        says = f"The text {as_shown(whole)} in {colors[0]} on a {sheet.ground} background."
+        out.append(("describe", q("describe"), says.replace("a orange", "an orange")))
     elif not coded:
-        out.append(("describe", q("describe"), sentence(f"{NUMBERS[rows]} lines of text")))
+        says = f": {', '.join(as_shown(text) for text, _ in texts)}" if rows <= 3 else ""
+        out.append(("describe", q("describe"), sentence(f"{NUMBERS[rows]} lines of text{says}")))
     if not coded:
         if rows == 1 and .5 <= places[0] < .8:
-            out.append(("number", q("read_number"), whole))
+            out.append(("number", q("read_number"), as_shown(whole)))
         else:
-            out.append(("read", q("read"), whole))
+            out.append(("read" if rows <= 3 else "transcribe", q("read"), as_shown(whole)))
     plain = [(text, color) for (text, color), sort in zip(texts, places) if sort < .8]
     shown = [text for text, _ in plain]
     colors_used = [color for _, color in texts]
     for text, color in plain:
         out.append(("text_color", q("color_of_word", x=text), sentence(color)))
         if colors_used.count(color) == 1 and rows > 1:
-            out.append(("read", q("word_color", c=color), text))
+            out.append(("read", q("word_color", c=color), as_shown(text)))
     if rows > 1:
         for place_name, index in (("top", 0), ("bottom", rows - 1)):
             if places[index] < .8 and " " not in texts[index][0]:
-                out.append(("read", q("word_place", p=place_name), texts[index][0]))
+                out.append(("read", q("word_place", p=place_name), as_shown(texts[index][0])))
         if rows > 2 and rows % 2 and places[rows // 2] < .5 and " " not in texts[rows // 2][0]:
-            out.append(("read", q("word_place", p="middle"), texts[rows // 2][0]))
+            out.append(("read", q("word_place", p="middle"), as_shown(texts[rows // 2][0])))
+    if rng.random() < .2:
+        shape = rng.choice(SHAPES)
+        out.append(rng.choice((no_such(rng, shape), ("count", q("count", x=plural(shape)), "None."),
+                               ("yesno", q("exists", a=an(shape)), "No."))))
     if shown and rng.random() < .5:
         out.append(("has_text", q("has_word", x=rng.choice(shown)), "Yes."))
     else:
@@ -745,9 +884,9 @@ def draw_words(rng, w, h, k):
 
 def draw_page(rng, w, h, k):
     """A page full of words, numbers and codes, each line in another font and size; at low levels black and large."""
-    plain, least = rng.random() > rng.level, 11 + 11 * (1 - rng.level)
+    plain, least = rng.random() > rng.level, 15 + 9 * (1 - rng.level)
     sheet = Sheet(rng, w, h, "white" if plain else rng.choice(("white", "white", None)), k)
-    colors, y = ["black"] if plain else colors_on(sheet.ground, 160), rng.uniform(-3, 4)
+    colors, y = ["black"] if plain else colors_on(sheet.ground, 200), rng.uniform(-3, 4)
     while y < h - 8:
         size = rng.choice((rng.uniform(least, least + 7), rng.uniform(least, 40)))
         name, color, x = a_font(rng), rng.choice(colors), rng.uniform(-4, 12)
@@ -768,10 +907,7 @@ def draw_crowd(rng, w, h, k):
 
 
 def price(rng, most=30):
-    while True:
-        text = f"{rng.randrange(1, most)}.{rng.randrange(100):02}"
-        if is_held_out(text) == rng.new_numbers:
-            return text
+    return known(rng, lambda: f"{rng.randrange(1, most)}.{rng.randrange(100):02}")
 
 
 def a_date(rng):
@@ -805,8 +941,8 @@ def draw_receipt(rng, w, h, k):
     show = str.upper if caps < .3 else str.capitalize if caps < .8 else str.lower
     lines = 2 + count + (date is not None)
     margin = rng.uniform(6, 12) if w <= TILE else rng.uniform(10, 50)
-    step = min((h - 8) / lines, rng.uniform(20, 32))
-    size = min(step * .78, 18 if w > TILE else 15)
+    step = min((h - 8) / lines, rng.uniform(23, 34))
+    size = min(step * .78, 21 if w > TILE else 16)
     widest = max(sheet.width(f"{show(item)}  {p}", name, size) for item, p in zip(items, prices))
     size *= min(1.0, (w - 2 * margin) / widest)
     y = rng.uniform(3, max(3.1, h - 4 - step * lines))
@@ -824,25 +960,26 @@ def draw_receipt(rng, w, h, k):
     sheet.text(margin, y + 1, label, name, size, ink)
     sheet.text(w - margin, y + 1, total, name, size, ink, "ra")
     out = sheet.asks
-    out.append(("receipt", q("total"), total))
-    out.append(("receipt", q("shop"), shop))
+    out.append(("receipt", q("total"), as_shown(total)))
+    out.append(("receipt", q("shop"), as_shown(shop)))
     out.append(("receipt", q("items"), sentence(NUMBERS[count])))
     if date:
-        out.append(("receipt", q("date"), date))
+        out.append(("receipt", q("date"), as_shown(date)))
     for item, p in zip(items, prices):
-        out.append(("receipt", q("price", x=item), p))
+        out.append(("receipt", q("price", x=item), as_shown(p)))
         if prices.count(p) == 1 and rng.random() < .3:
-            out.append(("receipt", q("costs", x=p), sentence(item)))
-    out.append(("describe", q("describe"), f"A receipt from {shop} with {NUMBERS[count]} items."))
+            out.append(("receipt", q("costs", x=p), as_shown(show(item))))
+    out.append(("describe", q("describe"), f"A receipt from {as_shown(shop)} with {NUMBERS[count]} items."))
     order = sorted(zip(map(float, prices), items))
     if order[-1][0] - order[-2][0] > .5:
-        out.append(("receipt", q("dearest"), sentence(order[-1][1])))
+        out.append(("receipt", q("dearest"), as_shown(show(order[-1][1]))))
     if order[1][0] - order[0][0] > .5:
-        out.append(("receipt", q("cheapest"), sentence(order[0][1])))
+        out.append(("receipt", q("cheapest"), as_shown(show(order[0][1]))))
     other = rng.choice([item for item in words("food") if item not in items])
     out.append(("absent", q("price", x=other), f"There is no {other} on the receipt."))
     pairs = "\n".join(f"{show(item)} {p}" for item, p in zip(items, prices))
-    out.append(("read", q("read"), f"{shop}\n" + (f"{date}\n" if date else "") + f"{pairs}\n{label} {total}"))
+    whole = f"{shop}\n" + (f"{date}\n" if date else "") + f"{pairs}\n{label} {total}"
+    out.append(("transcribe", q("read"), as_shown(whole)))
     return sheet
 
 
@@ -865,20 +1002,22 @@ def draw_label(rng, w, h, k):
             sheet.text(w / 2, h * (i + .5) / len(rows), row, name, size, tint(rng, color, 5), "mm", color)
         if rng.random() < .5:
             sheet.box(4, 4, w - 5, h - 5, None, tint(rng, color, 5), 2)
-        out = [("label", q("sign"), text),
-               ("describe", q("describe"), f"{sentence(an(ground) + ' sign')[:-1]} that says {' '.join(rows)}."),
+        out = [("label", q("sign"), as_shown(text)),
+               ("describe", q("describe"), f"{sentence(an(ground))[:-1]} sign that says {as_shown(' '.join(rows))}."),
                ("text_color", q("color_of_word", x=rows[0]), sentence(color)),
                ("color", q("ground"), sentence(ground))]
         sheet.asks = out
         return sheet
     if sort < .55:
         fields = {"name": f"{rng.choice(words('name'))} {rng.choice(words('name'))}", "city": rng.choice(words("city")),
-                  "room": str(rng.randint(1, 499)), "phone": f"{rng.randrange(100, 1000)}-{rng.randrange(1000, 10000)}"}
+                  "room": known(rng, lambda: str(rng.randint(1, 499))),
+                  "phone": known(rng, lambda: f"{rng.randrange(100, 1000)}-{rng.randrange(1000, 10000)}")}
     elif sort < .8:
         product = f"{rng.choice(words('adjective'))} {rng.choice(words('food') + words('thing'))}".capitalize()
         fields = {"product": product,
                   "price": "$" + price(rng, 100), "weight": f"{rng.randrange(1, 20) * 50} g",
-                  "size": rng.choice(("small", "medium", "large")), "code": str(rng.randrange(1000, 100000))}
+                  "size": rng.choice(("small", "medium", "large")),
+                  "code": known(rng, lambda: str(rng.randrange(1000, 100000)))}
     else:
         fields = {"city": rng.choice(words("city")), "date": a_date(rng), "seat": str(rng.randint(1, 40)),
                   "time": f"{rng.randrange(24)}:{rng.randrange(60):02}", "gate": str(rng.randint(1, 60))}
@@ -894,14 +1033,14 @@ def draw_label(rng, w, h, k):
         sheet.box(2, 2, w - 3, h - 3, None, ink)
     for key in keys:
         row = f"{key.capitalize()}: {fields[key]}"
-        size = fit(sheet, row, name, min(step * .75, rng.uniform(14, 26)), w - 16)
+        size = fit(sheet, row, name, min(step * .75, rng.uniform(17, 28)), w - 16)
         sheet.text(8, y, row, name, size, ink)
-        out.append(("label", q("field", x=key), fields[key]))
+        out.append(("label", q("field", x=key), as_shown(fields[key])))
         y += step
     others = ("name", "city", "price", "date", "time", "phone", "weight", "room")
     other = rng.choice([key for key in others if key not in keys])
     out.append(("absent", q("field", x=other), f"There is no {other} given."))
-    out.append(("read", q("read"), "\n".join(f"{key.capitalize()}: {fields[key]}" for key in keys)))
+    out.append(("transcribe", q("read"), as_shown("\n".join(f"{key.capitalize()}: {fields[key]}" for key in keys))))
     sheet.asks = out
     return sheet
 
@@ -914,7 +1053,7 @@ def draw_chart(rng, w, h, k):
     name = rng.choice(FONTS["plain"][:5])
     pool = rng.choice((words("food"), words("name"), words("animal"), words("city"), tuple(d[:3] for d in words("day")),
                        tuple(m[:3] for m in words("month")), tuple("ABCDEFG")))
-    size = 13 if w <= TILE else rng.uniform(13, 16)
+    size = 14 if w <= TILE else rng.uniform(14, 18)
     slot = (w - 12) / count
     pool = [word for word in pool if sheet.width(word.capitalize(), name, size) < slot - 3]
     if len(pool) < count:
@@ -945,22 +1084,22 @@ def draw_chart(rng, w, h, k):
     sheet.line(4, base, w - 4, base, ink)
     out = sheet.asks
     best, worst = bars[values.index(max(values))], bars[values.index(min(values))]
-    out.append(("chart", q("tallest"), best))
-    out.append(("chart", q("shortest"), worst))
+    out.append(("chart", q("tallest"), as_shown(best)))
+    out.append(("chart", q("shortest"), as_shown(worst)))
     out.append(("chart", q("bars"), sentence(NUMBERS[count])))
     a, b = rng.sample(range(count), 2)
-    out.append(("chart", q("more", x=bars[a], y=bars[b]), bars[a] if values[a] > values[b] else bars[b]))
+    out.append(("chart", q("more", x=bars[a], y=bars[b]), as_shown(bars[a] if values[a] > values[b] else bars[b])))
     for bar, value, color in zip(bars, values, colors):
         if written:
-            out.append(("chart", q("bar", x=bar), str(value)))
+            out.append(("chart", q("bar", x=bar), as_shown(value)))
         if not one:
             out.append(("chart", q("bar_color", x=bar), sentence(color)))
-    out.append(("describe", q("describe"), f"A bar chart with {NUMBERS[count]} bars, the tallest is {best}."))
+    out.append(("describe", q("describe"), f"A bar chart with {NUMBERS[count]} bars, the tallest is {as_shown(best)}."))
     if title:
-        out.append(("chart", q("title"), title))
+        out.append(("chart", q("title"), as_shown(title)))
     if written:
         rows = [f"{bar} {value}" for bar, value in zip(bars, values)]
-        out.append(("read", q("read"), "\n".join(([title] if title else []) + rows)))
+        out.append(("transcribe", q("read"), as_shown("\n".join(([title] if title else []) + rows))))
     return sheet
 
 
@@ -970,7 +1109,7 @@ def draw_table(rng, w, h, k):
     sheet, ink = paper_of(rng, w, h, k)
     rows = rng.randint(2, 3 if h <= TILE else 5)
     makers = {"age": lambda: str(rng.randint(18, 90)), "city": lambda: rng.choice(words("city")),
-              "score": lambda: str(rng.randint(10, 99)), "room": lambda: str(rng.randint(100, 499)),
+              "score": lambda: str(rng.randint(10, 99)), "room": lambda: known(rng, lambda: str(rng.randint(100, 499))),
               "sport": lambda: rng.choice(("tennis", "soccer", "golf", "chess", "dance", "running")),
               "pet": lambda: rng.choice(("cat", "dog", "horse", "rabbit", "bird", "fish")),
               "color": lambda: rng.choice(tuple(COLORS))}
@@ -978,8 +1117,8 @@ def draw_table(rng, w, h, k):
     names = rng.sample(words("name"), rows)
     cells = [[makers[column]() for column in columns] for _ in names]
     face = rng.choice(FONTS["plain"] + FONTS["serif"][:3])
-    step = min((h - 6) / (rows + 1), rng.uniform(24, 40))
-    size = min(step * .62, 17)
+    step = min((h - 6) / (rows + 1), rng.uniform(26, 44))
+    size = min(step * .64, 20)
     table = [["Name"] + [column.capitalize() for column in columns]] + [[n] + row for n, row in zip(names, cells)]
     widths = [max(sheet.width(row[i], face, size) for row in table) + 9 for i in range(len(columns) + 1)]
     scale = min(1.0, (w - 6) / sum(widths))
@@ -1004,14 +1143,15 @@ def draw_table(rng, w, h, k):
     out = sheet.asks
     for n, row in zip(names, cells):
         for column, cell in zip(columns, row):
-            out.append(("table", q("cell", x=n, y=column), cell))
+            out.append(("table", q("cell", x=n, y=column), as_shown(cell)))
             if [r[columns.index(column)] for r in cells].count(cell) == 1 and rng.random() < .4:
-                out.append(("table", q("row_of", y=column, v=cell), n))
+                out.append(("table", q("row_of", y=column, v=cell), as_shown(n)))
     out.append(("table", q("rows"), sentence(NUMBERS[rows])))
-    out.append(("describe", q("describe"), f"A table with the names {', '.join(names[:-1])} and {names[-1]}."))
+    said = [as_shown(n) for n in names]
+    out.append(("describe", q("describe"), f"A table with the names {', '.join(said[:-1])} and {said[-1]}."))
     other = rng.choice([n for n in words("name") if n not in names])
     out.append(("absent", q("cell", x=other, y=columns[0]), f"There is no {other} in the table."))
-    out.append(("read", q("read"), "\n".join(" ".join(row) for row in table)))
+    out.append(("transcribe", q("read"), as_shown("\n".join(" ".join(row) for row in table))))
     return sheet
 
 
@@ -1020,9 +1160,10 @@ def draw_fine(rng, w, h, k):
     q = functools.partial(ask, rng)
     sheet = Sheet(rng, w, h, rng.choice(("white", "white", "yellow", "pink", "gray")), k)
     name = rng.choice(FONTS["plain"][:6] + FONTS["mono"][:1])
-    size = rng.uniform(11.5, 14)
+    size = rng.uniform(14, 16.5)
     sort = rng.random()
-    text = (f"{rng.choice(('Code', 'No', 'Lot', 'Nr'))} {rng.randrange(100, 100000)}" if sort < .5 else
+    code = known(rng, lambda: str(rng.randrange(100, 100000)))
+    text = (f"{rng.choice(('Code', 'No', 'Lot', 'Nr'))} {code}" if sort < .5 else
             " ".join(a_word(rng) for _ in range(2)) if sort < .8 else a_number(rng))
     wide = sheet.width(text, name, size)
     low = rng.random() < .6
@@ -1035,13 +1176,13 @@ def draw_fine(rng, w, h, k):
     paint(sheet, things)
     sheet.text(x, y, text, name, size, tuple(rng.randint(0, 50) for _ in range(3)))
     out = sheet.asks
-    out.append(("fine", q("fine"), text))
-    out.append(("fine", q("fine"), text))
-    out.append(("read", q("read"), text))
+    out.append(("fine", q("fine"), as_shown(text)))
+    out.append(("fine", q("fine"), as_shown(text)))
+    out.append(("read", q("read"), as_shown(text)))
     for t in things:
         out.append(("color", q("color", x=t.shape), sentence(t.color)))
         out.append(("shape", q("shape", c=t.color), sentence(an(t.shape))))
-    out.append(("describe", q("describe"), describe(sheet, things)[:-1] + f". The text says {text}."))
+    out.append(("describe", q("describe"), describe(sheet, things)[:-1] + f". The text says {as_shown(text)}."))
     return sheet
 
 
@@ -1151,14 +1292,14 @@ def draw_clip(rng, w, h, k, frames=4):
 # How often each drawing is made, for each kind of sample.
 MIX = {
     "eye": ((draw_page, 3), (draw_crowd, 1.5)),
-    "tile": ((draw_scene, 4), (draw_count, 2), (draw_words, 10), (draw_label, 3), (draw_receipt, 1), (draw_chart, 1),
-             (draw_table, 1)),
-    "wide": ((draw_scene, 3), (draw_count, 1.5), (draw_words, 6), (draw_label, 3), (draw_receipt, 1), (draw_chart, 2),
-             (draw_table, 2), (draw_fine, 2)),
-    "tall": ((draw_scene, 2), (draw_count, 1), (draw_words, 5), (draw_label, 2), (draw_receipt, 5), (draw_table, 1),
-             (draw_fine, 2)),
-    "square": ((draw_scene, 4), (draw_count, 2), (draw_words, 5), (draw_label, 2), (draw_receipt, 3), (draw_chart, 3),
-               (draw_table, 3), (draw_fine, 3)),
+    "tile": ((draw_scene, 5), (draw_nothing, .3), (draw_count, 2), (draw_words, 7), (draw_label, 3), (draw_receipt, 1),
+             (draw_chart, 1), (draw_table, 1)),
+    "wide": ((draw_scene, 3), (draw_nothing, .2), (draw_count, 1.5), (draw_words, 6), (draw_label, 3),
+             (draw_receipt, 1), (draw_chart, 2), (draw_table, 2), (draw_fine, 2)),
+    "tall": ((draw_scene, 2), (draw_nothing, .1), (draw_count, 1), (draw_words, 5), (draw_label, 2), (draw_receipt, 5),
+             (draw_table, 1), (draw_fine, 2)),
+    "square": ((draw_scene, 4), (draw_nothing, .3), (draw_count, 2), (draw_words, 5), (draw_label, 2),
+               (draw_receipt, 3), (draw_chart, 3), (draw_table, 3), (draw_fine, 3)),
 }
 
 
@@ -1170,7 +1311,7 @@ def sample(rng, kind, only=None, own_size=.15):
     count, split, w, h = KINDS[kind]
     k = 1.0
     if split and rng.random() < own_size:
-        if kind == "wide":
+        if kind in ("wide", "pair_wide"):
             w, h = EDGE, rng.randint(round(.35 * EDGE), TILE)
         elif kind == "tall":
             w, h = rng.randint(round(.35 * EDGE), TILE), EDGE
@@ -1179,8 +1320,8 @@ def sample(rng, kind, only=None, own_size=.15):
         else:
             h = rng.randint(round(.6 * EDGE), EDGE)
         k = rng.uniform(.8, 2.3)
-        if kind in ("wide", "tall"):
-            h, w = (h - h % 2, w) if kind == "wide" else (h, w - w % 2)
+        if kind != "square" and kind != "pair_square":
+            w, h = w - w % 2, h - h % 2
     if kind.startswith("pair"):
         sheets, asks = draw_pair(rng, w, h, k)
     elif kind in ("frames", "film"):
@@ -1211,7 +1352,7 @@ def main():
             picture.save(os.path.join(a.out, f"{i:03}-{kind}-{j}.png"))
         print(f"{i:03} {kind} {s.pictures[0].size}")
         for skill, question, answer in s.asks:
-            print(f"    {skill:10} {question!r} -> {answer!r}")
+            print(f"    {skill:10} {question!r} -> {unmarked(answer)!r}")
 
 
 if __name__ == "__main__":

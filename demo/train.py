@@ -22,10 +22,11 @@ single tile with its questions, 0.016 s for a tile of the eye's first lessons, a
 Three things make that affordable. All questions about a picture share one pass over it: the picture's tokens come
 first, every question sees them and itself but not its neighbours (mask and positions in make_batch), so each is trained
 exactly as it is asked later, alone. Only the rows of the answers go through the head, against the words that answers
-are made of and a random thousand others (candidates). And on a CPU each core is a process of its own with whole
+are made of and 512 others at random (candidates). And on a CPU each core is a process of its own with whole
 batches (Team), since at this width two threads on one product mostly wait for each other.
 
-A batch is a function of (seed, number) alone, so going on after an interruption needs only the number of steps done.
+A batch is a function of the seed, its number and its size, so going on after an interruption needs only the number of
+steps done, and the same --tiles and --batches as before.
 """
 import argparse
 import contextlib
@@ -34,6 +35,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -58,20 +60,22 @@ TEXT = dict(hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key
 VOCABULARY = 49280
 ROOM = {"tile": 112, "wide": 128, "tall": 144, "square": 144, "pair_tile": 128, "pair_wide": 128, "pair_square": 128,
         "frames": 96, "film": 96}                               # tokens for the questions about one sample
-RATE, MUON_RATE, WARM_UP, CLIP, DECAY_WEIGHTS = 1.5e-3, 6e-3, 100, 1.0, 0.02
+RATE, MUON_RATE, WARM_UP, CLIP, DECAY_WEIGHTS = 1e-3, 4e-3, 100, 1.0, 0.02
 
-# The lessons: until which share of all steps, level of difficulty (draw.sample), how often which kind of sample.
+# The lessons: until how many thousand tiles, level of difficulty (draw.sample), learning rate (times the rates above),
+# how often which kind of sample.
 LESSONS = (
-    (.008, .2, {"eye": 1}),
-    (.030, .2, {"tile": 3, "eye": 1}),
-    (.060, .4, {"tile": 3, "eye": 1}),
-    (.130, .6, {"tile": 5, "eye": 1}),
-    (.25, .8, {"tile": 8, "wide": 1, "tall": 1, "square": .5, "pair_tile": .5, "frames": .3}),
-    (1.0, 1., {"tile": 3, "wide": 2, "tall": 2, "square": 4, "pair_tile": .7, "pair_wide": .2, "pair_square": .3,
-               "frames": .5, "film": .3}),
+    (32, .2, 1.5, {"eye": 1}),
+    (80, .5, 1.5, {"eye": 1}),
+    (120, 1., 1.5, {"eye": 1}),
+    (140, .2, 1, {"tile": 3, "eye": 1}),
+    (180, .5, 1, {"tile": 4, "eye": 1}),
+    (240, .8, 1, {"tile": 8, "eye": 1, "pair_tile": .5, "frames": .3}),
+    (math.inf, 1., 1, {"tile": 3, "wide": 2, "tall": 2, "square": 4, "pair_tile": .7, "pair_wide": .2,
+                       "pair_square": .3, "frames": .5, "film": .3}),
 )
-HINT, HINT_UNTIL = 1.0, .35     # weight of hint_loss: full until this share of the steps, nothing at twice that
-READING_FIRST = .13         # until this share of the steps two thirds of the tiles are words and numbers to read
+HINT, HINT_UNTIL = 1.0, 400     # weight of hint_loss: full until so many thousand tiles, nothing at twice as many
+READING_FIRST = 140             # until here half of the unsplit tiles, and more, are words and numbers to read
 
 
 # ------------------------------------------------------------------------------------------------ the model
@@ -88,14 +92,16 @@ def make_config():
 
 def make_model(seed):
     """The untrained model. At this width HF's standard deviation of 0.02 learns nothing for hours: each matrix gets
-    1 / sqrt(columns) here, about 0.09, so that no layer begins idle."""
+    1 / sqrt(columns) here, about 0.09, and embeddings 0.08, so that no layer begins idle."""
     torch.manual_seed(seed)
     model = SmolVLMForConditionalGeneration(make_config())
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim > 1:
                 p.normal_(0, .08 if "embed" in name and "patch" not in name else p[0].numel() ** -.5)
-    model.hints = torch.nn.Linear(TEXT["hidden_size"], sum(HINTS))      # see hint_loss; no part of what is saved
+    width = TEXT["hidden_size"]
+    model.hints = torch.nn.ModuleList([torch.nn.Linear(width, BEFORE * width),          # see hint_loss; not in save_hf
+                                       torch.nn.Linear(width, (HINTS - BEFORE) * width)])
     return model
 
 
@@ -138,13 +144,25 @@ def tiles_of(image, split):
 
 # ------------------------------------------------------------------------------------------------ what a token shows
 
-CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:$%/-"
-SHOWN = {c: i + 1 for i, c in enumerate(CHARACTERS)}
-SHAPES_SHOWN = {s: i + 1 for i, s in enumerate(draw.SHAPES + ("bar",))}
-COLORS_SHOWN = {c: i + 1 for i, c in enumerate(draw.COLORS)}
+CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:$%/- "
 SLOTS = 4                                                       # characters of a token's 24 x 24 pixels, at most
-HINTS = [len(SHOWN) + 1] * SLOTS + [len(SHAPES_SHOWN) + 1, len(COLORS_SHOWN) + 1]   # classes of each label, 0 is none
-UNKNOWN = -100
+SHAPE, COLOR, PLACE, BEFORE, HINTS = SLOTS, SLOTS + 1, SLOTS + 2, SLOTS + 6, SLOTS + 8
+BEFORE_LAYER = 2                                                # the decoder's layers after which BEFORE is asked
+NOTHING, UNKNOWN = 0, -100
+
+
+@functools.cache
+def hint_words():
+    """What a hint can be: {text: its place among the hints}, nothing first; a line's begin is "\\n"."""
+    words = draw.SHAPES + ("bar",) + tuple(draw.COLORS) + ("top", "bottom", "middle", "left", "right")
+    texts = ["<|endoftext|>", "\n", *CHARACTERS, *(" " + word for word in words)]
+    return {text: i for i, text in enumerate(texts)}
+
+
+@functools.cache
+def hint_ids():
+    """The id of each hint; the first of them, where a word has more: [hints] int64."""
+    return torch.tensor([encode(text)[0] for text in hint_words()])
 
 
 def squares(middle, half, count):
@@ -153,37 +171,51 @@ def squares(middle, half, count):
 
 
 def hints_of(marks, rows, columns):
-    """What each image token of a picture shows: int64 [tiles, 36, SLOTS + 2], in the order of tiles_of.
+    """What each image token of a picture shows: int64 [tiles, 36, HINTS], places in hint_words, in tiles_of's order.
 
-    The first SLOTS labels are the characters whose middle lies in the token's square, in reading order; then the shape
-    and the colour of what covers the square's middle. UNKNOWN where characters are too many or too small to tell."""
-    side = TILE // PATCH // SHUFFLE
-    out = np.zeros((rows * columns + 1, side, side, len(HINTS)), np.int64)
+    The first SLOTS are the characters whose middle lies in the token's square, in reading order; then the shape and the
+    colour of what covers the square's middle; where in the tile the square is: top, middle or bottom, left, middle or
+    right, and its row and column; then the character before the first of those in the square, and the one before that.
+    UNKNOWN where characters are too many or too small to tell, or beyond the tile's edge."""
+    side, word = TILE // PATCH // SHUFFLE, hint_words()
+    out = np.zeros((rows * columns + 1, side, side, HINTS), np.int64)
+    for i in range(side):
+        third = 3 * i // side
+        out[:, i, :, PLACE:PLACE + 3:2] = word[(" top", " middle", " bottom")[third]], word[str(i)]
+        out[:, :, i, PLACE + 1:PLACE + 4:2] = word[(" left", " middle", " right")[third]], word[str(i)]
     grids = ([(0, rows, columns)] if rows else []) + [(rows * columns, 1, 1)]
     for first, r, c in grids:
-        cells = defaultdict(list)
-        for what, color, x, y, half_w, half_h in marks:
-            if what in SHOWN:
-                u, v = int(x * c * side), int(y * r * side)
-                if 0 <= u < c * side and 0 <= v < r * side:
-                    cells[v, u].append((y, x, half_h * r * TILE, SHOWN[what], COLORS_SHOWN.get(color, 0)))
-            elif what in SHAPES_SHOWN:
+        cells, lines = defaultdict(list), {}
+        for what, color, x, y, half_w, half_h, *line in marks:
+            if line:
+                u, v = math.floor(x * c * side), math.floor(y * r * side)
+                lines[line[0], line[1]] = word[what], v // side, u // side
+                if what != " " and 0 <= u < c * side and 0 <= v < r * side:
+                    ink = word[" " + color] if color else UNKNOWN
+                    cells[v, u].append((y, x, half_h * r * TILE, word[what], ink, line))
+            else:
                 for v in squares(y, half_h, r * side):
                     for u in squares(x, half_w, c * side):
-                        out[first + v // side * c + u // side, v % side, u % side, SLOTS:] = (SHAPES_SHOWN[what],
-                                                                                              COLORS_SHOWN[color])
+                        out[first + v // side * c + u // side, v % side, u % side, SHAPE:PLACE] = (word[" " + what],
+                                                                                                   word[" " + color])
         for (v, u), inside in cells.items():
             label = out[first + v // side * c + u // side, v % side, u % side]
-            rows_of_text = sorted(inside)
-            top = rows_of_text[0][0]
-            height = 2 * rows_of_text[0][2] / (r * TILE)
-            rows_of_text.sort(key=lambda g: (g[0] - top > .6 * height, g[1]))
+            inside.sort()
+            top, height = inside[0][0], 2 * inside[0][2] / (r * TILE)
+            inside.sort(key=lambda g: (g[0] - top > .6 * height, g[1]))
+
+            def before(line, by):                           # the character so many places back
+                if line[1] < by:
+                    return word["\n"]
+                what, *tile = lines[line[0], line[1] - by]
+                return what if tile == [v // side, u // side] else UNKNOWN
             if len(inside) > SLOTS or min(g[2] for g in inside) < 4:
-                label[:SLOTS] = UNKNOWN
+                label[:SLOTS] = label[BEFORE:] = UNKNOWN
             else:
-                label[:len(inside)] = [g[3] for g in rows_of_text]
-            label[-1] = rows_of_text[0][4] or UNKNOWN
-    return out.reshape(rows * columns + 1, side * side, len(HINTS))
+                label[:len(inside)] = [g[3] for g in inside]
+                label[BEFORE:] = before(inside[0][5], 1), before(inside[0][5], 2)
+            label[COLOR] = inside[0][4]
+    return out.reshape(rows * columns + 1, side * side, HINTS)
 
 
 # ------------------------------------------------------------------------------------------------ prompts
@@ -210,10 +242,9 @@ def prefix_text(grids, clip):
     """The prompt up to the question: pictures as [(rows, columns)]; clip: as the frames of a film, one a second."""
     if not clip:
         return "<|im_start|>User:" + "".join(picture_text(*grid) for grid in grids)
-    seconds = len(grids)
     frames = "".join(f"\nFrame from 00:{i:02}:" + picture_text(0, 0) for i in range(len(grids)))
     count = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")[len(grids)]
-    return (f"<|im_start|>User: You are provided the following series of {count} frames from a 0:00:{seconds:02} "
+    return (f"<|im_start|>User: You are provided the following series of {count} frames from a 0:00:{len(grids):02} "
             f"[H:MM:SS] video.\n{frames}\n\n")
 
 
@@ -221,20 +252,26 @@ def question_text(question):
     return question + "<end_of_utterance>\nAssistant:"
 
 
-def answer_text(answer):
-    return " " + answer + "<end_of_utterance>"
+@functools.lru_cache(20000)
+def answer_ids(answer):
+    """An answer as the model has to give it: what it reads out (draw.as_shown) a character at a time, which reads as
+    well, spares it the tokenizer's thousand ways to cut words up, and lets it read words it has never seen."""
+    ids = []
+    for i, piece in enumerate(re.split("[\x02\x03]", " " + answer + "<end_of_utterance>")):
+        ids += encode(piece) if i % 2 == 0 else [id for char in piece for id in encode(char)]
+    return tuple(ids)
 
 
 # ------------------------------------------------------------------------------------------------ batches
 
-def lesson(share):
-    """(level, weights of the kinds) of the lesson at this share of all steps."""
-    return next((level, kinds) for until, level, kinds in LESSONS if share < until or until == 1.0)
+def lesson(seen):
+    """(level, rate, weights of the kinds) of the lesson after so many tiles."""
+    return next(lesson[1:] for lesson in LESSONS if seen < 1000 * lesson[0])
 
 
 def pack(asks, rng, room):
-    """As many of the asks as fit into room tokens: [(skill, question ids, answer ids)]. Rare skills come first to
-    be packed as often as frequent ones, and the rest is chance."""
+    """As many of the asks as fit into room tokens: [(skill, question ids, answer ids)]. One question of each skill
+    comes first, so that those with few are asked as often as those with many; the rest is chance."""
     asks = list(asks)
     rng.shuffle(asks)
     seen, first, later = set(), [], []
@@ -243,25 +280,28 @@ def pack(asks, rng, room):
         seen.add(a[0])
     packed, used = [], 0
     for skill, question, answer in first + later:
-        q, a = encode(question_text(question)), encode(answer_text(answer))
+        q, a = encode(question_text(question)), answer_ids(answer)
         if used + len(q) + len(a) <= room:
             packed.append((skill, q, a))
             used += len(q) + len(a)
     return packed
 
 
-def make_batch(seed, number, share, tiles):
+def make_batch(seed, number, seen, tiles):
     """One batch: `tiles` tiles or as many samples as they make, all of one kind. A function of its arguments alone.
 
-    Returns pixels uint8 [tiles, 3, T, T], ids [B, L], seg [B, L] (0 the picture, 1.. its questions, -1 padding),
+    Returns its kind, pixels uint8 [tiles, 3, T, T], hints [tiles, 36, HINTS] (hints_of), ids [B, L], seg [B, L] (0 the
+    picture, 1.. its questions, -1 padding),
     positions [B, L], where [N] (index into B * L of the position that predicts it), targets [N], answer [N] (which
     answer it belongs to) and skills [answers]."""
     rng = draw.Dice(f"{seed}/{number}")
-    rng.level, kinds = lesson(share)
+    rng.level, _, kinds = lesson(seen)
     kind = rng.choices(list(kinds), kinds.values())[0]
+    if len(kinds) > 1 and kind == "eye":                    # once there are questions, the eye knows the easy pages
+        rng.level = 1.0
     count, split, w, h = draw.KINDS[kind]
     each = count * (1 if not split else 1 + math.ceil(w / TILE) * math.ceil(h / TILE))
-    only = draw.draw_words if kind == "tile" and share < READING_FIRST and rng.random() < .5 else None
+    only = draw.draw_words if kind == "tile" and seen < 1000 * READING_FIRST and rng.random() < .5 else None
     batch = max(1, tiles // each)
     pixels, hints, rows, skills = [], [], [], []
     for _ in range(batch):
@@ -290,21 +330,19 @@ def make_batch(seed, number, share, tiles):
             skills.append(skill)
             at += n
     return dict(kind=kind, pixels=np.concatenate(pixels), hints=np.concatenate(hints), ids=ids, seg=seg,
-                positions=positions, where=np.array(where), targets=np.array(targets), answer=np.array(answer),
-                skills=skills)
+                positions=positions, where=np.array(where, np.int64), targets=np.array(targets, np.int64),
+                answer=np.array(answer, np.int64), skills=skills)
 
 
 def answer_vocabulary(seed=1, count=3000):
     """The ids that answers are made of, seen in so many drawn samples: [n] int64, sorted."""
-    ids = set(encode("<end_of_utterance>"))
-    names = [word for kind in ("name", "city", "sign", "day", "month", "shop") for word in draw.words(kind)]
-    for word in draw.all_words() + tuple(names):
-        for text in (word.lower(), word.capitalize(), word.upper()):
-            ids.update(encode(" " + text) + encode(f"\n{text}") + encode(text[:3]) + encode(" " + draw.spelled(text)))
+    ids = set(encode("<end_of_utterance>")) | set(hint_ids().tolist())
+    for char in CHARACTERS:
+        ids.update(encode(char) + encode(" " + char))
     rng = draw.Dice(seed)
     for _ in range(count):
         for _, _, answer in draw.sample(rng, rng.choice(("tile", "tile", "wide", "pair_tile", "film"))).asks:
-            ids.update(encode(answer_text(answer)))
+            ids.update(answer_ids(answer))
     return torch.tensor(sorted(ids))
 
 
@@ -316,67 +354,106 @@ def see(model, batch, device):
     return model.model.connector(model.model.vision_model(pixels).last_hidden_state)
 
 
-def read(model, batch, features, device):
-    """The text model's output for a batch whose image tokens are `features`: [B * L, width]."""
+class Words:
+    """Those rows of the embedding (and head: they are tied) that a batch needs, as a leaf of their own: a gradient of
+    all 49280 rows would take longer to clear and add up than many a layer."""
+
+    def __init__(self, model, batch, candidates, rng, device):
+        """ids: the batch's, as indices into rows; scored: the rows that compete for an answer's token, which are what
+        the batch answers, the candidates and 512 at random; targets: indices into scored."""
+        self.weight = model.lm_head.weight
+        ids, targets = torch.from_numpy(batch["ids"]), torch.from_numpy(batch["targets"])
+        others = torch.from_numpy(np.frombuffer(rng.randbytes(4 * 512), np.uint32) % VOCABULARY)
+        chosen, index = torch.unique(torch.cat([targets, candidates, others.long()]), return_inverse=True)
+        self.used, where = torch.unique(torch.cat([chosen, hint_ids(), ids.flatten()]), return_inverse=True)
+        self.used, self.targets = self.used.to(device), index[:len(targets)].to(device)
+        where = where.to(device)
+        self.scored, self.hints, self.ids = where.split([len(chosen), len(hint_ids()), ids.numel()])
+        self.ids = self.ids.view(ids.shape)
+        self.rows = self.weight.detach().index_select(0, self.used).requires_grad_()
+
+    def add_gradient(self):
+        """After backward(): to the gradient of the whole."""
+        if self.weight.grad is None:
+            self.weight.grad = torch.zeros_like(self.weight)
+        self.weight.grad.index_add_(0, self.used, self.rows.grad)
+
+
+def read(model, batch, words, features, device):
+    """The text model's output for a batch whose image tokens are `features`: [B * L, width]; and what the first layers
+    make of the image tokens: [tiles * 36, width]."""
     ids, seg = torch.from_numpy(batch["ids"]).to(device), torch.from_numpy(batch["seg"]).to(device)
     core, n = model.model, ids.shape[1]
-    embeddings = core.text_model.embed_tokens(ids)                                         # [B, L, width]
-    embeddings = embeddings.masked_scatter((ids == core.image_token_id)[..., None], features.to(embeddings.dtype))
+    embeddings = torch.nn.functional.embedding(words.ids, words.rows).to(features.dtype)  # [B, L, width]
+    embeddings = embeddings.masked_scatter((ids == core.image_token_id)[..., None], features)
     key, query = seg[:, None, None, :], seg[:, None, :, None]
     allowed = torch.ones(n, n, dtype=torch.bool, device=device).tril() & ((key == 0) | (key == query))
     mask = torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, -1e30).to(embeddings.dtype)
-    return core.text_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False,
-                           position_ids=torch.from_numpy(batch["positions"]).to(device)).last_hidden_state.flatten(0, 1)
+    out = core.text_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, output_hidden_states=True,
+                          position_ids=torch.from_numpy(batch["positions"]).to(device))
+    return out.last_hidden_state.flatten(0, 1), out.hidden_states[BEFORE_LAYER][ids == core.image_token_id]
 
 
-def hint_loss(head, features, hints):
-    """The loss of telling from each image token alone what it shows, through a linear layer that is dropped later.
+def hint_loss(head, words, tokens, labels):
+    """The loss of telling from each image token alone what it shows.
 
-    features [tiles, 36, width], hints [tiles, 36, labels]. The answers teach the eye only through the whole decoder,
-    which at first looks anywhere; this teaches it each letter where it stands. Squares that show nothing weigh a
-    twentieth. Returns (loss, the number of letters told right, the number of letters)."""
-    labels = hints.flatten(0, 1)
-    scores, total, right, letters = head(features.float()).flatten(0, 1).split(HINTS, 1), 0.0, 0, 0
-    for i, (score, label) in enumerate(zip(scores, labels.unbind(1))):
-        each = torch.nn.functional.cross_entropy(score, label, reduction="none", ignore_index=UNKNOWN)
-        weight = torch.where(label > 0, 1.0, .05) * (label != UNKNOWN)
-        total = total + (each * weight).sum() / weight.sum().clamp(min=1)
-        if i < SLOTS:
-            right += int(((score.argmax(1) == label) & (label > 0)).sum())
-            letters += int((label > 0).sum())
-    return total / len(HINTS), right, letters
+    tokens [n, width], labels [n, kinds of hints]. The answers teach the eye only through the whole decoder, which at
+    first looks anywhere; this teaches it each letter where it stands, and the decoder's first layers which letter
+    stands before it, by which one reads on. Each kind of hint is a linear map (dropped later) from the token to the
+    embedding of the word for what is there: so the decoder finds in the eye's tokens the very directions that its words
+    have, and one match of words with tokens is as good as the next: red with the color of a token, "e" with the
+    character before it (times 4, as embeddings are short beside what a softmax needs). Squares that show nothing weigh a twentieth. Returns (loss, right, labels that are not
+    nothing), the last two [kinds of hints]."""
+    told = head(tokens.float()).unflatten(-1, (labels.shape[1], -1))                        # [n, kinds, width]
+    scores = 4 * told @ words.rows.index_select(0, words.hints).T                           # [n, kinds, hint_words]
+    each = torch.nn.functional.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none",
+                                             ignore_index=UNKNOWN).view(labels.shape)
+    weight = torch.where(labels > NOTHING, 1.0, .05) * (labels != UNKNOWN)
+    loss, there = ((each * weight).sum(0) / weight.sum(0).clamp(min=1)).mean(), labels > NOTHING
+    return loss, ((scores.detach().argmax(2) == labels) & there).sum(0).cpu().numpy(), there.sum(0).cpu().numpy()
 
 
-def answer_loss(model, batch, hidden, candidates, rng, device):
+def answer_loss(batch, words, hidden, device):
     """(mean loss of the answers' tokens, each token's loss, whether each token has the highest score).
 
-    The softmax runs over the candidates, what the batch answers, and 1024 ids at random; the other ids' rows are
-    pushed down in their turn."""
+    A token of an answer of n tokens weighs 1 / sqrt(n): long answers teach more than short ones, but "Red." is not
+    drowned by a page that is read out."""
     hidden = hidden[torch.from_numpy(batch["where"]).to(device)].float()
-    targets = torch.from_numpy(batch["targets"])
-    others = torch.from_numpy(np.frombuffer(rng.randbytes(4 * 1024), np.uint32) % VOCABULARY)
-    chosen, index = torch.unique(torch.cat([targets, candidates, others.long()]), return_inverse=True)
-    index = index[:len(targets)].to(device)
-    logits = hidden @ model.lm_head.weight.index_select(0, chosen.to(device)).float().T     # [N, chosen]
-    losses = torch.nn.functional.cross_entropy(logits, index, reduction="none")
-    return losses.mean(), losses.detach().cpu().numpy(), (logits.detach().argmax(1) == index).cpu().numpy()
+    logits = hidden @ words.rows.index_select(0, words.scored).T                            # [N, scored]
+    losses = torch.nn.functional.cross_entropy(logits, words.targets, reduction="none")
+    lengths = np.bincount(batch["answer"])
+    weight = torch.from_numpy(lengths[batch["answer"]] ** -.5).float().to(device)
+    right = logits.detach().argmax(1) == words.targets
+    return (losses * weight).sum() / weight.sum(), losses.detach().cpu().numpy(), right.cpu().numpy()
 
 
-def loss_of(model, batch, candidates, rng, device, hint):
-    """(answer_loss, if there are questions, + hint * hint_loss; {skill: [tokens' loss, tokens, right, answers]})."""
+def learn(model, batch, candidates, rng, device, hint):
+    """Adds the gradient of answer_loss (if there are questions) + hint * hint_loss to the model's.
+
+    Returns {skill: [tokens' loss, tokens, right, answers]}."""
     loss, counts = 0.0, {}
+    words = Words(model, batch, candidates, rng, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         features = see(model, batch, device)
-        hidden = read(model, batch, features, device) if batch["skills"] else None
+        hidden, early = read(model, batch, words, features, device) if batch["skills"] else (None, None)
     if batch["skills"]:
-        loss, losses, right = answer_loss(model, batch, hidden, candidates, rng, device)
+        loss, losses, right = answer_loss(batch, words, hidden, device)
         counts = tally(batch, losses, right)
     if hint:
-        hinted, right, letters = hint_loss(model.hints, features, torch.from_numpy(batch["hints"]).to(device))
+        labels = torch.from_numpy(batch["hints"]).to(device).flatten(0, 1)
+        hinted, right, there = hint_loss(model.hints[0], words, features.flatten(0, 1), labels[:, :BEFORE])
         loss = loss + hint * hinted
-        counts["(hints' loss)"] = np.array([0, 0, float(hinted.detach()), 1])
-        counts["(letters)"] = np.array([0, 0, right, letters])
-    return loss, counts
+        for name, part in (("(letters)", slice(SLOTS)), ("(shapes)", SHAPE), ("(colors)", COLOR),
+                           ("(places)", slice(PLACE, BEFORE))):
+            counts[name] = np.array([0, 0, right[part].sum(), there[part].sum()])
+        if early is not None:
+            hinted, right, there = hint_loss(model.hints[1], words, early, labels[:, BEFORE:])
+            loss = loss + hint * hinted
+            counts["(before)"] = np.array([0, 0, right.sum(), there.sum()])
+    if batch["skills"] or hint:
+        loss.backward()
+        words.add_gradient()
+    return counts
 
 
 def tally(batch, losses, right):
@@ -399,17 +476,20 @@ class Team:
     Whoever is slowed down by other work on the machine simply takes fewer batches."""
 
     def __init__(self, model, members, work):
-        """work(number, share): computes one batch, adding to the gradients of model; returns its tally."""
-        self.model, self.members, self.work = model, members, work
+        """work(number, seen): computes one batch, adding to the gradients of model; returns its tally."""
+        self.work = work
         self.parameters = list(model.parameters())
-        self.next = mp.Value("l", 0)
+        context = mp.get_context("fork")                        # work() need not be pickled
+        self.next = context.Value("l", 0)
         model.share_memory()
         self.shared = [[torch.zeros_like(p).share_memory_() for p in self.parameters] for _ in range(members - 1)]
-        self.orders = [mp.Pipe() for _ in range(members - 1)]
+        self.orders = [context.Pipe() for _ in range(members - 1)]
         for i in range(members - 1):
-            mp.Process(target=self.member, args=(i,)).start()
+            context.Process(target=self.member, args=(i,), daemon=True).start()
+        for _, theirs in self.orders:                           # else a member's death would go unnoticed
+            theirs.close()
 
-    def take(self, end, share):
+    def take(self, end, seen):
         """Batches from the counter until `end`; returns their tallies."""
         tallies = []
         while True:
@@ -418,12 +498,13 @@ class Team:
                 if number >= end:
                     return tallies
                 self.next.value += 1
-            tallies.append(self.work(number, share))
+            tallies.append(self.work(number, seen))
 
     def member(self, i):
         signal.signal(signal.SIGINT, signal.SIG_IGN)            # the leader says when to end
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self.orders[i][0].close()                               # else the leader's death would go unnoticed
+        for ours, _ in self.orders:                             # else the leader's death would go unnoticed
+            ours.close()
         for p, grad in zip(self.parameters, self.shared[i]):
             p.grad = grad
         with contextlib.suppress(EOFError):
@@ -432,7 +513,7 @@ class Team:
                     grad.zero_()
                 self.orders[i][1].send(self.take(*order))
 
-    def step(self, begin, count, share):
+    def step(self, begin, count, seen):
         """The mean gradient of batches begin ... begin + count - 1, left in the parameters; returns the tallies."""
         self.next.value = begin
         for p in self.parameters:
@@ -441,14 +522,13 @@ class Team:
             else:
                 p.grad.zero_()
         for ours, _ in self.orders:
-            ours.send((begin + count, share))
-        tallies = self.take(begin + count, share)
+            ours.send((begin + count, seen))
+        tallies = self.take(begin + count, seen)
         for (ours, _), grads in zip(self.orders, self.shared):
             tallies += ours.recv()
             torch._foreach_add_([p.grad for p in self.parameters], grads)
         torch._foreach_div_([p.grad for p in self.parameters], count)
         return tallies
-
 
     def close(self):
         for ours, _ in self.orders:
@@ -464,9 +544,15 @@ class Ahead(torch.utils.data.Dataset):
     def __len__(self):
         return self.steps
 
+    @staticmethod
+    def ignore(_):
+        """The leader says when to end."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
     def __getitem__(self, number):
         torch.set_num_threads(1)
-        return make_batch(self.seed, number, number / self.steps, self.tiles)
+        return make_batch(self.seed, number, number * self.tiles, self.tiles)
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -490,7 +576,7 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         shapes = defaultdict(list)
         for group in self.param_groups:
-            for p in (p for p in group["params"] if p.grad is not None):
+            for p in (p for p in group["params"] if p.grad is not None and p.grad.any()):      # what the lesson used
                 m = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 m.lerp_(p.grad, 1 - group["momentum"])
                 shapes[p.flatten(1).shape].append((p, p.grad.lerp(m, group["momentum"]).flatten(1), group))
@@ -508,7 +594,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimizers_of(model):
-    """Muon for the layers' matrices, AdamW for the embeddings, norms and biases."""
+    """Muon for the layers' matrices, AdamW for embeddings (patches and words), hints, norms and biases."""
     matrices = [p for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n and "hints" not in n]
     ours = set(map(id, matrices))
     others = [p for p in model.parameters() if id(p) not in ours]
@@ -546,17 +632,16 @@ def train(a):
     if state:
         model.load_state_dict(state["model"])
 
-    def work(number, share, batch=None):
-        batch = batch or make_batch(a.seed, number, share, a.tiles)
-        hint = HINT * min(1.0, max(0.0, 2 - share / HINT_UNTIL))
-        loss, counts = loss_of(model, batch, candidates, random.Random(number), device, hint)
-        loss.backward()
-        return counts
+    def work(number, seen, batch=None):
+        batch = batch or make_batch(a.seed, number, seen, a.tiles)
+        hint = HINT * min(1.0, max(0.0, 2 - seen / 1000 / HINT_UNTIL))
+        return learn(model, batch, candidates, random.Random(number), device, hint)
 
     team = None if gpu else Team(model, a.processes, work)
     loader = iter(torch.utils.data.DataLoader(
         torch.utils.data.Subset(Ahead(a.seed, a.tiles, a.steps), range(step, a.steps)), batch_size=None,
-        num_workers=os.cpu_count(), prefetch_factor=4, collate_fn=lambda batch: batch)) if gpu else None
+        num_workers=os.cpu_count(), prefetch_factor=4, collate_fn=lambda batch: batch, worker_init_fn=Ahead.ignore,
+        multiprocessing_context="fork")) if gpu else None
     optimizers = optimizers_of(model)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     for optimizer, saved in zip(optimizers, state["optimizers"] if state else ()):
@@ -565,21 +650,24 @@ def train(a):
                               optimizers=[optimizer.state_dict() for optimizer in optimizers])
     total, begun, marked, saved = defaultdict(lambda: np.zeros(4)), step, time.time(), time.time()
     stop = []
-    for number in (signal.SIGINT, signal.SIGTERM):          # finish the step, keep the state, end
-        signal.signal(number, lambda *_: stop.append(1))
+    for what in (signal.SIGINT, signal.SIGTERM):            # finish the step, keep the state, end
+        signal.signal(what, lambda *_: stop.append(1))
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(candidates)} answer ids, "
           f"from step {step} on {device}", flush=True)
     while step < a.steps and not stop:
         began = time.time()
         if gpu:
-            tallies = [work(step, step / a.steps, next(loader))]
+            tallies = [work(step, step * a.tiles, next(loader))]
         else:
-            tallies = team.step(step * a.batches, a.batches, step / a.steps)
+            tallies = team.step(step * a.batches, a.batches, step * a.batches * a.tiles)
+        rate = slope(step, a.steps, a.fall) * lesson(step * a.tiles * (1 if gpu else a.batches))[1]
+        torch.set_num_threads(a.processes if not gpu else 4)        # the others wait
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         for optimizer, top in zip(optimizers, rates):
             for group in optimizer.param_groups:
-                group["lr"] = top * slope(step, a.steps, a.fall)
+                group["lr"] = top * rate
             optimizer.step()
+        torch.set_num_threads(1 if not gpu else 4)
         if gpu:
             model.zero_grad(set_to_none=True)
         step += 1
@@ -627,9 +715,9 @@ def save_hf(work, out, dtype=torch.bfloat16):
 def main():
     parser = argparse.ArgumentParser(description="Trains the demo model.")
     parser.add_argument("work", metavar="WORKDIR", help="checkpoints and the log")
-    parser.add_argument("--steps", type=int, default=30000)
-    parser.add_argument("--fall", type=float, default=.2, help="the share of the steps in which the rate falls")
-    parser.add_argument("--tiles", type=int, default=16, help="tiles in a batch")
+    parser.add_argument("--steps", type=int, default=15000)
+    parser.add_argument("--fall", type=float, default=.8, help="the share of the steps in which the rate falls")
+    parser.add_argument("--tiles", type=int, default=10, help="tiles in a batch")
     parser.add_argument("--batches", type=int, default=4, help="batches in a step (CPU)")
     parser.add_argument("--processes", type=int, default=2, help="CPU processes, each with one thread")
     parser.add_argument("--report", type=int, default=50, help="steps from one line of progress to the next")
