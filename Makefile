@@ -1,4 +1,7 @@
 # make            build ./smolvlm (OpenMP where the compiler has it; OMP=0 for none)
+# make demo       asks the model of this repository about the pictures of demo/pictures
+# make eval       asks it the held-out questions of demo/eval, prints how many answers are right: MODEL=file.bin
+#                 EVAL="--every 10"
 # make test       the tests: a C compiler and make are all they need
 # make sanitize   the same under AddressSanitizer and UndefinedBehaviorSanitizer
 # make parity     against Hugging Face transformers, in a venv made by itself
@@ -73,7 +76,18 @@ $(BUILD)/smolvlm: $(BUILD)/main.o $(OBJECTS)
 $(BUILD)/test_%: tests/test_%.c tests/greatest.h $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
 
-test: $(TESTS:%=$(BUILD)/%) $(BUILD)/smolvlm
+demo: smolvlm
+	@demo/demo.sh
+
+$(BUILD)/eval: demo/eval.c $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
+
+# passive: threads that wait for each other sleep, as on a busy machine spinning makes such short questions ten times
+# slower.
+eval: $(BUILD)/eval
+	@OMP_WAIT_POLICY=passive $(BUILD)/eval $(EVAL) $(or $(MODEL),demo/demo.bin) demo/eval
+
+test: $(TESTS:%=$(BUILD)/%) $(BUILD)/smolvlm $(BUILD)/eval
 	@tests/run.sh $(BUILD) $(TESTS)
 
 # gcc's OpenMP runtime is not instrumented, and one thread finds the same errors.
@@ -105,12 +119,14 @@ bench: $(BUILD)/bench
 bench-peers: smolvlm $(VENV)/ready
 	$(VENV)/bin/python tests/bench_peers.py $(BENCH)
 
-accuracy: smolvlm $(VENV)/ready
+# make accuracy [ACCURACY="--demo"]: the options of tests/accuracy.py; by default both of its tables
+accuracy: smolvlm $(BUILD)/eval $(VENV)/ready
+	$(if $(ACCURACY),,$(VENV)/bin/python tests/accuracy.py --demo)
 	$(VENV)/bin/python tests/accuracy.py $(ACCURACY)
 
 clean:
 	rm -rf build smolvlm
 
 FORCE:
-.PHONY: test sanitize parity parity-full bench bench-peers accuracy clean
+.PHONY: demo eval test sanitize parity parity-full bench bench-peers accuracy clean
 .SECONDARY:

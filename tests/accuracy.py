@@ -4,6 +4,7 @@ in llama.cpp's, against transformers in float32 on the same weights and the same
 
     python tests/accuracy.py                              500m with random weights, a text
     python tests/accuracy.py --model DIR --picture        a checkpoint of one's own, a text and a picture
+    python tests/accuracy.py --demo                       the demo model: how many answers of demo/eval are right
 
 KL is the mean over all positions of sum p log(p / q), p the reference's probabilities, in nats; top-1 how often the
 likeliest token is the same; rms the root mean square of the logits' error relative to that of the logits themselves.
@@ -13,7 +14,11 @@ With a picture each side goes its whole way, from the file to the logits, and "f
 tokens: llama.cpp scales pictures in its own way, which is part of its error. Ours run one token at a time, which gives
 the same bits as a whole prompt (checked at its end); the other engines run the whole at once.
 
-Needs what bench_peers.py needs, and shares its folder of builds and converted checkpoints.
+--demo: demo/hf is exported in each of our formats, and build/eval asks each file all of demo/eval. Required: Q8 loses
+at most 0.2 points against f32, Q4 at most 1.0; exit code 1 if not.
+
+Needs what bench_peers.py needs (--demo: what export.py needs), and shares its folder of builds and converted
+checkpoints.
 """
 import argparse
 import ctypes
@@ -32,6 +37,8 @@ ROOT = os.path.dirname(HERE)
 sys.path.insert(0, HERE)
 import bench_peers as peers
 
+DEMO_FORMATS = ["f32", "bf16", "q8", "q4"]
+ALLOWED = {"q8": 0.2, "q4": 1.0}                            # points that a format may lose against f32
 FORMATS = ["ours-bf16", "ours-q8", "ours-q4", "llama-q8_0", "llama-q4_0"]
 QUESTION = "What is in this picture?"
 TEXT = """A harbour town wakes slowly. Before six the first boats return, low in the water, and men in yellow coats
@@ -217,6 +224,57 @@ def prompt(directory, image, positions):
     return tokenizer(TEXT, add_special_tokens=False)["input_ids"][:positions], settings
 
 
+# ------------------------------------------------------------------------------------------------------ the demo model
+
+def demo(a):
+    """Prints the share of right answers per skill and format, and the files' sizes; returns the exit code."""
+    directory, questions = os.path.join(a.demo, "hf"), os.path.join(a.demo, "eval")
+    place = os.path.join(a.cache, "demo")
+    os.makedirs(place, exist_ok=True)
+    with open(os.path.join(questions, "eval.jsonl"), encoding="utf-8") as f:
+        skills = {q["id"]: q["skill"] for q in map(json.loads, f)}
+    files, right = {}, {}                                   # right: {format: {id: bool}}
+    for kind in DEMO_FORMATS:
+        files[kind] = peers.ours(directory, place, kind)
+        answers = os.path.join(place, kind + ".jsonl")
+        if os.path.exists(answers):                         # what is read below is this run's
+            os.remove(answers)
+        done = subprocess.run([a.eval, files[kind], questions, "--answers", answers, "-j", str(a.threads)],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                              env={**os.environ, "OMP_WAIT_POLICY": "passive"})
+        if not os.path.exists(answers):
+            raise SystemExit(f"{kind}: {done.stderr.strip()}")
+        with open(answers, encoding="utf-8") as f:
+            right[kind] = {line["id"]: line["right"] for line in map(json.loads, f)}
+        if right[kind].keys() != skills.keys():
+            raise SystemExit(f"{kind}: {done.stderr.strip()}")
+        peers.say(f"{kind}: {sum(right[kind].values())} of {len(skills)} right")
+
+    def share(kind, skill=None):
+        values = [value for i, value in right[kind].items() if skill in (None, skills[i])]
+        return 100 * sum(values) / len(values)
+
+    def cells(what, skill=None):
+        first = share("f32", skill)
+        return [what, str(sum(skill in (None, s) for s in skills.values()))] + \
+            [f"{share(kind, skill):.1f}" + (f" ({share(kind, skill) - first:+.1f})" if kind != "f32" else "")
+             for kind in DEMO_FORMATS]
+
+    rows = [cells(skill, skill) for skill in sorted(set(skills.values()))] + [cells("total")]
+    rows.append(["MB", ""] + [f"{os.path.getsize(files[kind]) / 1e6:.1f}" for kind in DEMO_FORMATS])
+    rows.append(["bits per weight", ""] + [f"{bits_of([files[kind]])[1]:.2f}" for kind in DEMO_FORMATS])
+    print("Right answers in per cent (difference to f32):\n")
+    print("| skill | questions | " + " | ".join(DEMO_FORMATS) + " |")
+    print("|---" * (2 + len(DEMO_FORMATS)) + "|")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    lost = {kind: share("f32") - share(kind) for kind in ALLOWED}
+    for kind in ALLOWED:
+        if lost[kind] > ALLOWED[kind] + 1e-9:
+            print(f"{kind} loses {lost[kind]:.2f} points, more than {ALLOWED[kind]}")
+    return int(any(lost[kind] > ALLOWED[kind] + 1e-9 for kind in ALLOWED))
+
+
 def main():
     if len(sys.argv) == 3 and sys.argv[1] == "--worker":
         job = json.loads(sys.argv[2])
@@ -228,12 +286,17 @@ def main():
                         choices=[p for p in peers.PEERS if not p.endswith("-off")], help=", ".join(FORMATS))
     parser.add_argument("--picture", action="store_true", help="also with a picture")
     parser.add_argument("--image", default=os.path.join(HERE, "pictures", "coffee.jpg"))
+    parser.add_argument("--demo", nargs="?", const=os.path.join(ROOT, "demo"), metavar="DIR",
+                        help="the demo model instead: DIR holds hf and eval (default: demo)")
+    parser.add_argument("--eval", default=os.path.join(ROOT, "build", "eval"), help="the program made of demo/eval.c")
     parser.add_argument("--positions", type=int, help="only so many of the text's tokens")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--binary", default=os.path.join(ROOT, "smolvlm"))
     parser.add_argument("--cache", default=os.path.join(ROOT, "build", "peers"))
     a = parser.parse_args()
     a.cache = os.path.abspath(a.cache)
+    if a.demo:
+        sys.exit(demo(a))
 
     random = a.model in peers.NAMES
     directory = peers.hf_directory(a.cache, a.model) if random else os.path.abspath(a.model)

@@ -1,6 +1,7 @@
 #!/bin/sh
-# tests/run.sh BUILD TEST...: runs BUILD/TEST for each test, then tests/test_cli.sh with BUILD/smolvlm; the last line is
-# the sum of what they say. Exit code 1 if a test failed; a test program that ends badly without a word counts as one.
+# tests/run.sh BUILD TEST...: runs BUILD/TEST for each test, then tests/test_cli.sh and tests/test_demo.sh with BUILD's
+# programs; the last line is the sum of what they say. Exit code 1 if a test failed; a test program that ends badly
+# without a word counts as one.
 # Run from the repository's root, as make test does. RUN: what starts a foreign machine's programs (qemu-s390x-static).
 build=$1
 shift
@@ -31,6 +32,7 @@ for test in "$@"; do
     run "$test" $RUN "$build/$test"
 done
 run test_cli tests/test_cli.sh "$build/smolvlm"
+run test_demo tests/test_demo.sh "$build"
 
 echo
 echo "$passed passed, $failed failed, $skipped skipped"
