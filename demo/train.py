@@ -402,8 +402,8 @@ def hint_loss(head, words, tokens, labels):
     stands before it, by which one reads on. Each kind of hint is a linear map (dropped later) from the token to the
     embedding of the word for what is there: so the decoder finds in the eye's tokens the very directions that its words
     have, and one match of words with tokens is as good as the next: red with the color of a token, "e" with the
-    character before it (times 4, as embeddings are short beside what a softmax needs). Squares that show nothing weigh a twentieth. Returns (loss, right, labels that are not
-    nothing), the last two [kinds of hints]."""
+    character before it (times 4, as embeddings are short beside what a softmax needs). Squares that show nothing weigh
+    a twentieth. Returns (loss, right, labels that are not nothing), the last two [kinds of hints]."""
     told = head(tokens.float()).unflatten(-1, (labels.shape[1], -1))                        # [n, kinds, width]
     scores = 4 * told @ words.rows.index_select(0, words.hints).T                           # [n, kinds, hint_words]
     each = torch.nn.functional.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none",
