@@ -639,7 +639,8 @@ def draw_nothing(rng, w, h, k):
 
 
 def draw_scene(rng, w, h, k):
-    """One to four different shapes; nearly everything that can be asked about them."""
+    """One to four different shapes; nearly everything that can be asked about them, at low levels mostly which shape
+    has which colour: until a model can find a thing by its name, the rest teaches it to guess."""
     q = functools.partial(ask, rng)
     sheet = Sheet(rng, w, h, k=k)
     count = rng.choice((1, 1, 2) if rng.level < .3 else (1, 2, 2, 3) if rng.level < .6 else (1, 2, 2, 3, 3, 4))
@@ -696,6 +697,11 @@ def draw_scene(rng, w, h, k):
             out.append(("size", q("bigger", x=a.shape, y=b.shape), sentence(f"the {big.shape}")))
         if sum(t.big for t in things) == 1:
             out.append(("size", q("biggest"), sentence("the " + next(t.name() for t in things if t.big))))
+    if rng.level < .6:
+        sheet.asks = [a for a in out if a[0] in ("color", "shape") or rng.random() < .25]
+        for t in things:
+            sheet.asks += [("color", q("color", x=t.shape), sentence(t.color)),
+                           ("shape", q("shape", c=t.color), sentence(an(t.shape)))]
     return sheet
 
 
@@ -1292,7 +1298,7 @@ def draw_clip(rng, w, h, k, frames=4):
 # How often each drawing is made, for each kind of sample.
 MIX = {
     "eye": ((draw_page, 3), (draw_crowd, 1.5)),
-    "tile": ((draw_scene, 5), (draw_nothing, .3), (draw_count, 2), (draw_words, 7), (draw_label, 3), (draw_receipt, 1),
+    "tile": ((draw_scene, 12), (draw_nothing, .3), (draw_count, 2), (draw_words, 7), (draw_label, 3), (draw_receipt, 1),
              (draw_chart, 1), (draw_table, 1)),
     "wide": ((draw_scene, 3), (draw_nothing, .2), (draw_count, 1.5), (draw_words, 6), (draw_label, 3),
              (draw_receipt, 1), (draw_chart, 2), (draw_table, 2), (draw_fine, 2)),

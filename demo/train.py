@@ -11,13 +11,13 @@
 What a picture costs (multiply-adds of the forward pass; the backward pass is twice as many):
 
     a tile     144 patches of 12 x 12 pixels x (4 layers x 197 k weights + attention)         = 0.13 G
-    its tokens  36 in the decoder x (6 layers x 213 k weights) + the connector                = 0.05 G
-    questions  about 110 tokens x the same, and 40 answer tokens x 5,000 candidate words      = 0.17 G
-    a picture of 2 x 2 tiles: 5 x 0.18 + 0.17 = 1.1 G, so 6.6 G operations with the backward pass
+    its tokens  36 in the decoder x (6 layers x 229 k weights) + the connector                = 0.05 G
+    questions  about 110 tokens x the same, and 60 answer tokens x 850 candidate words        = 0.16 G
+    a picture of 2 x 2 tiles: 5 x 0.18 + 0.16 = 1.1 G, so 6.6 G operations with the backward pass
 
-One core of an AMD EPYC (AVX2, 70 G operations a second in products of this size) takes 0.16 s for it, 0.046 s for a
-single tile with its questions, 0.016 s for a tile of the eye's first lessons, and 0.003 s to draw a tile: on two cores
-12, 43 and 100 a second, a million tiles with questions in six hours.
+One core of an AMD EPYC (AVX2, 60 to 80 G operations a second in products of this size, 40 over all) takes 0.05 s for a
+single tile with its questions, 0.02 s for a tile of the eye's lessons, and 0.003 to 0.006 s to draw a tile: on two
+cores, with the optimizers' share, 30 and 62 to 95 a second, 1.3 million tiles with questions in twelve hours.
 
 Three things make that affordable. All questions about a picture share one pass over it: the picture's tokens come
 first, every question sees them and itself but not its neighbours (mask and positions in make_batch), so each is trained
@@ -55,7 +55,7 @@ PUBLISHED = os.path.join(HERE, "..", "tests", "published")      # SmolVLM2's own
 TILE, PATCH, SHUFFLE = draw.TILE, 12, 2
 TOKENS = (TILE // PATCH // SHUFFLE) ** 2                        # image tokens of a tile: 36
 VISION = dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512)
-TEXT = dict(hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, intermediate_size=432,
+TEXT = dict(hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4, intermediate_size=432,
             head_dim=32)
 VOCABULARY = 49280
 ROOM = {"tile": 112, "wide": 128, "tall": 144, "square": 144, "pair_tile": 128, "pair_wide": 128, "pair_square": 128,
