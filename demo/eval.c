@@ -131,7 +131,7 @@ static char *put_utf8(char *to, long c) {
     return to;
 }
 
-/* What stands behind a backslash, moved to *to: \n and its like, or \uXXXX, two of them beyond U+FFFF. */
+/* What stands behind a backslash, moved to *to: \n and its like, or \u and four digits, twice that beyond U+FFFF. */
 static bool read_escape(Line *line, char **to) {
     static const char letters[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
     const char *letter = *line->at ? strchr(letters, *line->at) : NULL;
