@@ -60,14 +60,14 @@ TEXT = dict(hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key
 VOCABULARY = 49280
 ROOM = {"tile": 112, "wide": 128, "tall": 144, "square": 144, "pair_tile": 128, "pair_wide": 128, "pair_square": 128,
         "frames": 96, "film": 96}                               # tokens for the questions about one sample
-RATE, MUON_RATE, WARM_UP, CLIP, DECAY_WEIGHTS = 1e-3, 4e-3, 100, 1.0, 0.02
+RATE, MUON_RATE, WARM_UP, CLIP, DECAY_WEIGHTS = 0.4e-3, 1.2e-3, 100, 1.0, 0.02
 
 # The lessons: until how many thousand tiles, level of difficulty (draw.sample), learning rate (times the rates above),
 # how often which kind of sample.
 LESSONS = (
-    (32, .2, 1.5, {"eye": 1}),
-    (80, .5, 1.5, {"eye": 1}),
-    (120, 1., 1.5, {"eye": 1}),
+    (32, .2, 5, {"eye": 1}),
+    (80, .5, 5, {"eye": 1}),
+    (120, 1., 5, {"eye": 1}),
     (140, .2, 1, {"tile": 3, "eye": 1}),
     (180, .5, 1, {"tile": 4, "eye": 1}),
     (240, .8, 1, {"tile": 8, "eye": 1, "pair_tile": .5, "frames": .3}),
