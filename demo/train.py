@@ -290,10 +290,9 @@ def pack(asks, rng, room):
 def make_batch(seed, number, seen, tiles):
     """One batch: `tiles` tiles or as many samples as they make, all of one kind. A function of its arguments alone.
 
-    Returns its kind, pixels uint8 [tiles, 3, T, T], hints [tiles, 36, HINTS] (hints_of), ids [B, L], seg [B, L] (0 the
-    picture, 1.. its questions, -1 padding),
-    positions [B, L], where [N] (index into B * L of the position that predicts it), targets [N], answer [N] (which
-    answer it belongs to) and skills [answers]."""
+    Returns pixels uint8 [tiles, 3, T, T], hints [tiles, 36, HINTS] (hints_of), ids [B, L], seg [B, L] (0 the picture,
+    1.. its questions, -1 padding), positions [B, L], where [N] (index into B * L of the position that predicts it),
+    targets [N], answer [N] (which answer it belongs to) and skills [answers]."""
     rng = draw.Dice(f"{seed}/{number}")
     rng.level, _, kinds = lesson(seen)
     kind = rng.choices(list(kinds), kinds.values())[0]
@@ -329,8 +328,8 @@ def make_batch(seed, number, seen, tiles):
             answer += [len(skills)] * len(a)
             skills.append(skill)
             at += n
-    return dict(kind=kind, pixels=np.concatenate(pixels), hints=np.concatenate(hints), ids=ids, seg=seg,
-                positions=positions, where=np.array(where, np.int64), targets=np.array(targets, np.int64),
+    return dict(pixels=np.concatenate(pixels), hints=np.concatenate(hints), ids=ids, seg=seg, positions=positions,
+                where=np.array(where, np.int64), targets=np.array(targets, np.int64),
                 answer=np.array(answer, np.int64), skills=skills)
 
 
@@ -654,13 +653,14 @@ def train(a):
         signal.signal(what, lambda *_: stop.append(1))
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(candidates)} answer ids, "
           f"from step {step} on {device}", flush=True)
+    tiles_a_step = a.tiles * (1 if gpu else a.batches)
     while step < a.steps and not stop:
-        began = time.time()
+        began, seen = time.time(), step * tiles_a_step
         if gpu:
-            tallies = [work(step, step * a.tiles, next(loader))]
+            tallies = [work(step, seen, next(loader))]
         else:
-            tallies = team.step(step * a.batches, a.batches, step * a.batches * a.tiles)
-        rate = slope(step, a.steps, a.fall) * lesson(step * a.tiles * (1 if gpu else a.batches))[1]
+            tallies = team.step(step * a.batches, a.batches, seen)
+        rate = slope(step, a.steps, a.fall) * lesson(seen)[1]
         torch.set_num_threads(a.processes if not gpu else 4)        # the others wait
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         for optimizer, top in zip(optimizers, rates):
@@ -676,7 +676,7 @@ def train(a):
                 total[skill] += v
         seconds += time.time() - began
         if step % a.report == 0:
-            speed = (step - begun) * a.tiles * (1 if gpu else a.batches) / (time.time() - marked)
+            speed = (step - begun) * tiles_a_step / (time.time() - marked)
             report(os.path.join(a.work, "log.txt"), step, a.steps, total, seconds, speed)
             total.clear()
             begun, marked = step, time.time()

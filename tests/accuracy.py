@@ -242,11 +242,10 @@ def demo(a):
         done = subprocess.run([a.eval, files[kind], questions, "--answers", answers, "-j", str(a.threads)],
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                               env={**os.environ, "OMP_WAIT_POLICY": "passive"})
-        if not os.path.exists(answers):
-            raise SystemExit(f"{kind}: {done.stderr.strip()}")
-        with open(answers, encoding="utf-8") as f:
-            right[kind] = {line["id"]: line["right"] for line in map(json.loads, f)}
-        if right[kind].keys() != skills.keys():
+        if os.path.exists(answers):
+            with open(answers, encoding="utf-8") as f:
+                right[kind] = {line["id"]: line["right"] for line in map(json.loads, f)}
+        if right.get(kind, {}).keys() != skills.keys():
             raise SystemExit(f"{kind}: {done.stderr.strip()}")
         peers.say(f"{kind}: {sum(right[kind].values())} of {len(skills)} right")
 
@@ -269,10 +268,10 @@ def demo(a):
     for row in rows:
         print("| " + " | ".join(row) + " |")
     lost = {kind: share("f32") - share(kind) for kind in ALLOWED}
-    for kind in ALLOWED:
-        if lost[kind] > ALLOWED[kind] + 1e-9:
-            print(f"{kind} loses {lost[kind]:.2f} points, more than {ALLOWED[kind]}")
-    return int(any(lost[kind] > ALLOWED[kind] + 1e-9 for kind in ALLOWED))
+    too_much = [kind for kind in ALLOWED if lost[kind] > ALLOWED[kind] + 1e-9]
+    for kind in too_much:
+        print(f"{kind} loses {lost[kind]:.2f} points, more than {ALLOWED[kind]}")
+    return int(bool(too_much))
 
 
 def main():

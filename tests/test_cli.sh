@@ -8,29 +8,11 @@ vlm=$golden/vlm.bin
 text=$golden/text.bin
 question='What is in this picture?'
 tmp=$smolvlm.cli.tmp
-passed=0 failed=0 skipped=0
+. tests/check.sh
 
 rm -rf "$tmp"
 mkdir -p "$tmp" || exit 1
 trap 'rm -rf "$tmp"' EXIT
-
-# check WHAT COMMAND...: a test that passes if the command succeeds
-check() {
-    what=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAIL $what"
-        echo "  exit code $code, stdout: $(head -c 300 "$tmp/out"), stderr: $(head -c 300 "$tmp/err")"
-    fi
-}
-
-skip() {
-    skipped=$((skipped + 1))
-    echo "SKIP $1"
-}
 
 # run ARGUMENT...: the program, with its output in $tmp/out and $tmp/err and its exit code in $code
 run() {

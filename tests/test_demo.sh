@@ -10,24 +10,11 @@ vlm=$golden/vlm_q8.bin
 demo=demo/demo.bin
 pictures=demo/pictures
 tmp=$1/demo.tmp
-passed=0 failed=0 skipped=0
+. tests/check.sh
 
 rm -rf "$tmp"
 mkdir -p "$tmp/set" || exit 1
 trap 'rm -rf "$tmp"' EXIT
-
-# check WHAT COMMAND...: a test that passes if the command succeeds
-check() {
-    what=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "FAIL $what"
-        echo "  exit code $code, stdout: $(head -c 300 "$tmp/out"), stderr: $(head -c 300 "$tmp/err")"
-    fi
-}
 
 # run PROGRAM ARGUMENT...: with its output in $tmp/out and $tmp/err and its exit code in $code
 run() {
@@ -249,8 +236,7 @@ answers() {
 }
 
 if [ ! -e $demo ]; then
-    skipped=$((skipped + 1))
-    echo "SKIP the demo model: there is no $demo"
+    skip "the demo model: there is no $demo"
 else
     check 'demo.bin is at most 12 MB' test "$(wc -c < $demo)" -le 12000000
     run "$smolvlm" $demo --selftest
