@@ -5,8 +5,9 @@
     python demo/train.py WORKDIR --save DIR     writes the Hugging Face directory DIR (bf16)
 
     draw.sample ──> make_batch ──> pixels [tiles, 3, T, T], ids [batch, L], seg, positions, targets, hints
-        see:    vision_model ──> connector ──> [tiles, 36, text width] ──> hint_loss
+        see:    vision_model ──> connector ──> [tiles, 36, text width] ──> hint_loss (see hints.py)
         read:   embed_tokens, image tokens among them ──> text_model ──> rows of the answers ──> answer_loss
+                    layers 2 and 4 ──> hint_loss
 
 What a picture costs (multiply-adds of the forward pass; the backward pass is twice as many):
 
@@ -35,7 +36,6 @@ import json
 import math
 import os
 import random
-import re
 import shutil
 import signal
 import time
@@ -45,15 +45,15 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 from PIL import Image
-from tokenizers import Tokenizer
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
 import draw
+from hints import (BEFORE, CHARACTERS, COLOR, HINTS, NOTHING, PLACE, POINTER, SHAPE, SIDE, SLOTS, UNKNOWN, Shown,
+                   hint_ids, square_hints)
+from prompt import PUBLISHED, answer_ids, encode, prefix_text, question_text
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-PUBLISHED = os.path.join(HERE, "..", "tests", "published")      # SmolVLM2's own tokenizer and chat template
-TILE, PATCH, SHUFFLE = draw.TILE, 12, 2
-TOKENS = (TILE // PATCH // SHUFFLE) ** 2                        # image tokens of a tile: 36
+TILE, PATCH, SHUFFLE = draw.TILE, draw.TILE // SIDE // 2, 2
+TOKENS = SIDE ** 2                                              # image tokens of a tile
 VISION = dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512)
 TEXT = dict(hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4, intermediate_size=432,
             head_dim=32)
@@ -71,10 +71,13 @@ LESSONS = (
     (140, .2, 1, {"tile": 3, "eye": 1}),
     (180, .5, 1, {"tile": 4, "eye": 1}),
     (240, .8, 1, {"tile": 8, "eye": 1, "pair_tile": .5, "frames": .3}),
+    (340, .8, 1, {"tile": 4, "wide": 1.5, "tall": 1.5, "square": 3, "pair_tile": 1, "frames": 1}),
     (math.inf, 1., 1, {"tile": 3, "wide": 2, "tall": 2, "square": 4, "pair_tile": .7, "pair_wide": .2,
                        "pair_square": .3, "frames": .5, "film": .3}),
 )
 HINT, HINT_UNTIL = 1.0, 400     # weight of hint_loss: full until so many thousand tiles, nothing at twice as many
+HEADS = BEFORE, HINTS - BEFORE, POINTER, POINTER        # kinds of hints: of squares, what is before, named, pointed
+HINT_LAYERS = 2, 4                                      # the decoder's, after which the last three are asked
 READING_FIRST = 140             # until here half of the unsplit tiles, and more, are words and numbers to read
 
 
@@ -100,8 +103,7 @@ def make_model(seed):
             if p.ndim > 1:
                 p.normal_(0, .08 if "embed" in name and "patch" not in name else p[0].numel() ** -.5)
     width = TEXT["hidden_size"]
-    model.hints = torch.nn.ModuleList([torch.nn.Linear(width, BEFORE * width),          # see hint_loss; not in save_hf
-                                       torch.nn.Linear(width, (HINTS - BEFORE) * width)])
+    model.hints = torch.nn.ModuleList(torch.nn.Linear(width, n * width) for n in HEADS)     # not in save_hf
     return model
 
 
@@ -142,126 +144,6 @@ def tiles_of(image, split):
     return rows, columns, tiles.transpose(0, 3, 1, 2)
 
 
-# ------------------------------------------------------------------------------------------------ what a token shows
-
-CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:$%/- "
-SLOTS = 4                                                       # characters of a token's 24 x 24 pixels, at most
-SHAPE, COLOR, PLACE, BEFORE, HINTS = SLOTS, SLOTS + 1, SLOTS + 2, SLOTS + 6, SLOTS + 8
-BEFORE_LAYER = 2                                                # the decoder's layers after which BEFORE is asked
-NOTHING, UNKNOWN = 0, -100
-
-
-@functools.cache
-def hint_words():
-    """What a hint can be: {text: its place among the hints}, nothing first; a line's begin is "\\n"."""
-    words = draw.SHAPES + ("bar",) + tuple(draw.COLORS) + ("top", "bottom", "middle", "left", "right")
-    texts = ["<|endoftext|>", "\n", *CHARACTERS, *(" " + word for word in words)]
-    return {text: i for i, text in enumerate(texts)}
-
-
-@functools.cache
-def hint_ids():
-    """The id of each hint; the first of them, where a word has more: [hints] int64."""
-    return torch.tensor([encode(text)[0] for text in hint_words()])
-
-
-def squares(middle, half, count):
-    """The numbers of those of `count` equal parts of 0 ... 1 whose middles lie within middle +- half."""
-    return range(max(0, math.ceil((middle - half) * count - .5)), min(count, math.floor((middle + half) * count + .5)))
-
-
-def hints_of(marks, rows, columns):
-    """What each image token of a picture shows: int64 [tiles, 36, HINTS], places in hint_words, in tiles_of's order.
-
-    The first SLOTS are the characters whose middle lies in the token's square, in reading order; then the shape and the
-    colour of what covers the square's middle; where in the tile the square is: top, middle or bottom, left, middle or
-    right, and its row and column; then the character before the first of those in the square, and the one before that.
-    UNKNOWN where characters are too many or too small to tell, or beyond the tile's edge."""
-    side, word = TILE // PATCH // SHUFFLE, hint_words()
-    out = np.zeros((rows * columns + 1, side, side, HINTS), np.int64)
-    for i in range(side):
-        third = 3 * i // side
-        out[:, i, :, PLACE:PLACE + 3:2] = word[(" top", " middle", " bottom")[third]], word[str(i)]
-        out[:, :, i, PLACE + 1:PLACE + 4:2] = word[(" left", " middle", " right")[third]], word[str(i)]
-    grids = ([(0, rows, columns)] if rows else []) + [(rows * columns, 1, 1)]
-    for first, r, c in grids:
-        cells, lines = defaultdict(list), {}
-        for what, color, x, y, half_w, half_h, *line in marks:
-            if line:
-                u, v = math.floor(x * c * side), math.floor(y * r * side)
-                lines[line[0], line[1]] = word[what], v // side, u // side
-                if what != " " and 0 <= u < c * side and 0 <= v < r * side:
-                    ink = word[" " + color] if color else UNKNOWN
-                    cells[v, u].append((y, x, half_h * r * TILE, word[what], ink, line))
-            else:
-                for v in squares(y, half_h, r * side):
-                    for u in squares(x, half_w, c * side):
-                        out[first + v // side * c + u // side, v % side, u % side, SHAPE:PLACE] = (word[" " + what],
-                                                                                                   word[" " + color])
-        for (v, u), inside in cells.items():
-            label = out[first + v // side * c + u // side, v % side, u % side]
-            inside.sort()
-            top, height = inside[0][0], 2 * inside[0][2] / (r * TILE)
-            inside.sort(key=lambda g: (g[0] - top > .6 * height, g[1]))
-
-            def before(line, by):                           # the character so many places back
-                if line[1] < by:
-                    return word["\n"]
-                what, *tile = lines[line[0], line[1] - by]
-                return what if tile == [v // side, u // side] else UNKNOWN
-            if len(inside) > SLOTS or min(g[2] for g in inside) < 4:
-                label[:SLOTS] = label[BEFORE:] = UNKNOWN
-            else:
-                label[:len(inside)] = [g[3] for g in inside]
-                label[BEFORE:] = before(inside[0][5], 1), before(inside[0][5], 2)
-            label[COLOR] = inside[0][4]
-    return out.reshape(rows * columns + 1, side * side, HINTS)
-
-
-# ------------------------------------------------------------------------------------------------ prompts
-
-@functools.cache
-def tokenizer():
-    return Tokenizer.from_file(os.path.join(PUBLISHED, "tokenizer.json"))
-
-
-@functools.lru_cache(20000)
-def encode(text):
-    return tuple(tokenizer().encode(text, add_special_tokens=False).ids)
-
-
-def picture_text(rows, columns):
-    """What SmolVLMProcessor puts into the prompt for one picture."""
-    row = lambda r: "".join(f"<fake_token_around_image><row_{r}_col_{c}>" + "<image>" * TOKENS
-                            for c in range(1, columns + 1)) + "\n"
-    return ("".join(row(r) for r in range(1, rows + 1)) + ("\n" if rows else "")
-            + "<fake_token_around_image><global-img>" + "<image>" * TOKENS + "<fake_token_around_image>")
-
-
-def prefix_text(grids, clip):
-    """The prompt up to the question: pictures as [(rows, columns)]; clip: as the frames of a film, one a second."""
-    if not clip:
-        return "<|im_start|>User:" + "".join(picture_text(*grid) for grid in grids)
-    frames = "".join(f"\nFrame from 00:{i:02}:" + picture_text(0, 0) for i in range(len(grids)))
-    count = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")[len(grids)]
-    return (f"<|im_start|>User: You are provided the following series of {count} frames from a 0:00:{len(grids):02} "
-            f"[H:MM:SS] video.\n{frames}\n\n")
-
-
-def question_text(question):
-    return question + "<end_of_utterance>\nAssistant:"
-
-
-@functools.lru_cache(20000)
-def answer_ids(answer):
-    """An answer as the model has to give it: what it reads out (draw.as_shown) a character at a time, which reads as
-    well, spares it the tokenizer's thousand ways to cut words up, and lets it read words it has never seen."""
-    ids = []
-    for i, piece in enumerate(re.split("[\x02\x03]", " " + answer + "<end_of_utterance>")):
-        ids += encode(piece) if i % 2 == 0 else [id for char in piece for id in encode(char)]
-    return tuple(ids)
-
-
 # ------------------------------------------------------------------------------------------------ batches
 
 def lesson(seen):
@@ -270,7 +152,7 @@ def lesson(seen):
 
 
 def pack(asks, rng, room):
-    """As many of the asks as fit into room tokens: [(skill, question ids, answer ids)]. One question of each skill
+    """As many of the asks as fit into room tokens: [(skill, question, answer, ids of each)]. One question of each skill
     comes first, so that those with few are asked as often as those with many; the rest is chance."""
     asks = list(asks)
     rng.shuffle(asks)
@@ -282,7 +164,7 @@ def pack(asks, rng, room):
     for skill, question, answer in first + later:
         q, a = encode(question_text(question)), answer_ids(answer)
         if used + len(q) + len(a) <= room:
-            packed.append((skill, q, a))
+            packed.append((skill, question, answer, q, a))
             used += len(q) + len(a)
     return packed
 
@@ -290,9 +172,10 @@ def pack(asks, rng, room):
 def make_batch(seed, number, seen, tiles):
     """One batch: `tiles` tiles or as many samples as they make, all of one kind. A function of its arguments alone.
 
-    Returns pixels uint8 [tiles, 3, T, T], hints [tiles, 36, HINTS] (hints_of), ids [B, L], seg [B, L] (0 the picture,
-    1.. its questions, -1 padding), positions [B, L], where [N] (index into B * L of the position that predicts it),
-    targets [N], answer [N] (which answer it belongs to) and skills [answers]."""
+    Returns pixels uint8 [tiles, 3, T, T], hints [tiles, TOKENS, HINTS] (square_hints), ids [B, L], seg [B, L] (0 the
+    picture, 1.. its questions, -1 padding), positions [B, L], where [N] (index into B * L of the position that predicts
+    it), targets [N], answer [N] (which answer it belongs to), skills [answers], mentions [M] (where in B * L something
+    is named) and meant [M, POINTER] (what), pointed [N, POINTER] (what the targets point at, see hints.Shown)."""
     rng = draw.Dice(f"{seed}/{number}")
     rng.level, _, kinds = lesson(seen)
     kind = rng.choices(list(kinds), kinds.values())[0]
@@ -308,21 +191,26 @@ def make_batch(seed, number, seen, tiles):
         cut = [tiles_of(p, split) if kind != "eye" else (0, 0, np.asarray(p).transpose(2, 0, 1)[None])
                for p in s.pictures]
         pixels += [c[2] for c in cut]
-        hints += [hints_of(marks, *c[:2]) for c, marks in zip(cut, s.marks)]
-        prefix = encode(prefix_text(tuple((c[0], c[1]) for c in cut), s.clip))
-        rows.append((prefix, pack(s.asks, rng, ROOM.get(kind, 0))))
-    length = max(len(prefix) + sum(len(q) + len(a) for _, q, a in packed) for prefix, packed in rows)
+        hints += [square_hints(marks, *c[:2]) for c, marks in zip(cut, s.marks)]
+        prefix = encode(prefix_text([c[:2] for c in cut], s.clip, TOKENS))
+        rows.append((prefix, Shown(s.marks, *cut[0][:2]), pack(s.asks, rng, ROOM.get(kind, 0))))
+    length = max(len(prefix) + sum(len(q) + len(a) for *_, q, a in packed) for prefix, _, packed in rows)
     ids = np.full((batch, length), 2, np.int64)
     seg = np.full((batch, length), -1, np.int16)
     positions = np.zeros((batch, length), np.int64)
-    where, targets, answer = [], [], []
-    for b, (prefix, packed) in enumerate(rows):
+    where, targets, answer, mentions, meant, pointed = [], [], [], [], [], []
+    for b, (prefix, shown, packed) in enumerate(rows):
         at = len(prefix)
         ids[b, :at], seg[b, :at], positions[b, :at] = prefix, 0, np.arange(at)
-        for i, (skill, q, a) in enumerate(packed):
+        for i, (skill, question, said, q, a) in enumerate(packed):
             n = len(q) + len(a)
             ids[b, at:at + n], seg[b, at:at + n] = q + a, i + 1
             positions[b, at:at + n] = len(prefix) + np.arange(n)
+            named = shown.named(question)
+            pointed += shown.pointed(question, said, named)
+            for place, what in named:
+                mentions.append(b * length + at + place)
+                meant.append(what)
             where += range(b * length + at + len(q) - 1, b * length + at + n - 1)
             targets += a
             answer += [len(skills)] * len(a)
@@ -330,7 +218,9 @@ def make_batch(seed, number, seen, tiles):
             at += n
     return dict(pixels=np.concatenate(pixels), hints=np.concatenate(hints), ids=ids, seg=seg, positions=positions,
                 where=np.array(where, np.int64), targets=np.array(targets, np.int64),
-                answer=np.array(answer, np.int64), skills=skills)
+                answer=np.array(answer, np.int64), skills=skills, mentions=np.array(mentions, np.int64),
+                meant=np.array(meant, np.int64).reshape(-1, POINTER),
+                pointed=np.array(pointed, np.int64).reshape(-1, POINTER))
 
 
 def answer_vocabulary(seed=1, count=3000):
@@ -379,8 +269,8 @@ class Words:
 
 
 def read(model, batch, words, features, device):
-    """The text model's output for a batch whose image tokens are `features`: [B * L, width]; and what the first layers
-    make of the image tokens: [tiles * 36, width]."""
+    """What the text model makes of a batch whose image tokens are `features`, [B * L, width]: its output, and that of
+    its HINT_LAYERS."""
     ids, seg = torch.from_numpy(batch["ids"]).to(device), torch.from_numpy(batch["seg"]).to(device)
     core, n = model.model, ids.shape[1]
     embeddings = torch.nn.functional.embedding(words.ids, words.rows).to(features.dtype)  # [B, L, width]
@@ -390,24 +280,20 @@ def read(model, batch, words, features, device):
     mask = torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, -1e30).to(embeddings.dtype)
     out = core.text_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, output_hidden_states=True,
                           position_ids=torch.from_numpy(batch["positions"]).to(device))
-    return out.last_hidden_state.flatten(0, 1), out.hidden_states[BEFORE_LAYER][ids == core.image_token_id]
+    return [x.flatten(0, 1) for x in (out.last_hidden_state, *(out.hidden_states[n] for n in HINT_LAYERS))]
 
 
-def hint_loss(head, words, tokens, labels):
-    """The loss of telling from each image token alone what it shows.
+def hint_loss(head, words, tokens, labels, nothing):
+    """(loss of telling the hints, right ones, labels that are not nothing), the last two [kinds of hints].
 
-    tokens [n, width], labels [n, kinds of hints]. The answers teach the eye only through the whole decoder, which at
-    first looks anywhere; this teaches it each letter where it stands, and the decoder's first layers which letter
-    stands before it, by which one reads on. Each kind of hint is a linear map (dropped later) from the token to the
-    embedding of the word for what is there: so the decoder finds in the eye's tokens the very directions that its words
-    have, and one match of words with tokens is as good as the next: red with the color of a token, "e" with the
-    character before it (times 4, as embeddings are short beside what a softmax needs). Squares that show nothing weigh
-    a twentieth. Returns (loss, right, labels that are not nothing), the last two [kinds of hints]."""
+    tokens [n, width], labels [n, kinds of hints]; a label that is NOTHING weighs `nothing`. Each kind of hint is a
+    linear map (dropped later) from the token to the embedding of the word for what is there, times 4, as embeddings
+    are short beside what a softmax needs."""
     told = head(tokens.float()).unflatten(-1, (labels.shape[1], -1))                        # [n, kinds, width]
     scores = 4 * told @ words.rows.index_select(0, words.hints).T                           # [n, kinds, hint_words]
     each = torch.nn.functional.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none",
                                              ignore_index=UNKNOWN).view(labels.shape)
-    weight = torch.where(labels > NOTHING, 1.0, .05) * (labels != UNKNOWN)
+    weight = torch.where(labels > NOTHING, 1.0, nothing) * (labels != UNKNOWN)
     loss, there = ((each * weight).sum(0) / weight.sum(0).clamp(min=1)).mean(), labels > NOTHING
     return loss, ((scores.detach().argmax(2) == labels) & there).sum(0).cpu().numpy(), there.sum(0).cpu().numpy()
 
@@ -427,29 +313,31 @@ def answer_loss(batch, words, hidden, device):
 
 
 def learn(model, batch, candidates, rng, device, hint):
-    """Adds the gradient of answer_loss (if there are questions) + hint * hint_loss to the model's.
+    """Adds the gradient of answer_loss (if there are questions) + hint * each hint_loss to the model's.
 
-    Returns {skill: [tokens' loss, tokens, right, answers]}."""
-    loss, counts = 0.0, {}
+    Returns {skill: [tokens' loss, tokens, right, answers]}, and of the hints, in brackets, how many were right."""
+    loss, counts = torch.zeros((), device=device), {}
+    there = lambda name: torch.from_numpy(batch[name]).to(device)
     words = Words(model, batch, candidates, rng, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         features = see(model, batch, device)
-        hidden, early = read(model, batch, words, features, device) if batch["skills"] else (None, None)
+        hidden, early, later = read(model, batch, words, features, device) if batch["skills"] else (None, None, None)
+    squares = there("hints").flatten(0, 1)
+    asked = [(features.flatten(0, 1), squares[:, :BEFORE], .05, {
+        "letters": slice(SLOTS), "shapes": SHAPE, "colors": COLOR, "places": slice(PLACE, BEFORE)})]
     if batch["skills"]:
         loss, losses, right = answer_loss(batch, words, hidden, device)
         counts = tally(batch, losses, right)
-    if hint:
-        labels = torch.from_numpy(batch["hints"]).to(device).flatten(0, 1)
-        hinted, right, there = hint_loss(model.hints[0], words, features.flatten(0, 1), labels[:, :BEFORE])
+        shown = there("ids").flatten() == model.config.image_token_id
+        asked += [(early[shown], squares[:, BEFORE:], .05, {"before": slice(None)}),
+                  (early[there("mentions")], there("meant"), .5, {"named": slice(None)}),
+                  (later[there("where")], there("pointed"), .5, {"pointed": slice(2, None)})]
+    for head, (tokens, labels, nothing, parts) in zip(model.hints, asked if hint else ()):
+        hinted, right, known = hint_loss(head, words, tokens, labels, nothing)
         loss = loss + hint * hinted
-        for name, part in (("(letters)", slice(SLOTS)), ("(shapes)", SHAPE), ("(colors)", COLOR),
-                           ("(places)", slice(PLACE, BEFORE))):
-            counts[name] = np.array([0, 0, right[part].sum(), there[part].sum()])
-        if early is not None:
-            hinted, right, there = hint_loss(model.hints[1], words, early, labels[:, BEFORE:])
-            loss = loss + hint * hinted
-            counts["(before)"] = np.array([0, 0, right.sum(), there.sum()])
-    if batch["skills"] or hint:
+        for name, part in parts.items():
+            counts[f"({name})"] = np.array([0, 0, right[part].sum(), known[part].sum()])
+    if loss.requires_grad:
         loss.backward()
         words.add_gradient()
     return counts

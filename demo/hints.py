@@ -1,0 +1,244 @@
+"""Hints: what the model is told while it learns, beside the right answers.
+
+Answers alone teach slowly, since at first the model looks anywhere and so learns little from what it should have said.
+At this size it did not learn in 100,000 scenes to find a thing by its name, and answered with a colour that occurs.
+Told where to look, it needed 10,000. So tokens inside the model are asked what they mean (train.hint_loss), through
+linear layers that are dropped after the training:
+
+    image tokens, as the connector gives them   what is in the square: letters, shape, colour, place    square_hints
+    image tokens, after two decoder layers      which letters stand before those, by which one reads on
+    names in a question, after two layers       what the thing is, and where; where the word stands     Shown.named
+    an answer's tokens, after four              the same of what the answer says next                   Shown.pointed
+
+A hint is always one of hint_words, and the right one is scored against the others by the embedding of that word, so the
+eye's tokens get the very directions that the decoder's words have: one match of words with squares is as good as the
+next, red with the colour of a square, "e" with the letter before it.
+
+A mark is what draw.Sheet notes of each thing and letter that it draws: (character or shape, colour or "", x, y, half
+width, half height), in shares of the picture, and for a character its line's number and its place in the line.
+"""
+import functools
+import math
+import re
+from collections import defaultdict
+
+import numpy as np
+import torch
+
+import draw
+from prompt import encode, ends, tokenizer
+
+SIDE = 6                                                # squares, one image token each, along a tile's side
+CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:$%/- "
+SLOTS = 4                                               # characters of a square's 24 x 24 pixels, at most
+# The columns of a square's hints. SHAPE ... BEFORE are also a pointer's POINTER hints: what, which, vertical and
+# horizontal third, row and column.
+SHAPE, COLOR, PLACE, BEFORE, HINTS = SLOTS, SLOTS + 1, SLOTS + 2, SLOTS + 6, SLOTS + 8
+POINTER = BEFORE - SHAPE
+NOTHING, UNKNOWN = 0, -100
+
+
+@functools.cache
+def hint_words():
+    """What a hint can be: {text: its place among the hints}, nothing first; a line's begin or end is "\\n"."""
+    words = draw.SHAPES + ("bar",) + tuple(draw.COLORS) + ("top", "bottom", "middle", "left", "right")
+    texts = ["<|endoftext|>", "\n", *CHARACTERS, *(" " + word for word in words)]
+    return {text: i for i, text in enumerate(texts)}
+
+
+@functools.cache
+def hint_ids():
+    """The id of each hint; the first of them, where a word has more: [hints] int64."""
+    return torch.tensor([encode(text)[0] for text in hint_words()])
+
+
+# ------------------------------------------------------------------------------------------------ squares
+
+def squares(middle, half, count):
+    """The numbers of those of `count` equal parts of 0 ... 1 whose middles lie within middle +- half."""
+    return range(max(0, math.ceil((middle - half) * count - .5)), min(count, math.floor((middle + half) * count + .5)))
+
+
+def square_hints(marks, rows, columns):
+    """What each image token of a picture shows: int64 [tiles, SIDE * SIDE, HINTS], places in hint_words.
+
+    rows, columns: of tiles; 0 if it is not split. The whole picture is the last tile.
+    The first SLOTS hints are the characters whose middle lies in the token's square, in reading order; then the shape
+    and the colour of what covers the square's middle; where in the tile the square is: top, middle or bottom, left,
+    middle or right, and its row and column; then the character before the first of those in the square, and the one
+    before that. UNKNOWN where characters are too many or too small to tell, or beyond the tile's edge."""
+    word = hint_words()
+    out = np.zeros((rows * columns + 1, SIDE, SIDE, HINTS), np.int64)
+    for i in range(SIDE):
+        third = 3 * i // SIDE
+        out[:, i, :, PLACE:PLACE + 3:2] = word[(" top", " middle", " bottom")[third]], word[str(i)]
+        out[:, :, i, PLACE + 1:PLACE + 4:2] = word[(" left", " middle", " right")[third]], word[str(i)]
+    grids = ([(0, rows, columns)] if rows else []) + [(rows * columns, 1, 1)]
+    for first, r, c in grids:
+        cells, lines = defaultdict(list), {}
+        for what, color, x, y, half_w, half_h, *line in marks:
+            if line:
+                u, v = math.floor(x * c * SIDE), math.floor(y * r * SIDE)
+                lines[line[0], line[1]] = word[what], v // SIDE, u // SIDE
+                if what != " " and 0 <= u < c * SIDE and 0 <= v < r * SIDE:
+                    ink = word[" " + color] if color else UNKNOWN
+                    cells[v, u].append((y, x, half_h * r * draw.TILE, word[what], ink, line))
+            else:
+                for v in squares(y, half_h, r * SIDE):
+                    for u in squares(x, half_w, c * SIDE):
+                        out[first + v // SIDE * c + u // SIDE, v % SIDE, u % SIDE, SHAPE:PLACE] = (word[" " + what],
+                                                                                                   word[" " + color])
+        for (v, u), inside in cells.items():
+            label = out[first + v // SIDE * c + u // SIDE, v % SIDE, u % SIDE]
+            inside.sort()
+            top, height = inside[0][0], 2 * inside[0][2] / (r * draw.TILE)
+            inside.sort(key=lambda g: (g[0] - top > .6 * height, g[1]))
+
+            def before(line, by):                           # the character so many places back
+                if line[1] < by:
+                    return word["\n"]
+                what, *tile = lines[line[0], line[1] - by]
+                return what if tile == [v // SIDE, u // SIDE] else UNKNOWN
+            if len(inside) > SLOTS or min(g[2] for g in inside) < 4:
+                label[:SLOTS] = label[BEFORE:] = UNKNOWN
+            else:
+                label[:len(inside)] = [g[3] for g in inside]
+                label[BEFORE:] = before(inside[0][5], 1), before(inside[0][5], 2)
+            label[COLOR] = inside[0][4]
+    return out.reshape(rows * columns + 1, SIDE * SIDE, HINTS)
+
+
+# ------------------------------------------------------------------------------------------------ pointers
+
+@functools.cache
+def wording():
+    """The words that questions are made of, in lower case: all others are names of something in the picture."""
+    texts = [text for texts in draw.PHRASES.values() for text in texts]
+    texts += [*draw.BEFORE, *draw.AFTER, *(text for pair in draw.INSTEAD for text in pair), *draw.COLORS, "top bottom"]
+    return frozenset(re.findall(r"[a-z']+", re.sub("{.}", "", " ".join(texts)).lower()))
+
+
+def pointer(what, which, x, y, rows=1, columns=1):
+    """The hints for something at (x, y): two words, the thirds of the picture, its square's row and column in the
+    tile. rows, columns: of tiles; 1 for the whole picture's."""
+    word, (x, y) = hint_words(), (min(max(value, 0.0), .999) for value in (x, y))
+    return (word.get(what, UNKNOWN), word.get(which, UNKNOWN), word[(" top", " middle", " bottom")[int(3 * y)]],
+            word[(" left", " middle", " right")[int(3 * x)]], word[str(int(rows * SIDE * y) % SIDE)],
+            word[str(int(columns * SIDE * x) % SIDE)])
+
+
+def in_common(pointers):
+    """What some pointers have in common, UNKNOWN where they differ; [] if there are none."""
+    return [hints.pop() if len(hints) == 1 else UNKNOWN for hints in map(set, zip(*pointers))]
+
+
+class Shown:
+    """What a sample's pictures show, to tell what the words of its questions and answers point at.
+
+    A word may point at a thing: shape, colour, where it is in thirds and in sixths of the picture. Or, where there is
+    text and no thing, at a word of it: its first two letters, where it stands in thirds of the picture, and in which
+    square of its tile. Or, in an answer, at a character: it, the next one, and where it stands."""
+
+    def __init__(self, pictures, rows, columns):
+        """pictures: the marks of each; text is looked for in the first only. rows, columns: as for square_hints."""
+        self.grid = max(rows, 1), max(columns, 1)
+        self.things = [[mark for mark in marks if mark[0] in draw.SHAPES] for marks in pictures]
+        self.lines = {}                                 # without spaces: [(character, x, y)]
+        self.words = defaultdict(list)                  # word: [[(character, x, y)] of each place where it stands]
+        self.starts = defaultdict(list)                 # word in lower case: [(first character, second, x, y)]
+        lines = defaultdict(dict)
+        for what, _, x, y, _, _, *line in pictures[0]:
+            if line:
+                lines[line[0]][line[1]] = what, x, y
+        for line in lines.values():
+            line = [line[i] for i in range(len(line))]
+            text = "".join(char for char, _, _ in line)
+            self.lines["".join(text.split())] = [char for char in line if char[0] != " "]
+            for match in re.finditer(r"\S+", text):
+                chars = line[slice(*match.span())]
+                self.words[match[0]].append(chars)
+                x, y = (sum(char[k] for char in chars) / len(chars) for k in (1, 2))
+                self.starts[match[0].lower().strip(".:$")].append((*(match[0] + "\n")[:2], x, y))
+
+    def thing(self, name):
+        """The pointer to the things of that shape or colour, or to nothing; of several pictures, the thirds are those
+        of the first picture and the sixths those of the last."""
+        found = [in_common(pointer(" " + t[0], " " + t[1], *t[2:4]) for t in things if t[name in draw.COLORS] == name)
+                 or [NOTHING] * POINTER for things in self.things]
+        what = in_common([hints[:2] for hints in found if any(hints)] or [[NOTHING] * 2])
+        return what + found[0][2:4] + found[-1][4:]
+
+    def named(self, question):
+        """What a question's names point at: [(place of the name's last id, pointer)]. Names are shapes and colours,
+        and where there is text all words that are no part of the questions' own wording."""
+        found, word, things = [], hint_words(), any(self.things)
+        for match in re.finditer(r"[\w.:/%-]+", question):
+            name = match[0].strip(".:")
+            at = ends(question).get(match.start() + len(name))
+            if at is None:
+                continue
+            if (name in draw.SHAPES or name in draw.COLORS) and (things or not self.starts):
+                found.append((at, self.thing(name)))
+            elif not things and self.starts and (name.lower() in self.starts or name.lower() not in wording()):
+                found.append((at, in_common(pointer(*start, *self.grid) for start in self.starts[name.lower()]) or
+                              [word.get(char, UNKNOWN) for char in (name + "\n")[:2]] + [NOTHING] * (POINTER - 2)))
+        return found
+
+    def way(self, question):
+        """For a question about a thing in a film: where it is at the end as seen from where it was at first; about two
+        things in a picture: where the first is as seen from the second. A pair of words, as " top", " left"."""
+        names = [name for name in re.findall("[a-z]+", question) if name in draw.SHAPES]
+        places = [[t[2:4] for t in things if t[0] == name] for name in names[:2] for things in self.things[::-1]]
+        if len(places) < 2 or len(self.things) > 1 and len(names) > 1 or any(len(place) != 1 for place in places):
+            return UNKNOWN, UNKNOWN
+        (x, y), (from_x, from_y) = places[0][0], places[-1][0]
+        side = lambda by, low, high: hint_words()[low if by < -.1 else high if by > .1 else " middle"]
+        return side(y - from_y, " top", " bottom"), side(x - from_x, " left", " right")
+
+    def pointed(self, question, answer, named):
+        """Where to look for each of an answer's ids (prompt.answer_ids): [ids, POINTER].
+
+        named: as the method gives it. What is read out points at its characters, shapes and colours at the thing that
+        has them, what leads up to one at the same; all else at what all the question's names point at, if that is
+        one thing, and the way from one to the other."""
+        meant = {tuple(hints) for _, hints in named}
+        usual = list(meant.pop()) if len(meant) == 1 else [UNKNOWN] * POINTER
+        way = self.way(question)
+        if way[0] != UNKNOWN:
+            usual[2:] = *way, UNKNOWN, UNKNOWN
+        out = []
+        for i, piece in enumerate(re.split("[\x02\x03]", " " + answer + "<end_of_utterance>")):
+            if i % 2:                                                                       # read out
+                out += self.characters(re.split(r"(\s+)", piece), self.words)
+                continue
+            found = [usual] * len(encode(piece))
+            for match in re.finditer(r"[a-z]+", piece.lower()):
+                at = ends(piece).get(match.end())
+                if at is not None and (match[0] in draw.COLORS or match[0] in draw.SHAPES):
+                    hints = self.thing(match[0])
+                    if any(hints):
+                        found[at] = hints
+            lines = piece.replace("<end_of_utterance>", "").strip().split("\n")
+            spelled = ["".join(line.split()) for line in lines]
+            if all(line in self.lines and draw.spelled(line) == text for line, text in zip(spelled, lines)):
+                letters = (j for j, id in enumerate(encode(piece)) if tokenizer().decode([id]).strip())
+                for at, hints in zip(letters, self.characters(spelled, {x: [y] for x, y in self.lines.items()})):
+                    found[at] = hints
+            out += found
+        ahead = None
+        for at in reversed(range(len(out))):
+            if out[at][1] == UNKNOWN and ahead:
+                out[at] = ahead
+            ahead = out[at] if out[at][1] != UNKNOWN and out[at] is not usual else None
+        return out
+
+    def characters(self, texts, places):
+        """The pointers of all characters of some texts. places: {text: [[(character, x, y)]]}, as self.words; white
+        space may be missing."""
+        word, out = hint_words(), []
+        for text in texts:
+            found = places.get(text, ())
+            for j, pair in enumerate(zip(text, text[1:] + "\n")):
+                out.append(in_common(pointer(*pair, *chars[j][1:], *self.grid) for chars in found) or
+                           [word.get(pair[0], UNKNOWN)] + [UNKNOWN] * (POINTER - 1))
+        return out
