@@ -99,13 +99,11 @@ def all_words():
 FONTS = {
     "plain": ["font_roboto/files/Roboto-Regular.ttf", "font_roboto/files/Roboto-Bold.ttf",
               "font_source_sans_pro/files/SourceSansPro-Semibold.ttf", "font_lato/files/Lato-Bold.ttf",
-              "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf", "matplotlib/mpl-data/fonts/ttf/DejaVuSans-Bold.ttf"],
-    "mono": ["matplotlib/mpl-data/fonts/ttf/DejaVuSansMono.ttf",
-             "matplotlib/mpl-data/fonts/ttf/DejaVuSansMono-Bold.ttf"],
-    "serif": ["matplotlib/mpl-data/fonts/ttf/DejaVuSerif.ttf", "matplotlib/mpl-data/fonts/ttf/DejaVuSerif-Bold.ttf",
-              "font_source_serif_pro/files/SourceSerifPro-Semibold.ttf", "font_caladea/files/Caladea-Bold.ttf"],
-    "fancy": ["font_roboto/files/Roboto-BoldItalic.ttf", "font_fredoka_one/files/FredokaOne-Regular.ttf",
-              "font_roboto/files/Roboto-Black.ttf"],
+              "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf"],
+    "mono": ["matplotlib/mpl-data/fonts/ttf/DejaVuSansMono.ttf"],
+    "serif": ["matplotlib/mpl-data/fonts/ttf/DejaVuSerif.ttf", "font_source_serif_pro/files/SourceSerifPro-Semibold.ttf",
+              "font_caladea/files/Caladea-Bold.ttf"],
+    "fancy": ["font_fredoka_one/files/FredokaOne-Regular.ttf"],
     "unseen": ["font_manrope/files/Manrope-Bold.ttf", "font_source_sans_pro/files/SourceSansPro-Regular.ttf"],
 }
 FONT_ORDER = [name for style in ("plain", "mono", "serif", "fancy") for name in FONTS[style]]
@@ -840,7 +838,7 @@ def draw_words(rng, w, h, k):
             text += " " + word(rng)
         name = same_face or a_font(rng)
         room = h / rows
-        size = fit(sheet, text, name, min(rng.uniform(least, max(least + 1, room * .85)), 70), w - 8)
+        size = fit(sheet, text, name, min(rng.uniform(least, max(least + 1, room * .85)), 32), w - 8)
         size = max(size, 17)
         wide = sheet.width(text, name, size)
         x = rng.uniform(3, max(3.1, w - 3 - wide))
@@ -894,11 +892,11 @@ def draw_words(rng, w, h, k):
 
 def draw_page(rng, w, h, k):
     """A page full of words, numbers and codes, each line in another font and size; at low levels black and large."""
-    plain, least = rng.random() > rng.level, 15 + 9 * (1 - rng.level)
+    plain, least = rng.random() > rng.level, 16 + 6 * (1 - rng.level)
     sheet = Sheet(rng, w, h, "white" if plain else rng.choice(("white", "white", None)), k)
     colors, y = ["black"] if plain else colors_on(sheet.ground, 200), rng.uniform(-3, 4)
     while y < h - 8:
-        size = rng.choice((rng.uniform(least, least + 7), rng.uniform(least, 40)))
+        size = rng.choice((rng.uniform(least, least + 5), rng.uniform(least, 30)))
         name, color, x = a_font(rng), rng.choice(colors), rng.uniform(-4, 12)
         ink = tint(rng, color)
         while x < w - 8:
@@ -1008,7 +1006,7 @@ def draw_label(rng, w, h, k):
         name = rng.choice(FONTS["plain"] + FONTS["fancy"])
         rows = text.split("\n")
         for i, row in enumerate(rows):
-            size = fit(sheet, row, name, min(60, h * .7 / len(rows)) * rng.uniform(.6, 1), w - 16)
+            size = fit(sheet, row, name, min(36, h * .7 / len(rows)) * rng.uniform(.6, 1), w - 16)
             sheet.text(w / 2, h * (i + .5) / len(rows), row, name, size, tint(rng, color, 5), "mm", color)
         if rng.random() < .5:
             sheet.box(4, 4, w - 5, h - 5, None, tint(rng, color, 5), 2)

@@ -71,8 +71,8 @@ LESSONS = (
     (140, .2, 1, {"tile": 3, "eye": 1}),
     (180, .5, 1, {"tile": 4, "eye": 1}),
     (240, .8, 1, {"tile": 8, "eye": 1, "pair_tile": .5, "frames": .3}),
-    (340, .8, 1, {"tile": 4, "wide": 1.5, "tall": 1.5, "square": 3, "pair_tile": 1, "frames": 1}),
-    (math.inf, 1., 1, {"tile": 3, "wide": 2, "tall": 2, "square": 4, "pair_tile": .7, "pair_wide": .2,
+    (500, .8, 1.5, {"eye": 40, "tile": 3, "wide": 1.5, "tall": 1.5, "square": 3, "pair_tile": .7, "frames": .7}),
+    (math.inf, 1., 1, {"eye": 8, "tile": 3, "wide": 2, "tall": 2, "square": 4, "pair_tile": .7, "pair_wide": .2,
                        "pair_square": .3, "frames": .5, "film": .3}),
 )
 HINT, HINT_UNTIL = 1.0, 400     # weight of hint_loss: full until so many thousand tiles, nothing at twice as many
