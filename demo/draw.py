@@ -101,8 +101,8 @@ FONTS = {
               "font_source_sans_pro/files/SourceSansPro-Semibold.ttf", "font_lato/files/Lato-Bold.ttf",
               "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf"],
     "mono": ["matplotlib/mpl-data/fonts/ttf/DejaVuSansMono.ttf"],
-    "serif": ["matplotlib/mpl-data/fonts/ttf/DejaVuSerif.ttf", "font_source_serif_pro/files/SourceSerifPro-Semibold.ttf",
-              "font_caladea/files/Caladea-Bold.ttf"],
+    "serif": ["matplotlib/mpl-data/fonts/ttf/DejaVuSerif.ttf", "font_caladea/files/Caladea-Bold.ttf",
+              "font_source_serif_pro/files/SourceSerifPro-Semibold.ttf"],
     "fancy": ["font_fredoka_one/files/FredokaOne-Regular.ttf"],
     "unseen": ["font_manrope/files/Manrope-Bold.ttf", "font_source_sans_pro/files/SourceSansPro-Regular.ttf"],
 }

@@ -11,10 +11,10 @@
 
 What a picture costs (multiply-adds of the forward pass; the backward pass is twice as many):
 
-    a tile     144 patches of 12 x 12 pixels x (4 layers x 197 k weights + attention)         = 0.13 G
+    a tile     144 patches of 12 x 12 pixels x (6 layers x 197 k weights + attention)         = 0.20 G
     its tokens  36 in the decoder x (6 layers x 229 k weights) + the connector                = 0.05 G
     questions  about 110 tokens x the same, and 60 answer tokens x 850 candidate words        = 0.16 G
-    a picture of 2 x 2 tiles: 5 x 0.18 + 0.16 = 1.1 G, so 6.6 G operations with the backward pass
+    a picture of 2 x 2 tiles: 5 x 0.25 + 0.16 = 1.4 G, so 8.4 G operations with the backward pass
 
 One core of an AMD EPYC (AVX2, 60 to 80 G operations a second in products of this size, 40 over all) takes 0.05 s for a
 single tile with its questions, 0.02 s for a tile of the eye's lessons, and 0.003 to 0.006 s to draw a tile: on two
@@ -54,7 +54,7 @@ from prompt import PUBLISHED, answer_ids, encode, prefix_text, question_text
 
 TILE, PATCH, SHUFFLE = draw.TILE, draw.TILE // SIDE // 2, 2
 TOKENS = SIDE ** 2                                              # image tokens of a tile
-VISION = dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512)
+VISION = dict(hidden_size=128, num_hidden_layers=6, num_attention_heads=4, intermediate_size=512)
 TEXT = dict(hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4, intermediate_size=432,
             head_dim=32)
 VOCABULARY = 49280
@@ -66,19 +66,19 @@ RATE, MUON_RATE, WARM_UP, CLIP, DECAY_WEIGHTS = 0.4e-3, 1.2e-3, 100, 1.0, 0.02
 # how often which kind of sample.
 LESSONS = (
     (32, .2, 5, {"eye": 1}),
-    (80, .5, 5, {"eye": 1}),
-    (120, 1., 5, {"eye": 1}),
-    (140, .2, 1, {"tile": 3, "eye": 1}),
-    (180, .5, 1, {"tile": 4, "eye": 1}),
-    (240, .8, 1, {"tile": 8, "eye": 1, "pair_tile": .5, "frames": .3}),
-    (500, .8, 1.5, {"eye": 40, "tile": 3, "wide": 1.5, "tall": 1.5, "square": 3, "pair_tile": .7, "frames": .7}),
-    (math.inf, 1., 1, {"eye": 8, "tile": 3, "wide": 2, "tall": 2, "square": 4, "pair_tile": .7, "pair_wide": .2,
+    (80, .5, 3, {"eye": 1}),
+    (140, 1., 1, {"eye": 1}),
+    (160, .2, 1, {"tile": 3, "eye": 1}),
+    (200, .5, 1, {"tile": 4, "eye": 1}),
+    (260, .8, 1, {"tile": 8, "eye": 2, "pair_tile": .5, "frames": .3}),
+    (520, .8, 1, {"eye": 6, "tile": 3, "wide": 1.5, "tall": 1.5, "square": 3, "pair_tile": .7, "frames": .7}),
+    (math.inf, 1., 1, {"eye": 4, "tile": 3, "wide": 2, "tall": 2, "square": 4, "pair_tile": .7, "pair_wide": .2,
                        "pair_square": .3, "frames": .5, "film": .3}),
 )
 HINT, HINT_UNTIL = 1.0, 400     # weight of hint_loss: full until so many thousand tiles, nothing at twice as many
 HEADS = BEFORE, HINTS - BEFORE, POINTER, POINTER        # kinds of hints: of squares, what is before, named, pointed
 HINT_LAYERS = 2, 4                                      # the decoder's, after which the last three are asked
-READING_FIRST = 140             # until here half of the unsplit tiles, and more, are words and numbers to read
+READING_FIRST = 160             # until here half of the unsplit tiles, and more, are words and numbers to read
 
 
 # ------------------------------------------------------------------------------------------------ the model
@@ -104,6 +104,8 @@ def make_model(seed):
                 p.normal_(0, .08 if "embed" in name and "patch" not in name else p[0].numel() ** -.5)
     width = TEXT["hidden_size"]
     model.hints = torch.nn.ModuleList(torch.nn.Linear(width, n * width) for n in HEADS)     # not in save_hf
+    for head in model.hints:                    # they begin silent, else the first steps would be for them alone
+        torch.nn.init.zeros_(head.weight)
     return model
 
 
