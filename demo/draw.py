@@ -1304,14 +1304,14 @@ def draw_clip(rng, w, h, k, frames=4):
 # How often each drawing is made, for each kind of sample.
 MIX = {
     "eye": ((draw_page, 3), (draw_crowd, 1.5)),
-    "tile": ((draw_scene, 6), (draw_nothing, .3), (draw_count, 2), (draw_words, 7), (draw_label, 2), (draw_receipt, 3),
-             (draw_chart, 3), (draw_table, 3)),
-    "wide": ((draw_scene, 3), (draw_nothing, .2), (draw_count, 1.5), (draw_words, 6), (draw_label, 3),
-             (draw_receipt, 1), (draw_chart, 2), (draw_table, 2), (draw_fine, 2)),
-    "tall": ((draw_scene, 2), (draw_nothing, .1), (draw_count, 1), (draw_words, 5), (draw_label, 2), (draw_receipt, 5),
-             (draw_table, 1), (draw_fine, 2)),
-    "square": ((draw_scene, 4), (draw_nothing, .3), (draw_count, 2), (draw_words, 5), (draw_label, 2),
-               (draw_receipt, 3), (draw_chart, 3), (draw_table, 3), (draw_fine, 3)),
+    "tile": ((draw_scene, 4), (draw_nothing, .3), (draw_count, 2), (draw_words, 6), (draw_label, 2), (draw_receipt, 4),
+             (draw_chart, 4), (draw_table, 4)),
+    "wide": ((draw_scene, 2), (draw_nothing, .2), (draw_count, 1.5), (draw_words, 5), (draw_label, 3),
+             (draw_receipt, 1), (draw_chart, 3), (draw_table, 3), (draw_fine, 2)),
+    "tall": ((draw_scene, 2), (draw_nothing, .1), (draw_count, 1), (draw_words, 5), (draw_label, 2), (draw_receipt, 6),
+             (draw_table, 2), (draw_fine, 2)),
+    "square": ((draw_scene, 3), (draw_nothing, .3), (draw_count, 2), (draw_words, 5), (draw_label, 2),
+               (draw_receipt, 4), (draw_chart, 4), (draw_table, 4), (draw_fine, 4)),
 }
 
 

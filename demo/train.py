@@ -155,8 +155,9 @@ def lesson(seen):
 
 def pack(asks, rng, room):
     """As many of the asks as fit into room tokens: [(skill, question, answer, ids of each)]. One question of each skill
-    comes first, so that those with few are asked as often as those with many; the rest is chance."""
-    asks = list(asks)
+    comes first, so that those with few are asked as often as those with many; the rest is chance. A page to be read out
+    is asked for now and then only, as it takes the room of five other questions."""
+    asks = [a for a in asks if a[0] != "transcribe" or rng.random() < .3]
     rng.shuffle(asks)
     seen, first, later = set(), [], []
     for a in asks:
