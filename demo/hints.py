@@ -1,7 +1,7 @@
 """Hints: what the model is told while it learns, beside the right answers.
 
 Answers alone teach slowly, since at first the model looks anywhere and so learns little from what it should have said.
-At this size it did not learn in 100,000 scenes to find a thing by its name, and answered with a colour that occurs.
+At this size it did not learn in some 30,000 scenes to find a thing by its name, and answered with a colour that occurs.
 Told where to look, it needed 10,000. So tokens inside the model are asked what they mean (train.hint_loss), through
 linear layers that are dropped after the training:
 

@@ -18,7 +18,8 @@ What a picture costs (multiply-adds of the forward pass; the backward pass is tw
 
 One core of an AMD EPYC (AVX2, 60 to 80 G operations a second in products of this size, 40 over all) takes 0.05 s for a
 single tile with its questions, 0.02 s for a tile of the eye's lessons, and 0.003 to 0.006 s to draw a tile: on two
-cores, with the optimizers' share, 30 and 62 to 95 a second, 1.3 million tiles with questions in twelve hours.
+cores, with the optimizers' share, 30 and 62 to 95 a second, 1.3 million tiles with questions in twelve hours (measured
+with four layers in the eye).
 
 Three things make that affordable. All questions about a picture share one pass over it: the picture's tokens come
 first, every question sees them and itself but not its neighbours (mask and positions in make_batch), so each is trained
