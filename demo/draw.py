@@ -937,7 +937,7 @@ def draw_receipt(rng, w, h, k):
     """A shop's receipt: name, perhaps a date, items with prices, the total."""
     q = functools.partial(ask, rng)
     sheet, ink = paper_of(rng, w, h, k)
-    name = rng.choice(FONTS["mono"] + FONTS["plain"][:5])
+    name = rng.choice(FONTS["mono"] + FONTS["plain"])
     count = rng.randint(2, 3 if h <= TILE else 5)
     items = rng.sample([item for item in asked("food") + asked("thing") if len(item) <= (6 if w <= TILE else 8)], count)
     prices = [price(rng) for _ in items]
@@ -1062,7 +1062,7 @@ def draw_chart(rng, w, h, k):
     q = functools.partial(ask, rng)
     sheet, ink = paper_of(rng, w, h, k)
     count = 3 if w <= TILE else rng.randint(3, 5)
-    name = rng.choice(FONTS["plain"][:5])
+    name = rng.choice(FONTS["plain"])
     pool = rng.choice((asked("food"), asked("name"), asked("animal"), asked("city"), tuple(d[:3] for d in words("day")),
                        tuple(m[:3] for m in words("month")), tuple("ABCDEFG")))
     size = 16 if w <= TILE else rng.uniform(16, 19)
@@ -1128,7 +1128,7 @@ def draw_table(rng, w, h, k):
     columns = rng.sample(sorted(makers), 1 if w <= TILE or rng.random() < .3 else 2)
     names = rng.sample(asked("name"), rows)
     cells = [[makers[column]() for column in columns] for _ in names]
-    face = rng.choice(FONTS["plain"] + FONTS["serif"][:3])
+    face = rng.choice(FONTS["plain"] + FONTS["serif"])
     step = min((h - 6) / (rows + 1), rng.uniform(26, 44))
     size = min(step * .64, 20)
     table = [["Name"] + [column.capitalize() for column in columns]] + [[n] + row for n, row in zip(names, cells)]
@@ -1171,7 +1171,7 @@ def draw_fine(rng, w, h, k):
     """A scene or a big word, and a line of small print: at half size, in the global picture, nobody could read it."""
     q = functools.partial(ask, rng)
     sheet = Sheet(rng, w, h, rng.choice(("white", "white", "yellow", "pink", "gray")), k)
-    name = rng.choice(FONTS["plain"][:6] + FONTS["mono"][:1])
+    name = rng.choice(FONTS["plain"] + FONTS["mono"])
     size = rng.uniform(15, 17)
     sort = rng.random()
     code = known(rng, lambda: str(rng.randrange(100, 100000)))

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import draw
-from prompt import encode, ends, tokenizer
+from prompt import encode, ends, pieces, tokenizer
 
 SIDE = 6                                                # squares, one image token each, along a tile's side
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:$%/- "
@@ -207,7 +207,7 @@ class Shown:
         if way[0] != UNKNOWN:
             usual[2:] = *way, UNKNOWN, UNKNOWN
         out = []
-        for i, piece in enumerate(re.split("[\x02\x03]", " " + answer + "<end_of_utterance>")):
+        for i, piece in enumerate(pieces(answer)):
             if i % 2:                                                                       # read out
                 out += self.characters(re.split(r"(\s+)", piece), self.words)
                 continue

@@ -22,6 +22,7 @@ def encode(text):
     return tuple(tokenizer().encode(text, add_special_tokens=False).ids)
 
 
+@functools.lru_cache(20000)
 def ends(text):
     """{place in the text where an id ends: the id's index}."""
     offsets = tokenizer().encode(text, add_special_tokens=False).offsets
@@ -51,11 +52,16 @@ def question_text(question):
     return question + "<end_of_utterance>\nAssistant:"
 
 
+def pieces(answer):
+    """An answer, with what surrounds it, cut at draw.as_shown's marks: every second piece is read out."""
+    return re.split("[\x02\x03]", " " + answer + "<end_of_utterance>")
+
+
 @functools.lru_cache(20000)
 def answer_ids(answer):
     """An answer as the model has to give it: what it reads out (draw.as_shown) a character at a time, which reads as
     well, spares it the tokenizer's thousand ways to cut words up, and lets it read words it has never seen."""
     ids = []
-    for i, piece in enumerate(re.split("[\x02\x03]", " " + answer + "<end_of_utterance>")):
+    for i, piece in enumerate(pieces(answer)):
         ids += encode(piece) if i % 2 == 0 else [id for char in piece for id in encode(char)]
     return tuple(ids)
