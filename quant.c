@@ -831,10 +831,11 @@ static NOINLINE float dot_bf16(const float *x, const uint16_t *w, size_t n) {
    whole, and a panel stays in the first-level cache while the block passes. */
 enum { FEW = 3, ROWS = 512, PANEL = 512, FLOAT_PANEL = 256, STRIP = 2 };
 
-/* Number k of row r of a Q8 or Q4 tensor. */
+/* Number k of row r of a Q8 or Q4 tensor. Read as int8_t: of (int8_t)row[k] gcc 12 makes, with VNNI, a product of
+   unsigned bytes. */
 static inline int integer_at(const SvTensor *w, size_t r, size_t k) {
     const uint8_t *row = (const uint8_t *)w->data + r * row_bytes(w->format, w->cols);
-    return w->format == SV_Q8 ? (int8_t)row[k] : q4_values[row[k / 64 * 32 + k % 32] >> (k % 64 / 32 * 4) & 15];
+    return w->format == SV_Q8 ? ((const int8_t *)row)[k] : q4_values[row[k / 64 * 32 + k % 32] >> (k % 64 / 32 * 4) & 15];
 }
 
 /* Numbers [at, at + n) of row r of a Q8 or Q4 tensor; `unpacked` has room for n, and may be what is returned. */
