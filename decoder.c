@@ -149,10 +149,10 @@ static void forward_chunk(SvDecoder *d, float *x, size_t count, const SvEvents *
         cpu->matmul(qkv, 3, norm, count, scratch, threads);
         rope(d, q, count, heads);
         rope(d, k, count, kv_heads);
-        cpu->cache(&cache, k, v, d->position, count);
+        cpu->cache(&cache, k, v, d->position, count, threads);
         cpu->attention(d->attention, q, &cache, count, seen, heads, true, scratch, threads);
         cpu->matmul(&(SvProduct){ q, &layer->o_proj, NULL }, 1, d->attention, count, scratch, threads);
-        cpu->add(x, q, count * dim);
+        cpu->add(x, q, count * dim, threads);
 
         /* x += down_proj(silu(gate_proj(norm)) * up_proj(norm)) */
         cpu->rms_norm(norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps, threads);
@@ -160,7 +160,7 @@ static void forward_chunk(SvDecoder *d, float *x, size_t count, const SvEvents *
         cpu->matmul(gate_up, 2, norm, count, scratch, threads);
         cpu->silu_mul(gate, up, count * c->intermediate_size, threads);
         cpu->matmul(&(SvProduct){ q, &layer->down_proj, NULL }, 1, gate, count, scratch, threads);
-        cpu->add(x, q, count * dim);
+        cpu->add(x, q, count * dim, threads);
         sv_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
     }
     d->position = seen;

@@ -137,6 +137,25 @@ static inline vf v_min(vf a, vf b) { return a < b ? a : b; }
 static inline vi v_max_int(vi a, vi b) { return a > b ? a : b; }
 #endif
 
+/* The largest element, and the sum of all. */
+#if defined(WITH_VNNI)
+static inline int32_t v_largest(vi x) { return _mm512_reduce_max_epi32((__m512i)x); }
+static inline uint32_t v_total(vu x) { return (uint32_t)_mm512_reduce_add_epi32((__m512i)x); }
+#else
+static inline int32_t v_largest(vi x) {
+    int32_t lane[VL];
+    memcpy(lane, &x, sizeof lane);
+    for (int l = 1; l < VL; l++) lane[0] = lane[l] > lane[0] ? lane[l] : lane[0];
+    return lane[0];
+}
+static inline uint32_t v_total(vu x) {
+    uint32_t lane[VL];
+    memcpy(lane, &x, sizeof lane);
+    for (int l = 1; l < VL; l++) lane[0] += lane[l];
+    return lane[0];
+}
+#endif
+
 /* a * b + c, rounded once where the machine can: for f32 and bf16 products alone */
 #if defined(WITH_VNNI)
 static inline vf v_fused(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
@@ -294,6 +313,13 @@ static NOINLINE void unpack_q4(int8_t *to, const uint8_t *from, size_t n) {
 #define PLAIN_PRODUCTS
 #endif
 
+/* Whether product4 and rows8 look at by128; rows8_q4 may always. */
+#ifdef WITH_VNNI
+enum { BY128 = 1 };
+#else
+enum { BY128 = 0 };
+#endif
+
 /* AVX-512: vpdpbusd adds four products of an unsigned and a signed byte to each int32. The weights become unsigned by
    adding 128, which is taken off again as 128 times the sum of x. Panel: [n / 4][32 rows][4].
    AVX2 has no such thing. Widened to int16, vpmaddwd adds two products to each int32; panel: [n / 2][16 rows][2]. For
@@ -427,11 +453,15 @@ static inline __m256 add_group(__m256 total, const __m256i v[8], int32_t minus, 
 
 static inline __m256i load32(const void *from) { return _mm256_loadu_si256((const __m256i *)from); }
 
-/* Eight rows at once are too many for the processor's own prefetcher: as many bytes of the next eight rows. */
-static inline const uint8_t *prefetch(const uint8_t *from, size_t bytes) {
-    for (const uint8_t *end = from + bytes; from < end; from += 64) _mm_prefetch((const char *)from, _MM_HINT_T0);
+/* Eight rows at once are too many for the processor's own prefetcher: as many bytes of the next eight rows. Not through
+   the second-level cache, if nobody asks for them again (once), and the first has room for them until they are due. */
+static inline const uint8_t *prefetch(const uint8_t *from, size_t bytes, bool once) {
+    const uint8_t *end = from + bytes;
+    if (once) for (; from < end; from += 64) _mm_prefetch((const char *)from, _MM_HINT_NTA);
+    else for (; from < end; from += 64) _mm_prefetch((const char *)from, _MM_HINT_T0);
     return from;
 }
+static inline bool fits(size_t stride) { return 8 * stride <= 32768; }
 
 static inline void rows8_of(float sum[8], const int8_t *w, size_t stride, const int8_t *x, const float *d,
                             const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
@@ -440,17 +470,13 @@ static inline void rows8_of(float sum[8], const int8_t *w, size_t stride, const 
     bool close = stride <= n * groups;                      /* values in a cache may have room between their rows */
     for (size_t g = 0; g < groups; g++, x += n, w += n) {
         __m256i v[8];
-        if (close) next = prefetch(next, 8 * n);
+        if (close) next = prefetch(next, 8 * n, scale && fits(stride));
+        else for (size_t r = 0; r < 8; r++) prefetch((const uint8_t *)w + (8 + r) * stride, n, false);
         for (size_t r = 0; r < 8; r++) {
             v[r] = _mm256_setzero_si256();
             for (size_t k = 0; k < n; k += 32) v[r] = dot32(v[r], load32(w + r * stride + k), load32(x + k));
         }
-#ifdef WITH_VNNI
-        total = add_group(total, v, by128[g], scale ? scale + 8 * g : NULL, d[g]);
-#else
-        total = add_group(total, v, 0, scale ? scale + 8 * g : NULL, d[g]);
-        (void)by128;
-#endif
+        total = add_group(total, v, BY128 ? by128[g] : 0, scale ? scale + 8 * g : NULL, d[g]);
     }
     _mm256_storeu_ps(sum, total);
 }
@@ -471,7 +497,7 @@ static NOINLINE void rows8_q4(float sum[8], const uint8_t *w, size_t stride, con
     const uint8_t *next = w + 8 * stride;
     for (size_t g = 0; g < groups; g++, x += GROUP, w += GROUP / 2) {
         __m256i v[8], x0 = load32(x), x1 = load32(x + 32);
-        next = prefetch(next, 8 * GROUP / 2);
+        next = prefetch(next, 8 * GROUP / 2, fits(stride));
         for (size_t r = 0; r < 8; r++) {
             __m256i both = load32(w + r * stride);
             __m256i w0 = _mm256_shuffle_epi8(values, _mm256_and_si256(both, low));
@@ -654,7 +680,7 @@ static NOINLINE void rows8_q4(float sum[8], const uint8_t *w, size_t stride, con
    x = d q for a group: q = x * (127 / max |x|), to the nearest integer and to even from the middle, d = max |x| *
    (1 / 127). q gets `size` numbers, zeros from n on. A group of (next to) nothing becomes zeros; one with an infinity
    or a NaN gets d = NaN, so that what is broken stays visible. The maximum is taken of the bits as integers, among
-   which NaN is the largest. */
+   which NaN is the largest. *by128, unless it is NULL: 128 times the sum of q. */
 enum { MAX_GROUP = 512 };
 
 static inline void low_bytes(int8_t to[16], const vu bits[16 / VL]) {
@@ -672,7 +698,7 @@ static inline void low_bytes(int8_t to[16], const vu bits[16 / VL]) {
 #endif
 }
 
-static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size) {
+static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size, int32_t *by128) {
     float padded[MAX_GROUP];
     if (n < size) {                                         /* the last group of a row */
         memcpy(padded, x, n * sizeof *x);
@@ -681,36 +707,27 @@ static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size)
     }
     vi most = (vi)bits_of(v_set(0.0f));
     for (size_t k = 0; k < size; k += VL) most = v_max_int((vi)(bits_of(v_load(x + k)) & 0x7fffffffu), most);
-    int32_t lane[VL];
-    memcpy(lane, &most, sizeof lane);
-    for (int l = 1; l < VL; l++) lane[0] = lane[l] > lane[0] ? lane[l] : lane[0];
+    int32_t largest = v_largest(most);
     float max;
-    memcpy(&max, lane, sizeof max);
+    memcpy(&max, &largest, sizeof max);
     if (!(max > 1e-30f && max <= FLT_MAX)) {
         memset(q, 0, size);
+        if (by128) *by128 = 0;
         return max <= 1e-30f ? 0 : NAN;
     }
     const float round = 12582912.0f;                        /* 1.5 * 2^23: adding it rounds to an integer, */
     vf scale = v_set(127.0f / max);
+    vu total = bits_of(v_set(0.0f));
     for (size_t k = 0; k < size; k += 16) {
         vu bits[16 / VL];                                   /* whose lowest byte is the integer's */
-        for (int j = 0; j < 16 / VL; j++) bits[j] = bits_of(v_load(x + k + j * VL) * scale + v_set(round));
+        for (int j = 0; j < 16 / VL; j++) {
+            bits[j] = bits_of(v_load(x + k + j * VL) * scale + v_set(round));
+            total += bits[j];
+        }
         low_bytes(q + k, bits);
     }
+    if (by128) *by128 = (int32_t)(128 * (v_total(total) - (uint32_t)size * 0x4b400000u));   /* the bits of `round` */
     return max * (1.0f / 127);
-}
-
-/* Whether product4 looks at by128; rows8_q4 may always. */
-#ifdef WITH_VNNI
-enum { BY128 = 1 };
-#else
-enum { BY128 = 0 };
-#endif
-
-static NOINLINE int32_t sum_by128(const int8_t *q, size_t n) {
-    int32_t s = 0;
-    for (size_t k = 0; k < n; k++) s += q[k];
-    return 128 * s;
 }
 
 /* Rows of x as integers, bytes [n, stride] for rows8 or q [n, stride] for product4; and for each group its scale d and
@@ -740,8 +757,8 @@ static NOINLINE void quantize_row(const Quantized *x, size_t row, const float *f
     for (size_t g = 0; g < x->groups; g++) {
         size_t at = g * x->group;
         int8_t *bytes = same ? x->bytes + row * x->stride + at : room;
-        x->d[row * x->marks + g] = quantize(bytes, from + at, at_most(x->group, cols - at), x->group);
-        if (to_bytes || BY128) x->by128[row * x->marks + g] = sum_by128(bytes, x->group);
+        x->d[row * x->marks + g] = quantize(bytes, from + at, at_most(x->group, cols - at), x->group,
+                                            to_bytes || BY128 ? &x->by128[row * x->marks + g] : NULL);
         if (!same) widen(x->q + row * x->stride + at, bytes, x->group);
     }
 }
@@ -835,7 +852,8 @@ enum { FEW = 3, ROWS = 512, PANEL = 512, FLOAT_PANEL = 256, STRIP = 2 };
    unsigned bytes. */
 static inline int integer_at(const SvTensor *w, size_t r, size_t k) {
     const uint8_t *row = (const uint8_t *)w->data + r * row_bytes(w->format, w->cols);
-    return w->format == SV_Q8 ? ((const int8_t *)row)[k] : q4_values[row[k / 64 * 32 + k % 32] >> (k % 64 / 32 * 4) & 15];
+    if (w->format == SV_Q8) return ((const int8_t *)row)[k];
+    return q4_values[row[k / 64 * 32 + k % 32] >> (k % 64 / 32 * 4) & 15];
 }
 
 /* Numbers [at, at + n) of row r of a Q8 or Q4 tensor; `unpacked` has room for n, and may be what is returned. */
@@ -882,7 +900,7 @@ static void put_tile(float *out, size_t stride, const float *tile, size_t width,
     for (size_t i = 0; i < rows; i++) memcpy(out + i * stride, tile + i * width, cols * sizeof *out);
 }
 
-/* The last thing that happens to a strip. */
+/* The last thing that happens to a tile. */
 static NOINLINE void add_bias(float *out, size_t stride, const float *bias, size_t rows, size_t cols) {
     for (size_t i = 0; i < rows; i++)
         for (size_t r = 0; r < cols; r++) out[i * stride + r] += bias[r];
@@ -935,9 +953,9 @@ static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *b
                 product4(whole ? to : tile, whole ? w->rows : NR, at > 0, x->q + i * x->stride + at, x->stride,
                          x->d + mark, x->by128 + mark, x->marks, panel[p], scale[p], group, groups);
                 if (!whole) put_tile(to, w->rows, tile, NR, rows, cols);
+                if (bias && at + PANEL >= x->stride) add_bias(to, w->rows, bias + first + p * NR, rows, cols);
             }
     }
-    if (bias) add_bias(out + i0 * w->rows + first, w->rows, bias + first, i1 - i0, width);
 }
 
 /* The same for f32 and bf16. */
@@ -973,9 +991,9 @@ static NOINLINE void float_strip(float *out, const SvTensor *w, const float *bia
                 if (!whole && at) take_tile(tile, NF, to, w->rows, rows, cols);
                 float_product4(whole ? to : tile, whole ? w->rows : NF, at > 0, from, stride, panel[p], n);
                 if (!whole) put_tile(to, w->rows, tile, NF, rows, cols);
+                if (bias && at + n == w->cols) add_bias(to, w->rows, bias + first + p * NF, rows, cols);
             }
     }
-    if (bias) add_bias(out + i0 * w->rows + first, w->rows, bias + first, i1 - i0, width);
 }
 
 static void float_rows(float *out, const SvTensor *w, const float *bias, const float *x, size_t first, size_t count) {
@@ -1060,11 +1078,14 @@ static Parts parts_of(const SvCache *c, size_t head) {
                     scales + (c->heads + head) * c->capacity, floats, floats + c->heads * one };
 }
 
-static void cache(const SvCache *c, const float *k, const float *v, size_t at, size_t count) {
+static void cache(const SvCache *c, const float *k, const float *v, size_t at, size_t count, int threads) {
     size_t dim = c->dim, row = c->heads * dim;
-    int8_t bytes[MAX_GROUP];
-    for (size_t head = 0; head < c->heads; head++) {
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (count * row > WORTH_THREADS / 10)
+    for (int64_t h = 0; h < (int64_t)c->heads; h++) {
+        size_t head = (size_t)h;
         Parts to = parts_of(c, head);
+        int8_t bytes[MAX_GROUP];
         for (size_t i = 0; i < count; i++) {
             const float *key = k + i * row + head * dim, *value = v + i * row + head * dim;
             size_t position = at + i;
@@ -1073,26 +1094,38 @@ static void cache(const SvCache *c, const float *k, const float *v, size_t at, s
                 memcpy(to.v_f32 + position * dim, value, dim * sizeof *value);
                 continue;
             }
-            to.k_scale[position] = quantize(bytes, key, dim, round_up(dim, 16));
+            to.k_scale[position] = quantize(bytes, key, dim, round_up(dim, 16), NULL);
             memcpy(to.k + position * dim, bytes, dim);
-            to.v_scale[position] = quantize(bytes, value, dim, round_up(dim, 16));
+            to.v_scale[position] = quantize(bytes, value, dim, round_up(dim, 16), NULL);
             for (size_t d = 0; d < dim; d++) to.v[d * c->capacity + position] = bytes[d];
         }
     }
 }
 
 /* The softmax's weights, not yet divided by their sum: x[j] = e^(x[j] - max) for the n scores, zero from there to
-   `size`, a multiple of 16; and one over the sum. */
-static NOINLINE float softmax_weights(float *x, size_t n, size_t size) {
-    memset(x + n, 0, (size - n) * sizeof *x);
+   `size`, a multiple of 16; returns one over the sum. Unless they are NULL, the scores are multiplied by `before` first
+   and the weights, once they are summed, by `after`. */
+static NOINLINE float softmax_weights(float *x, const float *before, const float *after, size_t n, size_t size) {
+    size_t end = round_up(n, LANES);
+    float s[LANES];
+    vf v[LANES / VL];
+    if (before)
+        for (size_t j = 0; j < end; j += VL) v_store(x + j, v_load(x + j) * v_load(before + j));
     vf max = v_set(max_of(x, n));
-    for (size_t j = 0; j < n; j += VL) v_store(x + j, v_exp(v_load(x + j) - max));
-    memset(x + n, 0, (size - n) * sizeof *x);
-    return 1.0f / sum(x, n);
-}
-
-static NOINLINE void multiply(float *x, const float *y, size_t n) {             /* n a multiple of 16 */
-    for (size_t j = 0; j < n; j += VL) v_store(x + j, v_load(x + j) * v_load(y + j));
+    for (int i = 0; i < LANES / VL; i++) v[i] = v_set(0.0f);
+    for (size_t j = 0; j < end; j += LANES) {
+        for (size_t i = j; i < j + LANES; i += VL) v_store(x + i, v_exp(v_load(x + i) - max));
+        if (j + LANES > n) memset(x + n, 0, (end - n) * sizeof *x);
+        for (size_t i = 0; i < LANES / VL; i++) {
+            float *at = x + j + i * VL;
+            vf weight = v_load(at);
+            v[i] += weight;
+            if (after) v_store(at, weight * v_load(after + j + i * VL));
+        }
+    }
+    memset(x + n, 0, (size - n) * sizeof *x);               /* whatever `after` is there */
+    for (int i = 0; i < LANES / VL; i++) v_store(s + i * VL, v[i]);
+    return 1.0f / tree(s);
 }
 
 /* A thread's room: the panels of a head's keys and values, four rows of scores and their integers. */
@@ -1112,24 +1145,21 @@ static Room room_in(float *scratch, size_t n_k, size_t dim) {
 }
 
 /* A query, times the softmax's scale, as `size` integers, zeros from dim on; returns their scale. */
-static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t size) {
+static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t size, int32_t *by128) {
     float scaled[MAX_GROUP];
     size_t end = round_up(dim, 16);
     vf scale = v_set(1.0f / sqrtf((float)dim));
     memcpy(scaled, q, dim * sizeof *q);
     memset(bytes + end, 0, size - end);
     for (size_t e = 0; e < end; e += VL) v_store(scaled + e, v_load(scaled + e) * scale);
-    return quantize(bytes, scaled, dim, end);
+    return quantize(bytes, scaled, dim, end, by128);
 }
 
 /* Row i of the weights, as integers, from the products p of a query with the keys, of which it sees `seen`; `keys` is
    that or more, a multiple of KEYS. Returns one over the weights' sum. */
 static NOINLINE float quantize_weights(const Quantized *weights, size_t i, float *p, const Parts *head, size_t seen,
                                        size_t keys, bool to_bytes) {
-    multiply(p, head->k_scale, keys);
-    float one_over = softmax_weights(p, seen, keys);
-    multiply(p, head->v_scale, keys);
-    memset(p + seen, 0, (keys - seen) * sizeof *p);         /* whatever a later position's scale is */
+    float one_over = softmax_weights(p, head->k_scale, head->v_scale, seen, keys);
     quantize_row(weights, i, p, keys, to_bytes);
     return one_over;
 }
@@ -1145,10 +1175,9 @@ static NOINLINE void integer_attention4(float *out, const float *q, size_t strid
     int8_t bytes[MAX_GROUP];
     xint x[4 * MAX_GROUP];
     float d[4], one_over[4];
-    int32_t by128[4] = { 0 };
+    int32_t by128[4];
     for (size_t i = 0; i < 4; i++) {
-        d[i] = quantize_query(bytes, q + at_most(i, count - 1) * stride, dim, size);
-        if (BY128) by128[i] = sum_by128(bytes, size);
+        d[i] = quantize_query(bytes, q + at_most(i, count - 1) * stride, dim, size, &by128[i]);
         widen(x + i * size, bytes, size);
     }
     for (size_t j = 0; j < most; j += NR)
@@ -1186,8 +1215,8 @@ static NOINLINE void integer_attention1(float *out, const float *q, const SvCach
     size_t dim = c->dim, size = round_up(dim, 32), keys = round_up(n_k, KEYS);
     const Quantized *weights = &room->weights;
     int8_t bytes[MAX_GROUP];
-    float *p = room->scores, d = quantize_query(bytes, q, dim, size);
-    int32_t by128 = sum_by128(bytes, size);
+    int32_t by128;
+    float *p = room->scores, d = quantize_query(bytes, q, dim, size, &by128);
     for (size_t j = 0; j < n_k; j += 8)
         rows8(p + j, head->k + j * dim, dim, bytes, &d, &by128, NULL, size, 1);
     float one_over = quantize_weights(weights, 0, p, head, n_k, keys, true);
@@ -1220,7 +1249,7 @@ static NOINLINE void float_attention4(float *out, const float *q, size_t stride,
         for (size_t e = 0; e < dim; e++) x[i * dim + e] = q[at_most(i, count - 1) * stride + e] * scale;
     for (size_t j = 0; j < most; j += NF) float_product4(room->scores + j, padded, false, x, dim, k + j * dim, dim);
     for (size_t i = 0; i < count; i++)
-        one_over[i] = softmax_weights(room->scores + i * padded, seen[i], round_up(most, KEYS));
+        one_over[i] = softmax_weights(room->scores + i * padded, NULL, NULL, seen[i], round_up(most, KEYS));
     for (size_t e = 0; e < dim; e += NF, v += n_k * NF) {
         float s[4][NF];
         float_product4(s[0], NF, false, room->scores, padded, v, most);
@@ -1235,7 +1264,7 @@ static NOINLINE void float_attention1(float *out, const float *q, const SvCache 
     float x[MAX_GROUP], *p = room->scores, scale = 1.0f / sqrtf((float)dim);
     for (size_t e = 0; e < dim; e++) x[e] = q[e] * scale;
     for (size_t j = 0; j < n_k; j++) p[j] = dot_f32(x, head->k_f32 + j * dim, dim);
-    float one_over = softmax_weights(p, n_k, round_up(n_k, KEYS));
+    float one_over = softmax_weights(p, NULL, NULL, n_k, round_up(n_k, KEYS));
     memset(out, 0, dim * sizeof *out);
     for (size_t j = 0; j < n_k; j++)
         for (size_t e = 0; e < dim; e++) out[e] += p[j] * head->v_f32[j * dim + e];
@@ -1246,8 +1275,9 @@ static void attention(float *out, const float *q, const SvCache *c, size_t n_q, 
                       float *scratch, int threads) {
     size_t dim = c->dim, stride = heads * dim, shared = heads / c->heads, room_size = (size_t)room_floats(n_k, dim);
     size_t blocks = n_q <= FEW ? 1 : (n_q + ROWS - 1) / ROWS;
-    (void)threads;
-#pragma omp parallel for schedule(static, 1) num_threads(threads) if (n_q * n_k * stride > WORTH_THREADS)
+    size_t turn = n_q <= FEW ? (heads + (size_t)threads - 1) / (size_t)threads : 1;     /* shared keys: one thread's */
+    (void)turn;
+#pragma omp parallel for schedule(static, turn) num_threads(threads) if (n_q * n_k * stride > WORTH_THREADS)
     for (int64_t u = 0; u < (int64_t)(heads * blocks); u++) {
         size_t head = (size_t)u % heads, i0 = (size_t)u / heads * ROWS, i1 = at_most(i0 + ROWS, n_q);
         Room room = room_in(scratch + room_size * (size_t)thread_index(), n_k, dim);
@@ -1353,8 +1383,10 @@ static void silu_mul(float *gate, const float *up, size_t n, int threads) {
     for (int64_t at = 0; at < (int64_t)n; at += PIECE) silu_piece(gate + at, up + at, at_most(PIECE, n - (size_t)at));
 }
 
-static void add(float *x, const float *y, size_t n) {
-    for (size_t i = 0; i < n; i++) x[i] += y[i];
+static void add(float *x, const float *y, size_t n, int threads) {
+    (void)threads;
+#pragma omp parallel for num_threads(threads) if (n > WORTH_THREADS)
+    for (int64_t i = 0; i < (int64_t)n; i++) x[i] += y[i];
 }
 
 /* ------------------------------------------------------------------------------------------------------- the table */

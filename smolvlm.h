@@ -431,7 +431,7 @@ struct SvKernels {
     void (*matmul)(const SvProduct *products, int count, const float *x, size_t n, float *scratch, int threads);
 
     /* k, v [count, heads * dim] become the positions at, at + 1, ... of the cache. */
-    void (*cache)(const SvCache *cache, const float *k, const float *v, size_t at, size_t count);
+    void (*cache)(const SvCache *cache, const float *k, const float *v, size_t at, size_t count, int threads);
 
     /* Attention for n_q queries over the first n_k positions of the cache, all heads: out and q [n_q, heads * dim];
        query head h reads the cache's head h / (heads / cache.heads). causal: query i sees the keys 0 .. n_k - n_q + i.
@@ -446,7 +446,7 @@ struct SvKernels {
 
     void (*gelu_tanh)(float *x, size_t n, int threads);                   /* gelu_pytorch_tanh */
     void (*silu_mul)(float *gate, const float *up, size_t n, int threads);/* gate = silu(gate) * up */
-    void (*add)(float *x, const float *y, size_t n);                      /* x += y */
+    void (*add)(float *x, const float *y, size_t n, int threads);         /* x += y */
 };
 
 /* The kernels that this machine can run, the fastest first; NULL past the last. */

@@ -158,7 +158,7 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
             cut_patches(c, pixels + t * tile_bytes, value, wide + t * n * 3 * c->patch_size * c->patch_size);
         cpu->matmul(&(SvProduct){ x, &w->patch_embedding_weight, w->patch_embedding_bias.data }, 1, wide, rows, scratch,
                     threads);
-        for (size_t t = 0; t < b; t++) cpu->add(x + t * n * width, w->position_embedding.data, n * width);
+        for (size_t t = 0; t < b; t++) cpu->add(x + t * n * width, w->position_embedding.data, n * width, threads);
         sv_emit(events, "model.vision_model.embeddings", 0, x, 3, shape, 0);
 
         for (uint32_t l = 0; l < c->vision_num_hidden_layers; l++) {
@@ -176,11 +176,11 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
             cpu->matmul(qkv, 3, norm, rows, scratch, threads);
             for (size_t t = 0; t < b; t++) {
                 size_t at = t * n * width;
-                cpu->cache(&cache, k + at, v + at, 0, n);
+                cpu->cache(&cache, k + at, v + at, 0, n, threads);
                 cpu->attention(norm + at, q + at, &cache, n, n, heads, false, scratch, threads);
             }
             cpu->matmul(&out_proj, 1, norm, rows, scratch, threads);
-            cpu->add(x, q, rows * width);
+            cpu->add(x, q, rows * width, threads);
 
             /* x += fc2(gelu_tanh(fc1(layer_norm2(x)))) */
             cpu->layer_norm(norm, x, layer->layer_norm2_weight.data, layer->layer_norm2_bias.data, rows, width, eps,
@@ -188,7 +188,7 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
             cpu->matmul(&fc1, 1, norm, rows, scratch, threads);
             cpu->gelu_tanh(wide, rows * mlp, threads);
             cpu->matmul(&fc2, 1, wide, rows, scratch, threads);
-            cpu->add(x, q, rows * width);
+            cpu->add(x, q, rows * width, threads);
             sv_emit(events, "model.vision_model.encoder.layers.%d", (int)l, x, 3, shape, 0);
         }
 

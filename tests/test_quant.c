@@ -341,7 +341,7 @@ TEST norms_bit_for_bit(size_t n, size_t size) {
     PASS();
 }
 
-/* The same for the activations and the sum; 20011 is above the size from which threads are worth it. */
+/* The same for the activations and the sum; 100003 is above the size from which threads are worth it. */
 TEST activations_bit_for_bit(size_t n) {
     float *x = noises(19, n, 5), *up = noises(20, n, 1), *out = floats(n), *want = floats(n);
     for (int what = 0; what < 3; what++) {
@@ -354,7 +354,7 @@ TEST activations_bit_for_bit(size_t n) {
             memcpy(out, x, n * sizeof *x);
             if (what == 0) cpu->gelu_tanh(out, n, threads);
             else if (what == 1) cpu->silu_mul(out, up, n, threads);
-            else cpu->add(out, up, n);
+            else cpu->add(out, up, n, threads);
             ASSERT(same(out, want, n));
         }
     }
@@ -853,7 +853,7 @@ static void attend(float *out, const float *q, const SvCache *cache, size_t n_q,
 }
 
 static void attend_all(const Attention *a, Case *c, float *out, int threads) {
-    cpu->cache(&c->cache, c->k, c->v, 0, a->n_k);
+    cpu->cache(&c->cache, c->k, c->v, 0, a->n_k, threads);
     attend(out, c->q, &c->cache, a->n_q, a->n_k, a->heads, a->causal, threads);
 }
 
@@ -988,7 +988,7 @@ TEST integer_attention(const Heads *h) {
             SvCache cache = new_cache(true, n, h->kv_heads, dim);
             for (size_t at = 0, count; at < n; at += count) {
                 count = n - at < chunks[c] ? n - at : chunks[c];
-                cpu->cache(&cache, k + at * kv, v + at * kv, at, count);
+                cpu->cache(&cache, k + at * kv, v + at * kv, at, count, threads);
                 attend(out + at * row, q + at * row, &cache, count, at + count, h->heads, true, threads);
             }
             for (size_t i = 0; i < n; i++) {
@@ -1005,7 +1005,7 @@ TEST integer_attention(const Heads *h) {
     SvCache cache = new_cache(true, n, h->kv_heads, dim);
     for (size_t i = LENGTH(keys); i-- > 0 && !h->broken;) {
         size_t n_k = keys[i] < n ? keys[i] : n;
-        cpu->cache(&cache, k, v, 0, n_k);
+        cpu->cache(&cache, k, v, 0, n_k, 2);
         for (size_t query = 0; query < n_k; query++)
             for (size_t head = 0; head < h->heads; head++) {
                 size_t at = head / (h->heads / h->kv_heads) * dim;
@@ -1073,7 +1073,7 @@ SUITE(rows) {
         RUN_TEST1(activations_bit_for_bit, sizes[i]);
     }
     RUN_TESTp(norms_bit_for_bit, 130, 1153);                /* above the size from which threads are worth it */
-    RUN_TEST1(activations_bit_for_bit, 20011);
+    RUN_TEST1(activations_bit_for_bit, 100003);
     RUN_TEST(rows_that_are_no_numbers);
 }
 
