@@ -20,7 +20,7 @@ random comes from the given Dice: the same seed gives the same pictures.
 
 An ask is (skill, question, answer), texts from the picture in the answer marked by as_shown. The wording of a question
 is chosen by ask() from PHRASES. The last wording of each list is kept for the evaluation and never trained on, and so
-is one number and one made-up word in sixteen (is_held_out), and FONTS["unseen"].
+is one number and one made-up word in sixteen (is_held_out).
 """
 import argparse
 import functools
@@ -58,9 +58,9 @@ KINDS = {
 class Dice(random.Random):
     """Chance, and what it may choose from.
 
-    level: 0 few fonts and short texts ... 1 everything. new_wording, new_numbers, new_fonts: for the evaluation, only
-    questions, numbers and (where any font will do) fonts that training never meets."""
-    level, new_wording, new_numbers, new_fonts = 1.0, False, False, False
+    level: 0 few fonts and short texts ... 1 everything. new_wording, new_numbers: for the evaluation, only questions and
+    numbers that training never meets."""
+    level, new_wording, new_numbers = 1.0, False, False
 
 
 @dataclass
@@ -84,8 +84,30 @@ def words(kind):
 
 
 def asked(kind):
-    """Those of them that questions name: to find a word by its name, each must be known letter by letter."""
-    return words(kind)[:dict(food=36, thing=24, name=30, city=20, animal=20).get(kind)]
+    """Those of them that questions name, each of them one id after a space (names of hints.patch_hints)."""
+    if kind == "field":
+        return ("name", "city", "room", "phone", "product", "price", "weight", "size", "code", "date", "seat", "time",
+                "gate", "age", "score", "sport", "pet", "color", "total")
+    if kind == "day":
+        return ("Mon", "Wed", "Thu", "Fri", "Sat", "Sun")
+    counts = dict(food=34, thing=14, name=26, city=16, animal=16)
+    return tuple(word for word in words(kind) if len(word) < 8 and word not in NOT_ASKED)[:counts[kind]]
+
+
+NOT_ASKED = ("Dora", "Nora", "Tina", "burger", "melon", "orange")     # several ids, or a colour
+
+
+@functools.cache
+def names():
+    """All of asked()'s words."""
+    return tuple(dict.fromkeys(word for kind in ("food", "thing", "name", "city", "animal", "day", "field")
+                               for word in asked(kind)))
+
+
+@functools.cache
+def name_of(text):
+    """The one of names() that a word is in some case, or None."""
+    return {name.lower(): name for name in names()}.get(text.lower())
 
 
 @functools.cache
@@ -98,13 +120,10 @@ def all_words():
 # Fonts from PyPI packages (demo/requirements.txt), all free: Apache-2.0, OFL-1.1 or Bitstream Vera's licence.
 FONTS = {
     "plain": ["font_roboto/files/Roboto-Regular.ttf", "font_roboto/files/Roboto-Bold.ttf",
-              "font_source_sans_pro/files/SourceSansPro-Semibold.ttf", "font_lato/files/Lato-Bold.ttf",
-              "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf"],
+              "font_lato/files/Lato-Bold.ttf", "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf"],
     "mono": ["matplotlib/mpl-data/fonts/ttf/DejaVuSansMono.ttf"],
-    "serif": ["matplotlib/mpl-data/fonts/ttf/DejaVuSerif.ttf", "font_caladea/files/Caladea-Bold.ttf",
-              "font_source_serif_pro/files/SourceSerifPro-Semibold.ttf"],
+    "serif": ["matplotlib/mpl-data/fonts/ttf/DejaVuSerif.ttf", "font_source_serif_pro/files/SourceSerifPro-Semibold.ttf"],
     "fancy": ["font_fredoka_one/files/FredokaOne-Regular.ttf"],
-    "unseen": ["font_manrope/files/Manrope-Bold.ttf", "font_source_sans_pro/files/SourceSansPro-Regular.ttf"],
 }
 FONT_ORDER = [name for style in ("plain", "mono", "serif", "fancy") for name in FONTS[style]]
 
@@ -369,9 +388,6 @@ PHRASES = {
                     "Which number do you see?", "What is the number?", "What number is in the picture?",
                     "What number do you see?", "Tell me the number.", "Which number is in the picture?",
                     "Which number is this?", "Which number is shown?"],
-    "spell": ["Spell the text.", "Spell the word.", "Spell it.", "Read it letter by letter.", "Spell what is written.",
-              "Which letters are written?", "Which letters do you see?", "What letters are in the picture?",
-              "Can you spell it?", "Read the letters.", "Spell out the text, letter by letter."],
     "word_color": ["Which word is {c}?", "What is the {c} word?", "Read the {c} word.", "What is written in {c}?",
                    "What does the {c} text say?", "Read the {c} text.", "What is the {c} text?",
                    "What does it say in {c}?", "What word is written in {c}?"],
@@ -528,6 +544,8 @@ def unmarked(answer):
     return answer.replace("\x02", "").replace("\x03", "")
 
 
+SMALLEST = 20           # pixels of the smallest text's em
+SEEN_WHOLE = 29         # from this size on, a text can be read in the whole picture, at half its size, too
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -674,8 +692,9 @@ def draw_scene(rng, w, h, k):
     out.append(("count", q("count", x=rng.choice(("shapes", "objects", "things"))), sentence(NUMBERS[len(things)])))
     out.append(("count", q("count", x=plural(absent)), "None."))
     if len(things) >= 2:
-        a, b = rng.sample(things, 2)
-        for one, two in ((a, b), (b, a)):
+        pairs = [rng.sample(things, 2) for _ in range(2 * len(things) - 2)]
+        a, b = pairs[0]
+        for one, two in pairs + [(b, a)]:
             dx, dy = one.x - two.x, one.y - two.y
             sides = ["left" if dx < 0 else "right"] * (abs(dx) > .2) + ["above" if dy < 0 else "below"] * (abs(dy) > .2)
             if not sides:
@@ -743,9 +762,7 @@ def draw_count(rng, w, h, k):
 # ------------------------------------------------------------------------------------------------ text
 
 def a_font(rng):
-    """A font's file name; at level 0 one of the first three, at level 1 any that training knows."""
-    if rng.new_fonts:
-        return rng.choice(FONTS["unseen"])
+    """A font's file name; at level 0 one of the first three, at level 1 any."""
     return rng.choice(FONT_ORDER[:max(3, round(rng.level * len(FONT_ORDER)))])
 
 
@@ -754,6 +771,11 @@ def a_word(rng):
     word = rng.choice(all_words() if rng.random() < .75 else
                       words(rng.choice(("name", "city", "sign", "day", "month"))))
     return in_some_case(rng, word)
+
+
+def a_name(rng):
+    """One of the words that questions name."""
+    return in_some_case(rng, rng.choice(names()))
 
 
 def in_some_case(rng, word):
@@ -806,8 +828,14 @@ def a_plain_code(rng, shortest, longest):
     return "".join(rng.choice(pool) for _ in range(rng.randint(shortest, longest)))
 
 
-def spelled(text):
-    return " ".join(text.replace(" ", ""))
+def off_border(at, length, room, least=0):
+    """Where a text of this length, in pixels, that begins at `at` should begin so that the border between two tiles does
+    not cut it: as near as possible from `least` on, or `at` if there is no room of `room` pixels for it."""
+    if not at < TILE < at + length:
+        return at
+    before, after = TILE - 1 - length, TILE + 1
+    fits = [place for place in (before, after) if least <= place and place + length <= room]
+    return min(fits, key=lambda place: abs(place - at)) if fits else at
 
 
 def fit(sheet, text, name, size, width):
@@ -821,89 +849,91 @@ def draw_words(rng, w, h, k):
     q = functools.partial(ask, rng)
     sheet = Sheet(rng, w, h, k=k, ground=rng.choice(("white", "white", "white", None)) if rng.level < .5 else None)
     easy = rng.level < .3                               # one short line
-    rows = 1 if easy else rng.choice((1, 1, 2, 2, 2)) if h <= TILE else rng.choice((1, 2, 3, 3, 4, 5))
+    rows = 1 if easy else rng.choice((1, 1, 2, 2, 3)) if h <= TILE else rng.choice((1, 2, 3, 3, 4))
     colors = colors_on(sheet.ground, 200)
-    colors = rng.sample(colors, min(len(colors), rows)) if rng.random() < .5 else [rng.choice(colors)]
+    colors = rng.sample(colors, min(len(colors), rows)) if rng.random() < .6 else [rng.choice(colors)]
     same_face = a_font(rng) if rng.random() < .6 else None
     texts, places, y = [], [], 0.0
-    least = 24 if easy else 20
+    least = 24 if easy else SMALLEST + 2
     for i in range(rows):
         sort = rng.random()
         if easy:
-            sort = rng.choice((.6, .9))                 # only numbers and codes: each character must be looked at
-        word = a_word if rng.random() < .7 else made_up
-        text = word(rng) if sort < .5 else a_number(rng, 3 if easy else 6) if sort < .8 else \
-            a_plain_code(rng, 1 if easy else 2, 3 if easy else 6)
+            sort = rng.choice((.3, .6, .9))
+        word = rng.choice((a_word, a_word, a_name, made_up))
+        text = word(rng) if sort < .5 else a_number(rng, 3 if easy else 6) if sort < .85 else \
+            a_plain_code(rng, 1 if easy else 2, 3 if easy else 5)
         if w > TILE and rng.random() < .35 and sort < .5:
             text += " " + word(rng)
         name = same_face or a_font(rng)
         room = h / rows
-        size = fit(sheet, text, name, min(rng.uniform(least, max(least + 1, room * .85)), 32), w - 8)
-        size = max(size, 17)
+        size = max(SMALLEST, fit(sheet, text, name, min(rng.uniform(least, max(least + 1, room * .85)), 36), w - 8))
         wide = sheet.width(text, name, size)
         x = rng.uniform(3, max(3.1, w - 3 - wide))
-        top = y + rng.uniform(0, max(0.0, room - 1.25 * size))
+        if size < SEEN_WHOLE:
+            x = off_border(x, wide, w)
+        top = off_border(y + rng.uniform(0, max(0.0, room - 1.25 * size)), 1.2 * size, h)
         color = colors[i % len(colors)]
         sheet.text(x, top, text, name, size, tint(rng, color), "la", color)
         texts.append((text, color))
         places.append(sort)
-        y += room
+        y = max(y + room, top + 1.2 * size)
     whole = "\n".join(text for text, _ in texts)
-    coded = any(sort >= .8 for sort in places)
     out = sheet.asks
-    if rows <= 2:
-        out.append(("spell", q("spell"), "\n".join(spelled(text) for text, _ in texts)))
-    if rows == 1 and not coded:
+    if rows == 1:
         says = f"The text {as_shown(whole)} in {colors[0]} on a {sheet.ground} background."
         out.append(("describe", q("describe"), says.replace("a orange", "an orange")))
-    elif not coded:
-        says = f": {', '.join(as_shown(text) for text, _ in texts)}" if rows <= 3 else ""
+    elif rows <= 3:
+        says = f": {', '.join(as_shown(text) for text, _ in texts)}"
         out.append(("describe", q("describe"), sentence(f"{NUMBERS[rows]} lines of text{says}")))
-    if not coded:
-        if rows == 1 and .5 <= places[0] < .8:
-            out.append(("number", q("read_number"), as_shown(whole)))
-        else:
-            out.append(("read" if rows <= 3 else "transcribe", q("read"), as_shown(whole)))
-    plain = [(text, color) for (text, color), sort in zip(texts, places) if sort < .8]
-    shown = [text for text, _ in plain]
+    if rows == 1 and .5 <= places[0] < .85:
+        out.append(("number", q("read_number"), as_shown(whole)))
+    else:
+        out.append(("read" if rows <= 3 else "transcribe", q("read"), as_shown(whole)))
+    shown = [text for text, _ in texts if " " not in text]
     colors_used = [color for _, color in texts]
-    for text, color in plain:
-        out.append(("text_color", q("color_of_word", x=text), sentence(color)))
+    for text, color in texts:
+        if draw_names(text):
+            out.append(("text_color", q("color_of_word", x=draw_names(text)), sentence(color)))
         if colors_used.count(color) == 1 and rows > 1:
             out.append(("read", q("word_color", c=color), as_shown(text)))
     if rows > 1:
-        for place_name, index in (("top", 0), ("bottom", rows - 1)):
-            if places[index] < .8 and " " not in texts[index][0]:
-                out.append(("read", q("word_place", p=place_name), as_shown(texts[index][0])))
-        if rows > 2 and rows % 2 and places[rows // 2] < .5 and " " not in texts[rows // 2][0]:
-            out.append(("read", q("word_place", p="middle"), as_shown(texts[rows // 2][0])))
+        for place_name, index in (("top", 0), ("bottom", rows - 1)) + (("middle", 1),) * (rows == 3):
+            out.append(("read", q("word_place", p=place_name), as_shown(texts[index][0])))
     if rng.random() < .2:
         shape = rng.choice(SHAPES)
         out.append(rng.choice((no_such(rng, shape), ("count", q("count", x=plural(shape)), "None."),
                                ("yesno", q("exists", a=an(shape)), "No."))))
-    if shown and rng.random() < .5:
-        out.append(("has_text", q("has_word", x=rng.choice(shown)), "Yes."))
+    named = [text for text in shown if draw_names(text)]
+    if named and rng.random() < .5:
+        out.append(("has_text", q("has_word", x=draw_names(rng.choice(named))), "Yes."))
     else:
-        other = rng.choice((a_word, a_word, a_number))(rng)
+        other = rng.choice(names())
         if other.lower() not in whole.lower():
             out.append(("has_text", q("has_word", x=other), "No."))
     return sheet
 
 
+def draw_names(text):
+    """The name that a text is, as questions write it, or None."""
+    return name_of(text) if text.isalpha() else None
+
+
 def draw_page(rng, w, h, k):
     """A page full of words, numbers and codes, each line in another font and size; at low levels black and large."""
-    plain, least = rng.random() > rng.level, 16 + 6 * (1 - rng.level)
+    plain, least = rng.random() > rng.level, 18 + 7 * (1 - rng.level)
     sheet = Sheet(rng, w, h, "white" if plain else rng.choice(("white", "white", None)), k)
-    colors, y = ["black"] if plain else colors_on(sheet.ground, 200), rng.uniform(-3, 4)
+    colors, y = ["black"] if plain else colors_on(sheet.ground, 200), rng.uniform(-3, 8)
     while y < h - 8:
-        size = rng.choice((rng.uniform(least, least + 5), rng.uniform(least, 30)))
+        size = rng.uniform(least, rng.choice((least + 6, 36)))
+        if rng.random() < .25 * rng.level:                  # as the whole picture shows it, at half its size
+            size = rng.uniform(11, 17)
         name, color, x = a_font(rng), rng.choice(colors), rng.uniform(-4, 12)
         ink = tint(rng, color)
         while x < w - 8:
-            text = rng.choice((a_word, a_number, a_code))(rng)
+            text = rng.choice((a_word, a_word, a_name, a_number, a_number, a_code))(rng)
             sheet.text(x, y, text, name, size, ink, "la", color)
             x += sheet.width(text, name, size) + size * rng.uniform(.25, 1)
-        y += size * rng.uniform(1.15, 1.6)
+        y += size * rng.uniform(1.1, 1.6)
     return sheet
 
 
@@ -938,31 +968,37 @@ def draw_receipt(rng, w, h, k):
     q = functools.partial(ask, rng)
     sheet, ink = paper_of(rng, w, h, k)
     name = rng.choice(FONTS["mono"] + FONTS["plain"])
-    count = rng.randint(2, 3 if h <= TILE else 5)
-    items = rng.sample([item for item in asked("food") + asked("thing") if len(item) <= (6 if w <= TILE else 8)], count)
+    count = rng.randint(2, 3 if h <= TILE else 4)
+    items = rng.sample([item for item in asked("food") + asked("thing") if len(item) <= (5 if w <= TILE else 7)], count)
     prices = [price(rng) for _ in items]
     cents = sum(round(float(p) * 100) for p in prices)
     total = f"{cents // 100}.{cents % 100:02}"
-    shop = " ".join(rng.sample(words("shop"), 2))
-    date = a_date(rng) if h > TILE and rng.random() < .6 else None
+    shop = " ".join(rng.sample([word for word in words("shop") if len(word) < 7], 2 if w > TILE else 1))
+    date = a_date(rng) if h > TILE and rng.random() < .4 else None
     caps = rng.random()
     show = str.upper if caps < .3 else str.capitalize if caps < .8 else str.lower
     lines = 2 + count + (date is not None)
-    margin = rng.uniform(6, 12) if w <= TILE else rng.uniform(10, 50)
-    step = min((h - 8) / lines, rng.uniform(23, 34))
-    size = min(step * .78, 21 if w > TILE else 17)
+    margin = rng.uniform(4, 8) if w <= TILE else rng.uniform(8, 40)
+    step = min((h - 8) / lines, rng.uniform(26, 36))
+    size = min(step * .8, rng.uniform(21, 26) if w > TILE else SMALLEST)
     widest = max(sheet.width(f"{show(item)}  {p}", name, size) for item, p in zip(items, prices))
     size *= min(1.0, (w - 2 * margin) / widest)
-    y = rng.uniform(3, max(3.1, h - 4 - step * lines))
-    sheet.text(w / 2, y, shop, name, min(size * 1.15, fit(sheet, shop, name, size * 1.3, w - 8)), ink, "ma")
-    y += step
-    if date:
-        sheet.text(w / 2, y, date, name, size, ink, "ma")
+    y = rng.uniform(3, max(3.1, h - 4 - step * lines - (size if h > TILE else 0)))
+    line = lambda y: off_border(y, 1.2 * size, h, y)
+    titles = [shop] + ([date] if date else [])
+    for title in titles:
+        y = line(y)
+        smaller = fit(sheet, title, name, size * rng.uniform(1, 1.2) if title == shop else size, w - 8)
+        wide = sheet.width(title, name, smaller)
+        x = off_border(rng.choice((margin, (w - wide) / 2)), wide, w) if smaller < SEEN_WHOLE else (w - wide) / 2
+        sheet.text(x, y, title, name, smaller, ink)
         y += step
     for item, p in zip(items, prices):
+        y = line(y)
         sheet.text(margin, y, show(item), name, size, ink)
         sheet.text(w - margin, y, p, name, size, ink, "ra")
         y += step
+    y = line(y)
     sheet.line(margin, y - 1, w - margin, y - 1, ink)
     label = rng.choice(("Total", "TOTAL", "Total"))
     sheet.text(margin, y + 1, label, name, size, ink)
@@ -999,35 +1035,33 @@ def draw_label(rng, w, h, k):
     if sort < .3:                                                                   # a sign
         ground = rng.choice(("red", "blue", "green", "yellow", "black", "white", "orange"))
         sheet = Sheet(rng, w, h, ground, k)
-        text = rng.choice(words("sign"))
-        if rng.random() < .4 and h >= TILE:
-            text = text + "\n" + rng.choice(words("sign"))
+        signs = [word for word in words("sign") if len(word) < (7 if w <= TILE else 10)]
+        text = rng.choice(signs)
+        if rng.random() < .4:
+            text = text + "\n" + rng.choice(signs)
         color = rng.choice(colors_on(ground, 220, ("white", "black", "yellow")))
         name = rng.choice(FONTS["plain"] + FONTS["fancy"])
         rows = text.split("\n")
         for i, row in enumerate(rows):
-            size = fit(sheet, row, name, min(36, h * .7 / len(rows)) * rng.uniform(.6, 1), w - 16)
+            size = fit(sheet, row, name, min(46, h * .7 / len(rows)) * rng.uniform(.7, 1), w - 16)
             sheet.text(w / 2, h * (i + .5) / len(rows), row, name, size, tint(rng, color, 5), "mm", color)
         if rng.random() < .5:
             sheet.box(4, 4, w - 5, h - 5, None, tint(rng, color, 5), 2)
         out = [("label", q("sign"), as_shown(text)),
                ("describe", q("describe"), f"{sentence(an(ground))[:-1]} sign that says {as_shown(' '.join(rows))}."),
-               ("text_color", q("color_of_word", x=rows[0]), sentence(color)),
                ("color", q("ground"), sentence(ground))]
         sheet.asks = out
         return sheet
     if sort < .55:
-        fields = {"name": f"{rng.choice(words('name'))} {rng.choice(words('name'))}", "city": rng.choice(words("city")),
+        fields = {"name": rng.choice(asked("name")), "city": rng.choice(asked("city")),
                   "room": known(rng, lambda: str(rng.randint(1, 499))),
                   "phone": known(rng, lambda: f"{rng.randrange(100, 1000)}-{rng.randrange(1000, 10000)}")}
     elif sort < .8:
-        product = f"{rng.choice(words('adjective'))} {rng.choice(words('food') + words('thing'))}".capitalize()
-        fields = {"product": product,
-                  "price": "$" + price(rng, 100), "weight": f"{rng.randrange(1, 20) * 50} g",
-                  "size": rng.choice(("small", "medium", "large")),
+        fields = {"product": rng.choice(asked("food") + asked("thing")).capitalize(), "price": "$" + price(rng, 100),
+                  "weight": f"{rng.randrange(1, 20) * 50} g", "size": rng.choice(("small", "medium", "large")),
                   "code": known(rng, lambda: str(rng.randrange(1000, 100000)))}
     else:
-        fields = {"city": rng.choice(words("city")), "date": a_date(rng), "seat": str(rng.randint(1, 40)),
+        fields = {"city": rng.choice(asked("city")), "date": a_date(rng), "seat": str(rng.randint(1, 40)),
                   "time": f"{rng.randrange(24)}:{rng.randrange(60):02}", "gate": str(rng.randint(1, 60))}
     sheet, ink = paper_of(rng, w, h, k)
     keys = list(fields)
@@ -1035,24 +1069,33 @@ def draw_label(rng, w, h, k):
     kept = rng.sample(keys, min(len(keys), rng.randint(2, most)))
     keys = [key for key in keys if key in kept]
     name = a_font(rng)
-    step = min((h - 10) / len(keys), 44)
-    y = rng.uniform(4, max(4.1, h - 4 - step * len(keys)))
+    step = min((h - 10) / len(keys), rng.uniform(30, 48))
+    y = rng.uniform(4, max(4.1, h - 4 - step * len(keys) - (step if h > TILE else 0)))
     if rng.random() < .4:
         sheet.box(2, 2, w - 3, h - 3, None, ink)
-    for key in keys:
-        row = f"{key.capitalize()}: {fields[key]}"
-        size = fit(sheet, row, name, min(step * .75, rng.uniform(17, 28)), w - 16)
-        if size < 15:                                                               # too long to be read
-            kept.remove(key)
+    least = rng.uniform(SMALLEST + 1, 26)
+    for key in list(keys):
+        start, rest = f"{key.capitalize()}:", fields[key]
+        size = min(step * .8, least)
+        if w > TILE:                                        # two columns, one in each tile
+            size = fit(sheet, rest, name, fit(sheet, start, name, size, TILE - 12), TILE - 12)
+            pieces = [(rng.uniform(6, 10), start), (TILE + rng.uniform(2, 6), rest)]
+        else:
+            size = fit(sheet, f"{start} {rest}", name, size, w - 10)
+            pieces = [(6, f"{start} {rest}")]
+        if size < SMALLEST - 1:                                                     # too long to be read
+            keys.remove(key)
             continue
-        sheet.text(8, y, row, name, size, ink)
+        y = off_border(y, 1.2 * size, h, y)
+        for x, text in pieces:
+            sheet.text(x, y, text, name, size, ink)
         out.append(("label", q("field", x=key), as_shown(fields[key])))
         y += step
-    keys = [key for key in keys if key in kept]
     others = ("name", "city", "price", "date", "time", "phone", "weight", "room")
     other = rng.choice([key for key in others if key not in keys])
     out.append(("absent", q("field", x=other), f"There is no {other} given."))
-    out.append(("transcribe", q("read"), as_shown("\n".join(f"{key.capitalize()}: {fields[key]}" for key in keys))))
+    if keys:
+        out.append(("transcribe", q("read"), as_shown("\n".join(f"{key.capitalize()}: {fields[key]}" for key in keys))))
     sheet.asks = out
     return sheet
 
@@ -1061,37 +1104,38 @@ def draw_chart(rng, w, h, k):
     """A bar chart: three to five named bars with their values written on them."""
     q = functools.partial(ask, rng)
     sheet, ink = paper_of(rng, w, h, k)
-    count = 3 if w <= TILE else rng.randint(3, 5)
+    count = rng.choice((2, 2, 3)) if w <= TILE else rng.randint(2, 4)
     name = rng.choice(FONTS["plain"])
-    pool = rng.choice((asked("food"), asked("name"), asked("animal"), asked("city"), tuple(d[:3] for d in words("day")),
-                       tuple(m[:3] for m in words("month")), tuple("ABCDEFG")))
-    size = 16 if w <= TILE else rng.uniform(16, 19)
-    slot = (w - 12) / count
-    pool = [word for word in pool if sheet.width(word.capitalize(), name, size) < slot - 3]
+    size = rng.uniform(SMALLEST, SMALLEST + 3)
+    slot = (w - 8) / count if w <= TILE else TILE / 2 - 2   # so that the border of two tiles lies between two bars
+    left = 4 if w <= TILE else 4 + slot * rng.randint(0, 4 - count)
+    pool = [word for word in rng.choice((asked("food"), asked("name"), asked("animal"), asked("city"), asked("day")))
+            if sheet.width(word.capitalize(), name, size) < slot - 4]
     if len(pool) < count:
-        pool = tuple("ABCDEFG")
+        pool = asked("day")
     bars = [word.capitalize() for word in rng.sample(pool, count)]
     values = rng.sample(range(5, 100), count)
-    if min(abs(a - b) for i, a in enumerate(values) for b in values[:i]) < 5:
+    if min(abs(a - b) for i, a in enumerate(values) for b in values[:i]) < 9:
         values = [10 + 9 * v for v in rng.sample(range(10), count)]
-    title = rng.choice(("Sales", "Votes", "Points", "Visitors", "Books", "Hours", "Goals", "Cars"))
+    title = rng.choice(("Sales", "Votes", "Points", "Visits", "Books", "Hours", "Goals", "Cars"))
     if h <= TILE and rng.random() < .5:
         title = None
     top = 4 + (1.4 * size if title else 0)
     base = h - 1.5 * size
     if title:
-        sheet.text(w / 2, 3, title, name, size * 1.1, ink, "ma")
+        sheet.text(6 if rng.random() < .5 or w > TILE else (w - sheet.width(title, name, size)) / 2, 3, title, name, size,
+                   ink)
     one = rng.random() < .4
     colors = [rng.choice(colors_on("white"))] * count if one else rng.sample(colors_on("white"), count)
     tall = base - top - 1.3 * size
     written = rng.random() < .8
     for i, (bar, value, color) in enumerate(zip(bars, values, colors)):
-        x = 6 + slot * (i + .5)
+        x = left + slot * (i + .5)
         y = base - tall * value / max(values)
         sheet.box(x - slot * .32, y, x + slot * .32, base, tint(rng, color))
         sheet.marks.append(("bar", color, x, (y + base) / 2, slot * .32, (base - y) / 2))
         if written:
-            sheet.text(x, y - 1, str(value), name, size, ink, "md")
+            sheet.text(x, off_border(y - 1.2 * size, 1.2 * size, y), str(value), name, size, ink, "ma")
         sheet.text(x, base + 2, bar, name, size, ink, "ma")
     sheet.line(4, base, w - 4, base, ink)
     out = sheet.asks
@@ -1119,49 +1163,57 @@ def draw_table(rng, w, h, k):
     """A table of two to five rows: a name and one or two columns."""
     q = functools.partial(ask, rng)
     sheet, ink = paper_of(rng, w, h, k)
-    rows = rng.randint(2, 3 if h <= TILE else 5)
+    rows = rng.randint(2, 3 if h <= TILE else 4)
     makers = {"age": lambda: str(rng.randint(18, 90)), "city": lambda: rng.choice(asked("city")),
               "score": lambda: str(rng.randint(10, 99)), "room": lambda: known(rng, lambda: str(rng.randint(100, 499))),
-              "sport": lambda: rng.choice(("tennis", "soccer", "golf", "chess", "dance", "running")),
+              "sport": lambda: rng.choice(("tennis", "soccer", "golf", "chess", "dance")),
               "pet": lambda: rng.choice(("cat", "dog", "horse", "rabbit", "bird", "fish")),
               "color": lambda: rng.choice(tuple(COLORS))}
     columns = rng.sample(sorted(makers), 1 if w <= TILE or rng.random() < .3 else 2)
-    names = rng.sample(asked("name"), rows)
-    cells = [[makers[column]() for column in columns] for _ in names]
+    people = rng.sample(asked("name"), rows)
+    cells = [[makers[column]() for column in columns] for _ in people]
     face = rng.choice(FONTS["plain"] + FONTS["serif"])
-    step = min((h - 6) / (rows + 1), rng.uniform(26, 44))
-    size = min(step * .64, 20)
-    table = [["Name"] + [column.capitalize() for column in columns]] + [[n] + row for n, row in zip(names, cells)]
+    step = min((h - 6) / (rows + 1), rng.uniform(30, 46))
+    size = min(step * .72, rng.uniform(SMALLEST, 25))
+    table = [["Name"] + [column.capitalize() for column in columns]] + [[n] + row for n, row in zip(people, cells)]
     widths = [max(sheet.width(row[i], face, size) for row in table) + 9 for i in range(len(columns) + 1)]
-    scale = min(1.0, (w - 6) / sum(widths))
-    size *= scale
-    stretch = min((w - 6) / (sum(widths) * scale), rng.uniform(1, 1.6))
-    widths = [x * scale * stretch for x in widths]
-    x0, y0 = rng.uniform(2, max(2.1, w - 3 - sum(widths))), rng.uniform(2, max(2.1, h - 3 - step * len(table)))
+    middle = TILE if w > TILE else 0                        # there the second column begins, so that no tile cuts it
+    scale = min(1.0, (w - 4 - middle) / sum(widths[middle > 0:]), *([(TILE - 4) / widths[0]] if middle else []))
+    size, widths = size * scale, [width * scale for width in widths]
+    if middle:
+        x0 = TILE - 1 - widths[0] - rng.uniform(0, max(0, TILE - 4 - widths[0]))
+        widths[0] = TILE - 1 - x0
+    else:
+        x0 = rng.uniform(2, max(2.1, w - 3 - sum(widths)))
+    tops, y = [], rng.uniform(2, max(2.1, h - 3 - step * len(table) - (step if h > TILE else 0)))
+    for _ in table + [None]:
+        tops.append(y)
+        y = off_border(y + step, step, h, y + step)
     head = tuple(rng.randint(190, 235) for _ in range(3))
-    sheet.box(x0, y0, x0 + sum(widths), y0 + step, head)
-    for r, row in enumerate(table):
+    sheet.box(x0, tops[0], x0 + sum(widths), tops[1], head)
+    for top, bottom, row in zip(tops, tops[1:], table):
         x = x0
         for width, cell in zip(widths, row):
-            sheet.text(x + 4, y0 + step * (r + .5), cell, face, size, ink, "lm")
+            sheet.text(x + 4, (top + bottom) / 2 if bottom - top < 1.2 * step else top + step / 2, cell, face, size, ink,
+                       "lm")
             x += width
     if rng.random() < .8:
-        for r in range(len(table) + 1):
-            sheet.line(x0, y0 + step * r, x0 + sum(widths), y0 + step * r, ink)
+        for top in tops:
+            sheet.line(x0, top, x0 + sum(widths), top, ink)
         x = x0
         for width in widths + [0]:
-            sheet.line(x, y0, x, y0 + step * len(table), ink)
+            sheet.line(x, tops[0], x, tops[-1], ink)
             x += width
     out = sheet.asks
-    for n, row in zip(names, cells):
+    for n, row in zip(people, cells):
         for column, cell in zip(columns, row):
             out.append(("table", q("cell", x=n, y=column), as_shown(cell)))
             if [r[columns.index(column)] for r in cells].count(cell) == 1 and rng.random() < .4:
                 out.append(("table", q("row_of", y=column, v=cell), as_shown(n)))
     out.append(("table", q("rows"), sentence(NUMBERS[rows])))
-    said = [as_shown(n) for n in names]
+    said = [as_shown(n) for n in people]
     out.append(("describe", q("describe"), f"A table with the names {', '.join(said[:-1])} and {said[-1]}."))
-    other = rng.choice([n for n in asked("name") if n not in names])
+    other = rng.choice([n for n in asked("name") if n not in people])
     out.append(("absent", q("cell", x=other, y=columns[0]), f"There is no {other} in the table."))
     out.append(("transcribe", q("read"), as_shown("\n".join(" ".join(row) for row in table))))
     return sheet
@@ -1172,14 +1224,13 @@ def draw_fine(rng, w, h, k):
     q = functools.partial(ask, rng)
     sheet = Sheet(rng, w, h, rng.choice(("white", "white", "yellow", "pink", "gray")), k)
     name = rng.choice(FONTS["plain"] + FONTS["mono"])
-    size = rng.uniform(15, 17)
+    size = SMALLEST - rng.uniform(0, 2)
     sort = rng.random()
     code = known(rng, lambda: str(rng.randrange(100, 100000)))
-    text = (f"{rng.choice(('Code', 'No', 'Lot', 'Nr'))} {code}" if sort < .5 else
-            " ".join(a_word(rng) for _ in range(2)) if sort < .8 else a_number(rng))
+    text = f"{rng.choice(('Code', 'No', 'Lot', 'Nr'))} {code}" if sort < .5 else rng.choice((a_word, a_number))(rng)
     wide = sheet.width(text, name, size)
     low = rng.random() < .6
-    x = rng.uniform(3, max(3.1, w - 3 - wide))
+    x = off_border(rng.uniform(3, max(3.1, w - 3 - wide)), wide, w)
     y = h - size * 1.5 if low else 3
     unit = min(w, h)
     band = 1.8 * size / unit
@@ -1304,14 +1355,14 @@ def draw_clip(rng, w, h, k, frames=4):
 # How often each drawing is made, for each kind of sample.
 MIX = {
     "eye": ((draw_page, 3), (draw_crowd, 1.5)),
-    "tile": ((draw_scene, 4), (draw_nothing, .3), (draw_count, 2), (draw_words, 6), (draw_label, 2), (draw_receipt, 4),
+    "tile": ((draw_scene, 7), (draw_nothing, .3), (draw_count, 2), (draw_words, 4), (draw_label, 3), (draw_receipt, 4),
              (draw_chart, 4), (draw_table, 4)),
-    "wide": ((draw_scene, 2), (draw_nothing, .2), (draw_count, 1.5), (draw_words, 5), (draw_label, 3),
+    "wide": ((draw_scene, 5), (draw_nothing, .2), (draw_count, 1.5), (draw_words, 4), (draw_label, 3),
              (draw_receipt, 1), (draw_chart, 3), (draw_table, 3), (draw_fine, 2)),
-    "tall": ((draw_scene, 2), (draw_nothing, .1), (draw_count, 1), (draw_words, 5), (draw_label, 2), (draw_receipt, 6),
+    "tall": ((draw_scene, 5), (draw_nothing, .1), (draw_count, 1), (draw_words, 4), (draw_label, 2), (draw_receipt, 5),
              (draw_table, 2), (draw_fine, 2)),
-    "square": ((draw_scene, 3), (draw_nothing, .3), (draw_count, 2), (draw_words, 5), (draw_label, 2),
-               (draw_receipt, 4), (draw_chart, 4), (draw_table, 4), (draw_fine, 4)),
+    "square": ((draw_scene, 6), (draw_nothing, .3), (draw_count, 2), (draw_words, 4), (draw_label, 3),
+               (draw_receipt, 4), (draw_chart, 4), (draw_table, 4), (draw_fine, 3)),
 }
 
 

@@ -8,8 +8,7 @@
 
 eval.jsonl has a line per question: its id, skill, pictures (files), split (false: with --no-split), question, answer.
 The pictures come from seeds that training never uses, with prices and numbers that it does not draw (draw.is_held_out);
-one question in four is worded as no question of the training is, and one page of words or label in three is written in
-a font of which training knows at most a bolder cut (draw.FONTS["unseen"]).
+one question in four is worded as no question of the training is.
 """
 import argparse
 import json
@@ -55,7 +54,7 @@ def draw_eval(out):
     for i in range(100000):
         kind = rng.choices(list(KINDS), KINDS.values())[0]
         dice = draw.Dice(f"{SEED}/{i}")
-        dice.new_numbers, dice.new_wording, dice.new_fonts = True, rng.random() < .28, rng.random() < .35
+        dice.new_numbers, dice.new_wording = True, rng.random() < .28
         s = draw.sample(dice, kind)
         asks = [a for a in s.asks if a[0] not in NOT_ASKED]
         seen |= {a[0] for a in asks}

@@ -5,10 +5,14 @@ At this size it did not learn in some 30,000 scenes to find a thing by its name,
 Told where to look, it needed 10,000. So tokens inside the model are asked what they mean (train.hint_loss), through
 linear layers that are dropped after the training:
 
-    image tokens, as the connector gives them   what is in the square: letters, shape, colour, place    square_hints
-    image tokens, after two decoder layers      which letters stand before those, by which one reads on
+    patches, as the vision tower gives them     the letter or shape at its middle, its colour, the letters before and
+                                                after, and which of draw.names() it belongs to      patch_hints
+    image tokens, as the connector gives them   the same of its left and its right half, and where it is token_hints
     names in a question, after two layers       what the thing is, and where; where the word stands     Shown.named
     an answer's tokens, after four              the same of what the answer says next                   Shown.pointed
+
+A letter knows its neighbours, so reading is to find the token with the last two letters said and to say what it has
+next: one look, where letters alone would need a chain of them.
 
 A hint is always one of hint_words, and the right one is scored against the others by the embedding of that word, so the
 eye's tokens get the very directions that the decoder's words have: one match of words with squares is as good as the
@@ -26,15 +30,20 @@ import numpy as np
 import torch
 
 import draw
-from prompt import encode, ends, pieces, tokenizer
+from prompt import encode, ends, pieces
 
 SIDE = 6                                                # squares, one image token each, along a tile's side
+FINE = 2 * SIDE                                         # patches
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:$%/- "
-SLOTS = 4                                               # characters of a square's 24 x 24 pixels, at most
-# The columns of a square's hints. SHAPE ... BEFORE are also a pointer's POINTER hints: what, which, vertical and
-# horizontal third, row and column.
-SHAPE, COLOR, PLACE, BEFORE, HINTS = SLOTS, SLOTS + 1, SLOTS + 2, SLOTS + 6, SLOTS + 8
-POINTER = BEFORE - SHAPE
+# What a patch is asked: the character or shape at its middle, its colour, the character before it, the one before that,
+# the one after it, and which of draw.names() it belongs to.
+WHAT, INK, BEFORE, BEFORE2, AFTER, WORD, PATCH_HINTS = range(7)
+# What an image token is asked: these of its left half and of its right half, the colour, the name, and where in the tile
+# it is: vertical and horizontal third, row and column.
+HALF = BEFORE2, BEFORE, WHAT, AFTER
+TOKEN_INK = 2 * len(HALF)
+TOKEN_WORD, PLACE, TOKEN_HINTS = TOKEN_INK + 1, TOKEN_INK + 2, TOKEN_INK + 6
+POINTER = 6                                             # a pointer's hints: what, which, thirds, row and column
 NOTHING, UNKNOWN = 0, -100
 
 
@@ -42,8 +51,8 @@ NOTHING, UNKNOWN = 0, -100
 def hint_words():
     """What a hint can be: {text: its place among the hints}, nothing first; a line's begin or end is "\\n"."""
     words = draw.SHAPES + ("bar",) + tuple(draw.COLORS) + ("top", "bottom", "middle", "left", "right")
-    texts = ["<|endoftext|>", "\n", *CHARACTERS, *(" " + word for word in words)]
-    return {text: i for i, text in enumerate(texts)}
+    texts = ["<|endoftext|>", "\n", *CHARACTERS, *(" " + word for word in words + draw.names())]
+    return {text: i for i, text in enumerate(dict.fromkeys(texts))}
 
 
 @functools.cache
@@ -52,60 +61,87 @@ def hint_ids():
     return torch.tensor([encode(text)[0] for text in hint_words()])
 
 
-# ------------------------------------------------------------------------------------------------ squares
+# ------------------------------------------------------------------------------------------------ patches
 
-def squares(middle, half, count):
+def inside(middle, half, count):
     """The numbers of those of `count` equal parts of 0 ... 1 whose middles lie within middle +- half."""
     return range(max(0, math.ceil((middle - half) * count - .5)), min(count, math.floor((middle + half) * count + .5)))
 
 
-def square_hints(marks, rows, columns):
-    """What each image token of a picture shows: int64 [tiles, SIDE * SIDE, HINTS], places in hint_words.
+def known_names(line):
+    """Which of a line's characters belong to one of draw.names(): {place in the line: the hint}."""
+    text = "".join(line.get(i, "\n") for i in range(max(line) + 1))
+    return {i: hint_words()[" " + name] for match in re.finditer(r"[A-Za-z]+", text)
+            for name in [draw.name_of(match[0])] if name for i in range(*match.span())}
 
-    rows, columns: of tiles; 0 if it is not split. The whole picture is the last tile.
-    The first SLOTS hints are the characters whose middle lies in the token's square, in reading order; then the shape
-    and the colour of what covers the square's middle; where in the tile the square is: top, middle or bottom, left,
-    middle or right, and its row and column; then the character before the first of those in the square, and the one
-    before that. UNKNOWN where characters are too many or too small to tell, or beyond the tile's edge."""
+
+def patch_hints(marks, rows, columns):
+    """What each patch of a picture shows: int64 [tiles, FINE, FINE, PATCH_HINTS], places in hint_words.
+
+    rows, columns: of tiles; 0 if it is not split. The whole picture is the last tile. UNKNOWN where characters are too
+    small to tell, or beyond the tile's edge."""
     word = hint_words()
-    out = np.zeros((rows * columns + 1, SIDE, SIDE, HINTS), np.int64)
-    for i in range(SIDE):
-        third = 3 * i // SIDE
-        out[:, i, :, PLACE:PLACE + 3:2] = word[(" top", " middle", " bottom")[third]], word[str(i)]
-        out[:, :, i, PLACE + 1:PLACE + 4:2] = word[(" left", " middle", " right")[third]], word[str(i)]
-    grids = ([(0, rows, columns)] if rows else []) + [(rows * columns, 1, 1)]
-    for first, r, c in grids:
-        cells, lines = defaultdict(list), {}
+    out = np.zeros((rows * columns + 1, FINE, FINE, PATCH_HINTS), np.int64)
+    lines = defaultdict(dict)
+    for what, *_, line, at in (mark for mark in marks if len(mark) > 6):
+        lines[line][at] = what
+    names = {line: known_names(texts) for line, texts in lines.items()}
+    for first, r, c in ([(0, rows, columns)] if rows else []) + [(rows * columns, 1, 1)]:
+        tile_of = {(line, at): (math.floor(y * r), math.floor(x * c))
+                   for _, _, x, y, _, _, line, at in (mark for mark in marks if len(mark) > 6)}
         for what, color, x, y, half_w, half_h, *line in marks:
-            if line:
-                u, v = math.floor(x * c * SIDE), math.floor(y * r * SIDE)
-                lines[line[0], line[1]] = word[what], v // SIDE, u // SIDE
-                if what != " " and 0 <= u < c * SIDE and 0 <= v < r * SIDE:
-                    ink = word[" " + color] if color else UNKNOWN
-                    cells[v, u].append((y, x, half_h * r * draw.TILE, word[what], ink, line))
+            if what == " ":
+                continue
+            hint = np.zeros(PATCH_HINTS, np.int64)
+            hint[INK] = word[" " + color] if color else UNKNOWN
+            if line and half_h * r * draw.TILE < 4:
+                hint[:] = UNKNOWN
+            elif line:
+                hint[WHAT] = word[what]
+                row, at = line
+                for kind, i in ((BEFORE, at - 1), (BEFORE2, at - 2), (AFTER, at + 1)):
+                    if i not in lines[row]:
+                        hint[kind] = word["\n"]
+                    else:
+                        same = tile_of[row, i] == tile_of[row, at]
+                        hint[kind] = word[lines[row][i]] if same else UNKNOWN
+                hint[WORD] = names[row].get(at, NOTHING)
             else:
-                for v in squares(y, half_h, r * SIDE):
-                    for u in squares(x, half_w, c * SIDE):
-                        out[first + v // SIDE * c + u // SIDE, v % SIDE, u % SIDE, SHAPE:PLACE] = (word[" " + what],
-                                                                                                   word[" " + color])
-        for (v, u), inside in cells.items():
-            label = out[first + v // SIDE * c + u // SIDE, v % SIDE, u % SIDE]
-            inside.sort()
-            top, height = inside[0][0], 2 * inside[0][2] / (r * draw.TILE)
-            inside.sort(key=lambda g: (g[0] - top > .6 * height, g[1]))
+                hint[WHAT] = word[" " + what]
+            for v in inside(y, half_h, r * FINE):
+                for u in inside(x, half_w, c * FINE):
+                    out[first + v // FINE * c + u // FINE, v % FINE, u % FINE] = hint
+    return out
 
-            def before(line, by):                           # the character so many places back
-                if line[1] < by:
-                    return word["\n"]
-                what, *tile = lines[line[0], line[1] - by]
-                return what if tile == [v // SIDE, u // SIDE] else UNKNOWN
-            if len(inside) > SLOTS or min(g[2] for g in inside) < 4:
-                label[:SLOTS] = label[BEFORE:] = UNKNOWN
-            else:
-                label[:len(inside)] = [g[3] for g in inside]
-                label[BEFORE:] = before(inside[0][5], 1), before(inside[0][5], 2)
-            label[COLOR] = inside[0][4]
-    return out.reshape(rows * columns + 1, SIDE * SIDE, HINTS)
+
+@functools.cache
+def places():
+    """The hints about place of a tile's squares: [SIDE, SIDE, 4]."""
+    word, out = hint_words(), np.zeros((SIDE, SIDE, 4), np.int64)
+    for i in range(SIDE):
+        out[i, :, 0], out[i, :, 2] = word[(" top", " middle", " bottom")[3 * i // SIDE]], word[str(i)]
+        out[:, i, 1], out[:, i, 3] = word[(" left", " middle", " right")[3 * i // SIDE]], word[str(i)]
+    return out
+
+
+def token_hints(patches):
+    """What each image token shows, of what its four patches show: int64 [tiles, SIDE * SIDE, TOKEN_HINTS].
+
+    UNKNOWN where two lines of text meet in one token."""
+    tiles = len(patches)
+    squares = patches.reshape(tiles, SIDE, 2, SIDE, 2, PATCH_HINTS)
+    upper, lower = squares[:, :, 0], squares[:, :, 1]                       # [tiles, SIDE, SIDE, 2, PATCH_HINTS]
+    there = upper[..., WHAT:WHAT + 1] != NOTHING
+    half = np.where(there, upper, lower)
+    both = there[..., 0] & (lower[..., WHAT] != NOTHING) & (lower[..., WHAT] != upper[..., WHAT])
+    half[both] = UNKNOWN
+    left, right = half[..., 0, :], half[..., 1, :]
+    some = np.where(left[..., WHAT:WHAT + 1] != NOTHING, left, right)       # the left half, or the right if it is empty
+    out = np.zeros((tiles, SIDE, SIDE, TOKEN_HINTS), np.int64)
+    out[..., :TOKEN_INK] = np.concatenate([left[..., HALF], right[..., HALF]], -1)
+    out[..., TOKEN_INK], out[..., TOKEN_WORD] = some[..., INK], some[..., WORD]
+    out[..., PLACE:] = places()
+    return out.reshape(tiles, SIDE * SIDE, TOKEN_HINTS)
 
 
 # ------------------------------------------------------------------------------------------------ pointers
@@ -143,7 +179,6 @@ class Shown:
         """pictures: the marks of each; text is looked for in the first only. rows, columns: as for square_hints."""
         self.grid = max(rows, 1), max(columns, 1)
         self.things = [[mark for mark in marks if mark[0] in draw.SHAPES] for marks in pictures]
-        self.lines = {}                                 # without spaces: [(character, x, y)]
         self.words = defaultdict(list)                  # word: [[(character, x, y)] of each place where it stands]
         self.starts = defaultdict(list)                 # word in lower case: [(first character, second, x, y)]
         lines = defaultdict(dict)
@@ -153,7 +188,6 @@ class Shown:
         for line in lines.values():
             line = [line[i] for i in range(len(line))]
             text = "".join(char for char, _, _ in line)
-            self.lines["".join(text.split())] = [char for char in line if char[0] != " "]
             for match in re.finditer(r"\S+", text):
                 chars = line[slice(*match.span())]
                 self.words[match[0]].append(chars)
@@ -218,12 +252,6 @@ class Shown:
                     hints = self.thing(match[0])
                     if any(hints):
                         found[at] = hints
-            lines = piece.replace("<end_of_utterance>", "").strip().split("\n")
-            spelled = ["".join(line.split()) for line in lines]
-            if all(line in self.lines and draw.spelled(line) == text for line, text in zip(spelled, lines)):
-                letters = (j for j, id in enumerate(encode(piece)) if tokenizer().decode([id]).strip())
-                for at, hints in zip(letters, self.characters(spelled, {x: [y] for x, y in self.lines.items()})):
-                    found[at] = hints
             out += found
         ahead = None
         for at in reversed(range(len(out))):

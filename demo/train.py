@@ -5,21 +5,21 @@
     python demo/train.py WORKDIR --save DIR     writes the Hugging Face directory DIR (bf16)
 
     draw.sample ──> make_batch ──> pixels [tiles, 3, T, T], ids [batch, L], seg, positions, targets, hints
-        see:    vision_model ──> connector ──> [tiles, 36, text width] ──> hint_loss (see hints.py)
+        see:    vision_model ──> [tiles, 144, vision width] ──> hint_loss (see hints.py)
+                    ──> connector ──> [tiles, 36, text width] ──> hint_loss
         read:   embed_tokens, image tokens among them ──> text_model ──> rows of the answers ──> answer_loss
                     layers 2 and 4 ──> hint_loss
 
 What a picture costs (multiply-adds of the forward pass; the backward pass is twice as many):
 
-    a tile     144 patches of 12 x 12 pixels x (6 layers x 197 k weights + attention)         = 0.20 G
-    its tokens  36 in the decoder x (6 layers x 229 k weights) + the connector                = 0.05 G
-    questions  about 110 tokens x the same, and 60 answer tokens x 850 candidate words        = 0.16 G
-    a picture of 2 x 2 tiles: 5 x 0.25 + 0.16 = 1.4 G, so 8.4 G operations with the backward pass
+    a tile     144 patches of 12 x 12 pixels x (6 layers x 369 k weights + attention)         = 0.37 G
+    its tokens  36 in the decoder x (6 layers x 213 k weights) + the connector                = 0.05 G
+    questions  about 110 tokens x the same, and 60 answer tokens x 900 candidate words        = 0.15 G
+    a picture of 2 x 2 tiles: 5 x 0.42 + 0.15 = 2.3 G, so 6.8 G with the backward pass
 
-One core of an AMD EPYC (AVX2, 60 to 80 G operations a second in products of this size, 40 over all) takes 0.05 s for a
-single tile with its questions, 0.02 s for a tile of the eye's lessons, and 0.003 to 0.006 s to draw a tile: on two
-cores, with the optimizers' share, 30 and 62 to 95 a second, 1.3 million tiles with questions in twelve hours (measured
-with four layers in the eye).
+Two cores of an AMD EPYC (Zen 5), whose bfloat16 products reach 240 G multiply-adds a second each, take 125 tiles of the
+eye's lessons a second and 65 with questions: less than a third of that peak, as at this width norms, softmaxes, GELUs
+and the hints cost as much as the products. Without bfloat16 (AVX2) a core reaches 50 G.
 
 Three things make that affordable. All questions about a picture share one pass over it: the picture's tokens come
 first, every question sees them and itself but not its neighbours (mask and positions in make_batch), so each is trained
@@ -32,6 +32,7 @@ steps done, and the same --tiles and --batches as before.
 """
 import argparse
 import contextlib
+import ctypes
 import functools
 import json
 import math
@@ -46,19 +47,20 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 from PIL import Image
-from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+from transformers import AttentionInterface, SmolVLMConfig, SmolVLMForConditionalGeneration
 
 import draw
-from hints import (BEFORE, CHARACTERS, COLOR, HINTS, NOTHING, PLACE, POINTER, SHAPE, SIDE, SLOTS, UNKNOWN, Shown,
-                   hint_ids, square_hints)
+from hints import (CHARACTERS, NOTHING, PATCH_HINTS, PLACE, POINTER, SIDE, TOKEN_HINTS, UNKNOWN, Shown, hint_ids,
+                   patch_hints, token_hints)
 from prompt import PUBLISHED, answer_ids, encode, prefix_text, question_text
 
 TILE, PATCH, SHUFFLE = draw.TILE, draw.TILE // SIDE // 2, 2
 TOKENS = SIDE ** 2                                              # image tokens of a tile
-VISION = dict(hidden_size=128, num_hidden_layers=6, num_attention_heads=4, intermediate_size=512)
-TEXT = dict(hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4, intermediate_size=432,
+VISION = dict(hidden_size=192, num_hidden_layers=6, num_attention_heads=3, intermediate_size=576)
+TEXT = dict(hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4, intermediate_size=384,
             head_dim=32)
 VOCABULARY = 49280
+BF16 = "avx512_bf16" in (open("/proc/cpuinfo").read() if os.path.exists("/proc/cpuinfo") else "")  # products in bf16
 ROOM = {"tile": 112, "wide": 128, "tall": 144, "square": 144, "pair_tile": 128, "pair_wide": 128, "pair_square": 128,
         "frames": 96, "film": 96}                               # tokens for the questions about one sample
 RATE, MUON_RATE, WARM_UP, CLIP, DECAY_WEIGHTS = 0.4e-3, 1.2e-3, 100, 1.0, 0.02
@@ -66,20 +68,19 @@ RATE, MUON_RATE, WARM_UP, CLIP, DECAY_WEIGHTS = 0.4e-3, 1.2e-3, 100, 1.0, 0.02
 # The lessons: until how many thousand tiles, level of difficulty (draw.sample), learning rate (times the rates above),
 # how often which kind of sample.
 LESSONS = (
-    (32, .2, 5, {"eye": 1}),
-    (80, .5, 3, {"eye": 1}),
-    (140, 1., 1, {"eye": 1}),
-    (160, .2, 1, {"tile": 3, "eye": 1}),
-    (200, .5, 1, {"tile": 4, "eye": 1}),
-    (260, .8, 1, {"tile": 8, "eye": 2, "pair_tile": .5, "frames": .3}),
-    (520, .8, 1, {"eye": 6, "tile": 3, "wide": 1.5, "tall": 1.5, "square": 3, "pair_tile": .7, "frames": .7}),
-    (math.inf, 1., 1, {"eye": 4, "tile": 3, "wide": 2, "tall": 2, "square": 4, "pair_tile": .7, "pair_wide": .2,
-                       "pair_square": .3, "frames": .5, "film": .3}),
+    (20, .2, 3, {"eye": 1}),
+    (48, .5, 3, {"eye": 1}),
+    (66, 1., 3, {"eye": 1}),
+    (95, .3, 2, {"tile": 4, "eye": 1}),
+    (130, .6, 2, {"tile": 5, "eye": 1.2, "pair_tile": 1, "frames": .5}),
+    (180, .9, 2, {"tile": 4, "eye": 1.2, "wide": 1, "tall": 1, "square": 1.5, "pair_tile": 1.2, "frames": .6}),
+    (math.inf, 1., 2, {"tile": 2, "eye": 1, "wide": 2, "tall": 2, "square": 4, "pair_tile": 1, "pair_wide": .7,
+                       "pair_square": .7, "frames": .6, "film": .3}),
 )
-HINT, HINT_UNTIL = 1.0, 400     # weight of hint_loss: full until so many thousand tiles, nothing at twice as many
-HEADS = BEFORE, HINTS - BEFORE, POINTER, POINTER        # kinds of hints: of squares, what is before, named, pointed
-HINT_LAYERS = 2, 4                                      # the decoder's, after which the last three are asked
-READING_FIRST = 160             # until here half of the unsplit tiles, and more, are words and numbers to read
+HINT, HINT_UNTIL = 1.0, 300     # weight of hint_loss: full until so many thousand tiles, nothing at twice as many
+HEADS = PATCH_HINTS, TOKEN_HINTS, POINTER, POINTER      # kinds of hints: of patches, image tokens, named, pointed
+HINT_LAYERS = 2, 4                                      # the decoder's, after which the last two are asked
+READING_FIRST = 95             # until here half of the unsplit tiles, and more, are words and numbers to read
 
 
 # ------------------------------------------------------------------------------------------------ the model
@@ -94,20 +95,90 @@ def make_config():
                          tie_word_embeddings=True, pad_token_id=2)
 
 
+def attend(module, query, key, value, attention_mask, scaling, dropout=0.0, **ignored):
+    """Attention as plain products: in training on a CPU three times as fast as torch's fused one, whose backward pass
+    is slow. [batch, heads, n, head] -> [batch, n, heads, head]."""
+    scores = query * scaling @ key.mT
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    return (torch.softmax(scores, -1, dtype=scores.dtype) @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("plain", attend)
+
+
 def make_model(seed):
     """The untrained model. At this width HF's standard deviation of 0.02 learns nothing for hours: each matrix gets
     1 / sqrt(columns) here, about 0.09, and embeddings 0.08, so that no layer begins idle."""
     torch.manual_seed(seed)
     model = SmolVLMForConditionalGeneration(make_config())
+    model.set_attn_implementation("plain")
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim > 1:
                 p.normal_(0, .08 if "embed" in name and "patch" not in name else p[0].numel() ** -.5)
-    width = TEXT["hidden_size"]
-    model.hints = torch.nn.ModuleList(torch.nn.Linear(width, n * width) for n in HEADS)     # not in save_hf
+                if name.endswith(("out_proj.weight", "fc2.weight", "o_proj.weight", "down_proj.weight")):
+                    p.mul_(.4)                              # so that a layer adds to what there is
+        look_around(model.model.vision_model)
+        look_back(model.model.text_model)
+    text, vision = TEXT["hidden_size"], VISION["hidden_size"]
+    model.hints = torch.nn.ModuleList(torch.nn.Linear(vision if i == 0 else text, n * text)         # not in save_hf
+                                      for i, n in enumerate(HEADS))
     for head in model.hints:                    # they begin silent, else the first steps would be for them alone
         torch.nn.init.zeros_(head.weight)
     return model
+
+
+# What the vision tower's heads look at before they learn: so many patches down and to the right, by layer.
+LOOK = ((0, -1), (0, 1), (-1, 0)), ((1, 0), (0, -1), (0, 1)), ((-1, 0), (1, 0), None), ((0, -1), (0, 1), None), \
+       ((0, -2), (0, 2), None)
+WAVES, SHARP = 8, 2.0
+
+
+def look_around(vision):
+    """Gives the vision tower what a convolution has from the start: positions that tell who is whose neighbour (sines
+    and cosines of row and column, in dimensions that nothing else writes to yet), and heads that look at one."""
+    side, wide, size = TILE // PATCH, 4 * WAVES, VISION["hidden_size"] // VISION["num_attention_heads"]
+    turn = math.pi / side * torch.arange(1, WAVES + 1)
+
+    def waves(row, column):                                 # [4 * WAVES]
+        return torch.cat([f(at * turn) for at in (row, column) for f in (torch.cos, torch.sin)])
+    table = torch.stack([waves(i // side, i % side) for i in range(side * side)])
+    vision.embeddings.position_embedding.weight.zero_()[:, :wide] = table
+    vision.embeddings.patch_embedding.weight[:wide] = 0
+    for i, (layer, looks) in enumerate(zip(vision.encoder.layers, LOOK + ((None,) * 3,) * len(vision.encoder.layers))):
+        sharp = SHARP * (1 + .1 * i)                        # as the positions' share of what a layer sees falls
+        layer.self_attn.out_proj.weight[:wide] = 0
+        layer.mlp.fc2.weight[:wide] = 0
+        for head, look in enumerate(looks):
+            if look is None:
+                continue
+            q, k = (p.weight[head * size:head * size + wide] for p in (layer.self_attn.q_proj, layer.self_attn.k_proj))
+            q.zero_(), k.zero_()
+            k[:, :wide] = sharp * torch.eye(wide)
+            for axis, by in enumerate(look):                # cos(a + b) = cos a cos b - sin a sin b, and so on
+                first = 2 * WAVES * axis
+                cos, sin = sharp * torch.diag(torch.cos(by * turn)), sharp * torch.diag(torch.sin(by * turn))
+                middle, last = first + WAVES, first + 2 * WAVES
+                q[first:middle, first:middle], q[first:middle, middle:last] = cos, -sin
+                q[middle:last, first:middle], q[middle:last, middle:last] = sin, cos
+
+
+def look_back(text, constant=.16, sharp=3.0, fast=4):
+    """Gives the text model's first layer two heads that look one and two tokens back: what reading on needs most.
+
+    A head that knows only distances needs something that is the same in every token: dimension 0 of all embeddings (as
+    they are tied, it adds the same to all logits). RoPE turns pair i of a query by i's frequency times its position; a
+    key turned further by `back` of these turns is met best `back` tokens later. Only the fastest pairs: the others would
+    not tell neighbours apart, but weigh a token's length."""
+    text.embed_tokens.weight[:, 0] = constant
+    size, layer = TEXT["head_dim"], text.layers[0].self_attn
+    half, turn = size // 2, 10000.0 ** (-torch.arange(fast) / (size // 2))
+    for head, back in enumerate((1, 2)):
+        q, k = (p.weight[head * size:(head + 1) * size] for p in (layer.q_proj, layer.k_proj))
+        q.mul_(.05), k.mul_(.05)
+        q[:fast, 0] = sharp
+        k[:fast, 0], k[half:half + fast, 0] = sharp * torch.cos(back * turn), sharp * torch.sin(back * turn)
 
 
 # ------------------------------------------------------------------------------------------------ pictures to tiles
@@ -176,8 +247,8 @@ def pack(asks, rng, room):
 def make_batch(seed, number, seen, tiles):
     """One batch: `tiles` tiles or as many samples as they make, all of one kind. A function of its arguments alone.
 
-    Returns pixels uint8 [tiles, 3, T, T], hints [tiles, TOKENS, HINTS] (square_hints), ids [B, L], seg [B, L] (0 the
-    picture, 1.. its questions, -1 padding), positions [B, L], where [N] (index into B * L of the position that predicts
+    Returns pixels uint8 [tiles, 3, T, T], patches [tiles, FINE, FINE, PATCH_HINTS] and squares [tiles, TOKENS,
+    TOKEN_HINTS] (see hints.py), ids [B, L], seg [B, L] (0 the picture, 1.. its questions, -1 padding), positions [B, L], where [N] (index into B * L of the position that predicts
     it), targets [N], answer [N] (which answer it belongs to), skills [answers], mentions [M] (where in B * L something
     is named) and meant [M, POINTER] (what), pointed [N, POINTER] (what the targets point at, see hints.Shown)."""
     rng = draw.Dice(f"{seed}/{number}")
@@ -189,13 +260,13 @@ def make_batch(seed, number, seen, tiles):
     each = count * (1 if not split else 1 + math.ceil(w / TILE) * math.ceil(h / TILE))
     only = draw.draw_words if kind == "tile" and seen < 1000 * READING_FIRST and rng.random() < .5 else None
     batch = max(1, tiles // each)
-    pixels, hints, rows, skills = [], [], [], []
+    pixels, patches, rows, skills = [], [], [], []
     for _ in range(batch):
         s = draw.sample(rng, kind, only)
         cut = [tiles_of(p, split) if kind != "eye" else (0, 0, np.asarray(p).transpose(2, 0, 1)[None])
                for p in s.pictures]
         pixels += [c[2] for c in cut]
-        hints += [square_hints(marks, *c[:2]) for c, marks in zip(cut, s.marks)]
+        patches += [patch_hints(marks, *c[:2]) for c, marks in zip(cut, s.marks)]
         prefix = encode(prefix_text([c[:2] for c in cut], s.clip, TOKENS))
         rows.append((prefix, Shown(s.marks, *cut[0][:2]), pack(s.asks, rng, ROOM.get(kind, 0))))
     length = max(len(prefix) + sum(len(q) + len(a) for *_, q, a in packed) for prefix, _, packed in rows)
@@ -220,7 +291,8 @@ def make_batch(seed, number, seen, tiles):
             answer += [len(skills)] * len(a)
             skills.append(skill)
             at += n
-    return dict(pixels=np.concatenate(pixels), hints=np.concatenate(hints), ids=ids, seg=seg, positions=positions,
+    patches = np.concatenate(patches)
+    return dict(pixels=np.concatenate(pixels), patches=patches, squares=token_hints(patches), ids=ids, seg=seg, positions=positions,
                 where=np.array(where, np.int64), targets=np.array(targets, np.int64),
                 answer=np.array(answer, np.int64), skills=skills, mentions=np.array(mentions, np.int64),
                 meant=np.array(meant, np.int64).reshape(-1, POINTER),
@@ -242,9 +314,10 @@ def answer_vocabulary(seed=1, count=3000):
 # ------------------------------------------------------------------------------------------------ the loss
 
 def see(model, batch, device):
-    """The image tokens of a batch's tiles, [tiles, 36, text width]."""
+    """The patches of a batch's tiles, [tiles, 144, vision width], and their image tokens, [tiles, 36, text width]."""
     pixels = torch.from_numpy(batch["pixels"]).to(device).float().div_(127.5).sub_(1)
-    return model.model.connector(model.model.vision_model(pixels).last_hidden_state)
+    patches = model.model.vision_model(pixels).last_hidden_state
+    return patches, model.model.connector(patches)
 
 
 class Words:
@@ -277,14 +350,22 @@ def read(model, batch, words, features, device):
     its HINT_LAYERS."""
     ids, seg = torch.from_numpy(batch["ids"]).to(device), torch.from_numpy(batch["seg"]).to(device)
     core, n = model.model, ids.shape[1]
-    embeddings = torch.nn.functional.embedding(words.ids, words.rows).to(features.dtype)  # [B, L, width]
-    embeddings = embeddings.masked_scatter((ids == core.image_token_id)[..., None], features)
+    embeddings = torch.nn.functional.embedding(words.ids, words.rows)                       # [B, L, width]
+    embeddings = embeddings.masked_scatter((ids == core.image_token_id)[..., None], features.float())
     key, query = seg[:, None, None, :], seg[:, None, :, None]
     allowed = torch.ones(n, n, dtype=torch.bool, device=device).tril() & ((key == 0) | (key == query))
-    mask = torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, -1e30).to(embeddings.dtype)
+    mask = torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, -1e30).to(features.dtype)
     out = core.text_model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, output_hidden_states=True,
                           position_ids=torch.from_numpy(batch["positions"]).to(device))
     return [x.flatten(0, 1) for x in (out.last_hidden_state, *(out.hidden_states[n] for n in HINT_LAYERS))]
+
+
+def some(tokens, labels, kinds, rng):
+    """Those tokens, with their labels, that show anything, by the first `kinds` of their labels, and one in ten of the
+    others: ([n, width], [n, kinds of hints]). tokens [tiles, of a tile, width]."""
+    luck = torch.rand(labels.shape[:2], generator=torch.Generator().manual_seed(rng.getrandbits(32))).to(labels.device)
+    chosen = (labels[..., :kinds] != NOTHING).any(-1) | (luck < .1)
+    return tokens[chosen], labels[chosen]
 
 
 def hint_loss(head, words, tokens, labels, nothing):
@@ -293,8 +374,8 @@ def hint_loss(head, words, tokens, labels, nothing):
     tokens [n, width], labels [n, kinds of hints]; a label that is NOTHING weighs `nothing`. Each kind of hint is a
     linear map (dropped later) from the token to the embedding of the word for what is there, times 4, as embeddings
     are short beside what a softmax needs."""
-    told = head(tokens.float()).unflatten(-1, (labels.shape[1], -1))                        # [n, kinds, width]
-    scores = 4 * told @ words.rows.index_select(0, words.hints).T                           # [n, kinds, hint_words]
+    told = head(tokens).unflatten(-1, (labels.shape[1], -1))                                # [n, kinds, width]
+    scores = (4 * told @ words.rows.index_select(0, words.hints).T).float()                 # [n, kinds, hint_words]
     each = torch.nn.functional.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none",
                                              ignore_index=UNKNOWN).view(labels.shape)
     weight = torch.where(labels > NOTHING, 1.0, nothing) * (labels != UNKNOWN)
@@ -323,24 +404,24 @@ def learn(model, batch, candidates, rng, device, hint):
     loss, counts = torch.zeros((), device=device), {}
     there = lambda name: torch.from_numpy(batch[name]).to(device)
     words = Words(model, batch, candidates, rng, device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        features = see(model, batch, device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=BF16 or device.type == "cuda"):
+        patches, features = see(model, batch, device)
         hidden, early, later = read(model, batch, words, features, device) if batch["skills"] else (None, None, None)
-    squares = there("hints").flatten(0, 1)
-    asked = [(features.flatten(0, 1), squares[:, :BEFORE], .05, {
-        "letters": slice(SLOTS), "shapes": SHAPE, "colors": COLOR, "places": slice(PLACE, BEFORE)})]
-    if batch["skills"]:
-        loss, losses, right = answer_loss(batch, words, hidden, device)
-        counts = tally(batch, losses, right)
-        shown = there("ids").flatten() == model.config.image_token_id
-        asked += [(early[shown], squares[:, BEFORE:], .05, {"before": slice(None)}),
-                  (early[there("mentions")], there("meant"), .5, {"named": slice(None)}),
-                  (later[there("where")], there("pointed"), .5, {"pointed": slice(2, None)})]
-    for head, (tokens, labels, nothing, parts) in zip(model.hints, asked if hint else ()):
-        hinted, right, known = hint_loss(head, words, tokens, labels, nothing)
-        loss = loss + hint * hinted
-        for name, part in parts.items():
-            counts[f"({name})"] = np.array([0, 0, right[part].sum(), known[part].sum()])
+        asked = [(*some(patches, there("patches").flatten(1, 2), PATCH_HINTS, rng), .3,
+                  ("what", "ink", "before", "before2", "after", "name")),
+                 (*some(features, there("squares"), PLACE, rng), .3,
+                  ("", "", "left", "", "", "", "right", "", "ink2", "name2") + ("place",) * 4)]
+        if batch["skills"]:
+            loss, losses, right = answer_loss(batch, words, hidden, device)
+            counts = tally(batch, losses, right)
+            asked += [(early[there("mentions")], there("meant"), .5, ("named",) * POINTER),
+                      (later[there("where")], there("pointed"), .5, ("", "") + ("pointed",) * (POINTER - 2))]
+        for head, (tokens, labels, nothing, parts) in zip(model.hints, asked if hint else ()):
+            hinted, right, known = hint_loss(head, words, tokens, labels, nothing)
+            loss = loss + hint * hinted
+            for i, name in enumerate(parts):
+                if name:
+                    counts.setdefault(f"({name})", np.zeros(4))[2:] += right[i], known[i]
     if loss.requires_grad:
         loss.backward()
         words.add_gradient()
@@ -473,8 +554,9 @@ class Muon(torch.optim.Optimizer):
                 shapes[p.flatten(1).shape].append((p, p.grad.lerp(m, group["momentum"]).flatten(1), group))
         for (rows, columns), entries in shapes.items():
             x = torch.stack([update for _, update, _ in entries])               # [matrices, rows, columns]
+            x = x.bfloat16() if BF16 or x.is_cuda else x
             x = x.mT if rows > columns else x
-            x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+            x = x / (x.float().norm(dim=(1, 2), keepdim=True) + 1e-7).to(x.dtype)
             for _ in range(5):                                                  # Newton-Schulz, quintic
                 a = x @ x.mT
                 x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
@@ -515,6 +597,8 @@ def train(a):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpu = device.type == "cuda"
     torch.set_num_threads(1 if not gpu else 4)
+    with contextlib.suppress(OSError, AttributeError):      # glibc: keep freed memory, else every tensor is paged in anew
+        ctypes.CDLL(None).mallopt(-3, 1 << 25), ctypes.CDLL(None).mallopt(-1, 1 << 30)
     last = os.path.join(a.work, "last.pt")
     model = make_model(a.seed).to(device).train()
     candidates = answer_vocabulary()
