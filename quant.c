@@ -140,7 +140,7 @@ static inline vi v_max_int(vi a, vi b) { return a > b ? a : b; }
 /* The largest element, and the sum of all. */
 #if defined(WITH_VNNI)
 static inline int32_t v_largest(vi x) { return _mm512_reduce_max_epi32((__m512i)x); }
-static inline uint32_t v_total(vu x) { return (uint32_t)_mm512_reduce_add_epi32((__m512i)x); }
+static inline int32_t v_total(vi x) { return _mm512_reduce_add_epi32((__m512i)x); }
 #else
 static inline int32_t v_largest(vi x) {
     int32_t lane[VL];
@@ -148,8 +148,8 @@ static inline int32_t v_largest(vi x) {
     for (int l = 1; l < VL; l++) lane[0] = lane[l] > lane[0] ? lane[l] : lane[0];
     return lane[0];
 }
-static inline uint32_t v_total(vu x) {
-    uint32_t lane[VL];
+static inline int32_t v_total(vi x) {
+    int32_t lane[VL];
     memcpy(lane, &x, sizeof lane);
     for (int l = 1; l < VL; l++) lane[0] += lane[l];
     return lane[0];
@@ -717,16 +717,16 @@ static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size,
     }
     const float round = 12582912.0f;                        /* 1.5 * 2^23: adding it rounds to an integer, */
     vf scale = v_set(127.0f / max);
-    vu total = bits_of(v_set(0.0f));
+    vi total = (vi)bits_of(v_set(0.0f));
     for (size_t k = 0; k < size; k += 16) {
         vu bits[16 / VL];                                   /* whose lowest byte is the integer's */
         for (int j = 0; j < 16 / VL; j++) {
             bits[j] = bits_of(v_load(x + k + j * VL) * scale + v_set(round));
-            total += bits[j];
+            total += (vi)(bits[j] - 0x4b400000u);           /* less the bits of `round` */
         }
         low_bytes(q + k, bits);
     }
-    if (by128) *by128 = (int32_t)(128 * (v_total(total) - (uint32_t)size * 0x4b400000u));   /* the bits of `round` */
+    if (by128) *by128 = 128 * v_total(total);
     return max * (1.0f / 127);
 }
 
