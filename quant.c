@@ -461,12 +461,13 @@ static inline const uint8_t *prefetch(const uint8_t *from, size_t bytes, bool on
     else for (; from < end; from += 64) _mm_prefetch((const char *)from, _MM_HINT_T0);
     return from;
 }
+enum { AHEAD = 4096 };                                      /* eight short rows, keys, would be too near */
 static inline bool fits(size_t stride) { return 8 * stride <= 32768; }
 
 static inline void rows8_of(float sum[8], const int8_t *w, size_t stride, const int8_t *x, const float *d,
                             const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
     __m256 total = _mm256_setzero_ps();
-    const uint8_t *next = (const uint8_t *)w + 8 * stride;
+    const uint8_t *next = (const uint8_t *)w + (8 * stride > AHEAD ? 8 * stride : AHEAD);
     bool close = stride <= n * groups;                      /* values in a cache may have room between their rows */
     for (size_t g = 0; g < groups; g++, x += n, w += n) {
         __m256i v[8];
