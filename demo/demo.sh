@@ -28,11 +28,11 @@ ask -q -i $pictures/scene.png -p "What color is the circle?"
 
 picture "A receipt, photographed: askew, unevenly lit, noisy ($pictures/receipt.jpg)"
 ask -q -i $pictures/receipt.jpg -p "What is the total?"
-ask -q -i $pictures/receipt.jpg -p "How much was the shoe?"
+ask -q -i $pictures/receipt.jpg -p "How much was the egg?"
 
 picture "A chart ($pictures/chart.png)"
 ask -q -i $pictures/chart.png -p "Which bar is the tallest?"
-ask -q -i $pictures/chart.png -p "What is the value of Madrid?"
+ask -q -i $pictures/chart.png -p "What is the value of Bread?"
 
 picture "Small print ($pictures/small_print.png): the tiles that a picture is cut into show it, but not the whole
 picture made small, which is all that --no-split leaves"

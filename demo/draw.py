@@ -6,8 +6,9 @@
     sample(rng, kind) -> Sample(pictures, split, clip, asks)        one conversation's worth, see KINDS
         |-- draw_nothing    no shape and no text
         |-- draw_scene      shapes: colour, shape, count, place, size, left of, yes/no, description
+        |-- draw_relations  shapes: where one is as seen from another
         |-- draw_count      shapes to count
-        |-- draw_words      words and numbers in many fonts: read, spell, which colour, where
+        |-- draw_words      words and numbers in many fonts: read, which colour, where
         |-- draw_label, draw_receipt, draw_table, draw_chart      small documents
         |-- draw_fine       a picture with a line of print too small for the global view: only the tiles show it
         |-- draw_pair       two pictures compared
@@ -58,8 +59,8 @@ KINDS = {
 class Dice(random.Random):
     """Chance, and what it may choose from.
 
-    level: 0 few fonts and short texts ... 1 everything. new_wording, new_numbers: for the evaluation, only questions and
-    numbers that training never meets."""
+    level: 0 few fonts, plain pages, clean pictures ... 1 everything. new_wording, new_numbers: for the evaluation, only
+    questions and numbers that training never meets."""
     level, new_wording, new_numbers = 1.0, False, False
 
 
@@ -84,7 +85,7 @@ def words(kind):
 
 
 def asked(kind):
-    """Those of them that questions name, each of them one id after a space (names of hints.patch_hints)."""
+    """Those of them that questions name: each, but for Thu, is one id after a space, and a hint (hints.hint_words)."""
     if kind == "field":
         return ("name", "city", "room", "phone", "product", "price", "weight", "size", "code", "date", "seat", "time",
                 "gate", "age", "score", "sport", "pet", "color", "total")
@@ -122,7 +123,8 @@ FONTS = {
     "plain": ["font_roboto/files/Roboto-Regular.ttf", "font_roboto/files/Roboto-Bold.ttf",
               "font_lato/files/Lato-Bold.ttf", "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf"],
     "mono": ["matplotlib/mpl-data/fonts/ttf/DejaVuSansMono.ttf"],
-    "serif": ["matplotlib/mpl-data/fonts/ttf/DejaVuSerif.ttf", "font_source_serif_pro/files/SourceSerifPro-Semibold.ttf"],
+    "serif": ["matplotlib/mpl-data/fonts/ttf/DejaVuSerif.ttf",
+              "font_source_serif_pro/files/SourceSerifPro-Semibold.ttf"],
     "fancy": ["font_fredoka_one/files/FredokaOne-Regular.ttf"],
 }
 FONT_ORDER = [name for style in ("plain", "mono", "serif", "fancy") for name in FONTS[style]]
@@ -209,7 +211,7 @@ class Sheet:
         ascent, descent = face.getmetrics()
         ends = [face.getlength(text[:i]) for i in range(len(text) + 1)]
         left = x * k - {"l": 0.0, "m": ends[-1] / 2, "r": ends[-1]}[anchor[0]]
-        base = y * k + {"a": ascent, "m": (ascent - descent) / 2, "d": -descent}[anchor[1]]
+        base = y * k + {"a": ascent, "m": (ascent - descent) / 2}[anchor[1]]
         for i, (char, begin, end) in enumerate(zip(text, ends, ends[1:])):
             self.marks.append((char, color, (left + (begin + end) / 2) / k, base / k - .33 * size,
                                (end - begin) / 2 / k, .4 * size, self.lines, i))
@@ -327,6 +329,7 @@ PHRASES = {
               "Tell me the color of the {x}.", "The {x} has what color?", "What colour is the {x}?",
               "Name the color of the {x}.", "Which color is the {x}?", "What color does the {x} have?",
               "The color of the {x}?", "In what color is the {x} drawn?", "Say the color of the {x}.",
+              "Can you say what color the {x} is?", "Can you tell me the color of the {x}?",
               "Can you tell me what color the {x} is?"],
     "ground": ["What color is the background?", "What is the background color?", "Which color is the background?",
                "On what color of background is it?", "Tell me the color of the background.", "Background color?",
@@ -342,13 +345,15 @@ PHRASES = {
     "count": ["How many {x} are there?", "How many {x} do you see?", "How many {x} are in the picture?",
               "Count the {x}.", "What is the number of {x}?", "How many {x} can you count?", "How many {x}?",
               "How many {x} can you see?", "Number of {x}?", "How many {x} does the picture show?",
-              "Please count the {x}.", "Tell me how many {x} there are."],
+              "Please count the {x}.", "Can you tell me how many {x} there are?",
+              "Tell me how many {x} there are."],
     "more_of": ["Are there more {x} or more {y}?", "Are there more {x} or {y}?", "What are there more of, {x} or {y}?",
                 "Do you see more {x} or {y}?", "More {x} or more {y}?", "What is more, the {x} or the {y}?",
                 "Which are there more of, {x} or {y}?"],
     "where": ["Where is the {x}?", "Where in the picture is the {x}?", "What is the position of the {x}?",
               "In which part of the picture is the {x}?", "Where do you see the {x}?", "Where can you see the {x}?",
               "In what part of the picture is the {x}?", "Tell me where the {x} is.", "Find the {x}.",
+              "Can you tell me where the {x} is?",
               "Where can I find the {x}?"],
     "side": ["Which shape is {s} the {x}?", "What is {s} the {x}?", "What do you see {s} the {x}?",
              "Which thing is {s} the {x}?", "What shape is {s} the {x}?", "Tell me what is {s} the {x}.",
@@ -358,7 +363,9 @@ PHRASES = {
                "Tell me what is to the {s} the {x}.", "Name the shape to the {s} the {x}."],
     "is_side": ["Is the {x} {s} the {y}?", "Is the {x} {s} the {y} or not?", "Do you see the {x} {s} the {y}?",
                 "Can you see the {x} {s} the {y}?", "Is it true that the {x} is {s} the {y}?",
-                "Does the {x} lie {s} the {y}?", "Would you say the {x} is {s} the {y}?"],
+                "Does the {x} lie {s} the {y}?", "Do you think the {x} is {s} the {y}?",
+                "Would you say that the {x} lies {s} the {y}?", "Does it look as if the {x} is {s} the {y}?",
+                "Would you say the {x} is {s} the {y}?"],
     "size": ["Is the {x} big or small?", "How big is the {x}?", "What size is the {x}?", "Is the {x} small or big?",
              "What is the size of the {x}?", "Is the {x} large or small?", "Which size does the {x} have?",
              "How large is the {x}?"],
@@ -406,7 +413,8 @@ PHRASES = {
               "What was the total price?"],
     "price": ["How much is the {x}?", "What is the price of the {x}?", "What does the {x} cost?",
               "How much does the {x} cost?", "Tell me the price of the {x}.", "How much did the {x} cost?",
-              "What is the price for the {x}?", "Price of the {x}?", "How much was the {x}?",
+              "What is the price for the {x}?", "Can you tell me the price of the {x}?", "Price of the {x}?",
+              "How much was the {x}?",
               "How expensive is the {x}?", "What was paid for the {x}?"],
     "costs": ["What costs {x}?", "Which item costs {x}?", "Which item is {x}?", "What is the item for {x}?",
               "What can I buy for {x}?", "Which item has the price {x}?", "What is sold for {x}?"],
@@ -441,7 +449,8 @@ PHRASES = {
                  "Which bar is the shortest one?"],
     "bar": ["What is the value of {x}?", "How much is {x}?", "What value does {x} have?", "How high is the bar of {x}?",
             "What is the number of {x}?", "What is the value for {x}?", "How many for {x}?", "How high is {x}?",
-            "Which value is shown for {x}?"],
+            "What value is shown for {x}?", "Which value is given for {x}?", "What value is written for {x}?",
+            "Which number is shown for {x}?", "Which value is shown for {x}?"],
     "bars": ["How many bars are there?", "How many bars does the chart have?", "Count the bars.",
              "How many bars do you see?", "How many bars?", "What is the number of bars?"],
     "bar_color": ["What color is the bar of {x}?", "Which color has the bar for {x}?", "What is the color of {x}?",
@@ -535,7 +544,7 @@ def plural(noun):
 
 
 def as_shown(text):
-    """A text in an answer as it stands in the picture: marked, so that it is taught letter by letter (train.py)."""
+    """A text in an answer as it stands in the picture: marked, so that it is taught letter by letter (prompt.py)."""
     return f"\x02{text}\x03"
 
 
@@ -544,7 +553,7 @@ def unmarked(answer):
     return answer.replace("\x02", "").replace("\x03", "")
 
 
-SMALLEST = 20           # pixels of the smallest text's em
+SMALLEST = 22           # pixels of the smallest text's em, but for small print
 SEEN_WHOLE = 29         # from this size on, a text can be read in the whole picture, at half its size, too
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -656,12 +665,45 @@ def draw_nothing(rng, w, h, k):
     return sheet
 
 
+def relations(rng, pairs, count):
+    """Questions about where one thing is as seen from another, for pairs of the `count` things in a scene."""
+    q, out = functools.partial(ask, rng), []
+    for one, two in pairs:
+        dx, dy = one.x - two.x, one.y - two.y
+        sides = ["left" if dx < 0 else "right"] * (abs(dx) > .2) + ["above" if dy < 0 else "below"] * (abs(dy) > .2)
+        if not sides:
+            continue
+        side = rng.choice(sides)
+        true = rng.random() < .5
+        said = side if true else {"left": "right", "right": "left", "above": "below", "below": "above"}[side]
+        said = {"left": "to the left of", "right": "to the right of"}.get(said, said)
+        plain = said.replace("to the ", "") if rng.random() < .5 else said
+        out.append(("relation", q("is_side", x=one.shape, y=two.shape, s=plain), "Yes." if true else "No."))
+        if count == 2 and abs(dx) > .2:
+            out.append(("relation", q("beside", s="left of" if dx < 0 else "right of", x=two.shape),
+                        sentence(an(one.name()))))
+        if count == 2 and abs(dy) > .2:
+            out.append(("relation", q("side", s="above" if dy < 0 else "below", x=two.shape), sentence(an(one.name()))))
+    return out
+
+
+def draw_relations(rng, w, h, k):
+    """Two or three shapes, and only where they are as seen from each other."""
+    sheet = Sheet(rng, w, h, k=k)
+    things = make_things(rng, sheet, rng.choice((2, 2, 3)))
+    paint(sheet, things)
+    pairs = [(one, two) for one in things for two in things if one is not two]
+    sheet.asks = relations(rng, pairs + pairs, len(things)) or [no_such(rng, rng.choice(
+        [shape for shape in SHAPES if shape not in [t.shape for t in things]]))]
+    return sheet
+
+
 def draw_scene(rng, w, h, k):
     """One to four different shapes; nearly everything that can be asked about them, at low levels mostly which shape
     has which colour: until a model can find a thing by its name, the rest teaches it to guess."""
     q = functools.partial(ask, rng)
     sheet = Sheet(rng, w, h, k=k)
-    count = rng.choice((1, 1, 2) if rng.level < .3 else (1, 2, 2, 3) if rng.level < .6 else (1, 2, 2, 3, 3, 4))
+    count = rng.choice((1, 2, 2, 3) if rng.level < .6 else (1, 2, 2, 3, 3, 4))
     things = make_things(rng, sheet, count)
     paint(sheet, things)
     out = sheet.asks
@@ -692,27 +734,8 @@ def draw_scene(rng, w, h, k):
     out.append(("count", q("count", x=rng.choice(("shapes", "objects", "things"))), sentence(NUMBERS[len(things)])))
     out.append(("count", q("count", x=plural(absent)), "None."))
     if len(things) >= 2:
-        pairs = [rng.sample(things, 2) for _ in range(2 * len(things) - 2)]
-        a, b = pairs[0]
-        for one, two in pairs + [(b, a)]:
-            dx, dy = one.x - two.x, one.y - two.y
-            sides = ["left" if dx < 0 else "right"] * (abs(dx) > .2) + ["above" if dy < 0 else "below"] * (abs(dy) > .2)
-            if not sides:
-                continue
-            side = rng.choice(sides)
-            true = rng.random() < .5
-            said = side if true else {"left": "right", "right": "left", "above": "below", "below": "above"}[side]
-            said = {"left": "to the left of", "right": "to the right of"}.get(said, said)
-            plain = said.replace("to the ", "") if rng.random() < .5 else said
-            out.append(("relation", q("is_side", x=one.shape, y=two.shape, s=plain), "Yes." if true else "No."))
-        if len(things) == 2:
-            dx, dy = a.x - b.x, a.y - b.y
-            if abs(dx) > .2:
-                s = "left of" if dx < 0 else "right of"
-                out.append(("relation", q("beside", s=s, x=b.shape), sentence(an(a.name()))))
-            if abs(dy) > .2:
-                s = "above" if dy < 0 else "below"
-                out.append(("relation", q("side", s=s, x=b.shape), sentence(an(a.name()))))
+        a, b = rng.sample(things, 2)
+        out += relations(rng, [(a, b), (b, a)], len(things))
         if a.big != b.big:
             big = a if a.big else b
             out.append(("size", q("bigger", x=a.shape, y=b.shape), sentence(f"the {big.shape}")))
@@ -727,10 +750,10 @@ def draw_scene(rng, w, h, k):
 
 
 def draw_count(rng, w, h, k):
-    """Up to nine shapes of one or two sorts, to be counted."""
+    """Up to seven shapes of one or two sorts, to be counted."""
     q = functools.partial(ask, rng)
     sheet = Sheet(rng, w, h, k=k)
-    most = 9 if min(w, h) > TILE else 6
+    most = 7 if min(w, h) > TILE else 6
     total = rng.randint(1, most)
     unit = min(w, h)
     places = place(rng, total, w / unit, h / unit, 0.0)
@@ -802,12 +825,12 @@ def known(rng, make):
             return text
 
 
-def a_number(rng, most=6):
+def a_number(rng):
     """A number as people write them: 7, 42, 1995, 3.50, $12.99, 85%, 10:45."""
     def make():
         style = rng.random()
         if style < .6:
-            return str(rng.randrange(10 ** rng.randint(1, most)))
+            return str(rng.randrange(10 ** rng.randint(1, 6)))
         if style < .8:
             return f"{rng.choice(('', '$'))}{rng.randrange(100)}.{rng.randrange(100):02}"
         if style < .9:
@@ -816,21 +839,21 @@ def a_number(rng, most=6):
     return known(rng, make)
 
 
-def a_code(rng, longest=6):
-    """Random letters and digits, which only spelling can tell."""
+def a_code(rng):
+    """Random letters and digits, of which none helps to guess the next."""
     pool = rng.choice(("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"))
-    return "".join(rng.choice(pool) for _ in range(rng.randint(1, longest)))
+    return "".join(rng.choice(pool) for _ in range(rng.randint(1, 6)))
 
 
-def a_plain_code(rng, shortest, longest):
+def a_plain_code(rng):
     """The same from letters that are told apart without neighbours of another case."""
     pool = rng.choice(("ABCDEFGHJKLMNPQRTUYZ", "abdefghijkmnpqrty", "ABDEFGHJKLMNPQRTUY2346789"))
-    return "".join(rng.choice(pool) for _ in range(rng.randint(shortest, longest)))
+    return "".join(rng.choice(pool) for _ in range(rng.randint(2, 5)))
 
 
 def off_border(at, length, room, least=0):
-    """Where a text of this length, in pixels, that begins at `at` should begin so that the border between two tiles does
-    not cut it: as near as possible from `least` on, or `at` if there is no room of `room` pixels for it."""
+    """Where a text of this length, in pixels, that begins at `at` should begin so that the border between two tiles
+    does not cut it: as near as possible, between `least` and `room`, or `at` if it does not fit there."""
     if not at < TILE < at + length:
         return at
     before, after = TILE - 1 - length, TILE + 1
@@ -848,20 +871,16 @@ def draw_words(rng, w, h, k):
     """One to four lines of words or numbers, each with its own font, size and colour."""
     q = functools.partial(ask, rng)
     sheet = Sheet(rng, w, h, k=k, ground=rng.choice(("white", "white", "white", None)) if rng.level < .5 else None)
-    easy = rng.level < .3                               # one short line
-    rows = 1 if easy else rng.choice((1, 1, 2, 2, 3)) if h <= TILE else rng.choice((1, 2, 3, 3, 4))
+    rows = rng.choice((1, 1, 2, 2, 3)) if h <= TILE else rng.choice((1, 2, 3, 3, 4))
     colors = colors_on(sheet.ground, 200)
     colors = rng.sample(colors, min(len(colors), rows)) if rng.random() < .6 else [rng.choice(colors)]
     same_face = a_font(rng) if rng.random() < .6 else None
     texts, places, y = [], [], 0.0
-    least = 24 if easy else SMALLEST + 2
+    least = SMALLEST + 2
     for i in range(rows):
         sort = rng.random()
-        if easy:
-            sort = rng.choice((.3, .6, .9))
         word = rng.choice((a_word, a_word, a_name, made_up))
-        text = word(rng) if sort < .5 else a_number(rng, 3 if easy else 6) if sort < .85 else \
-            a_plain_code(rng, 1 if easy else 2, 3 if easy else 5)
+        text = word(rng) if sort < .5 else a_number(rng) if sort < .85 else a_plain_code(rng)
         if w > TILE and rng.random() < .35 and sort < .5:
             text += " " + word(rng)
         name = same_face or a_font(rng)
@@ -882,8 +901,9 @@ def draw_words(rng, w, h, k):
     if rows == 1:
         says = f"The text {as_shown(whole)} in {colors[0]} on a {sheet.ground} background."
         out.append(("describe", q("describe"), says.replace("a orange", "an orange")))
-    elif rows <= 3:
-        says = f": {', '.join(as_shown(text) for text, _ in texts)}"
+    else:
+        says = ": " + " and ".join(as_shown(text) for text, _ in texts) if rows == 2 else \
+            f", the first is {as_shown(texts[0][0])}"
         out.append(("describe", q("describe"), sentence(f"{NUMBERS[rows]} lines of text{says}")))
     if rows == 1 and .5 <= places[0] < .85:
         out.append(("number", q("read_number"), as_shown(whole)))
@@ -892,8 +912,8 @@ def draw_words(rng, w, h, k):
     shown = [text for text, _ in texts if " " not in text]
     colors_used = [color for _, color in texts]
     for text, color in texts:
-        if draw_names(text):
-            out.append(("text_color", q("color_of_word", x=draw_names(text)), sentence(color)))
+        if name_of(text):
+            out.append(("text_color", q("color_of_word", x=name_of(text)), sentence(color)))
         if colors_used.count(color) == 1 and rows > 1:
             out.append(("read", q("word_color", c=color), as_shown(text)))
     if rows > 1:
@@ -903,19 +923,14 @@ def draw_words(rng, w, h, k):
         shape = rng.choice(SHAPES)
         out.append(rng.choice((no_such(rng, shape), ("count", q("count", x=plural(shape)), "None."),
                                ("yesno", q("exists", a=an(shape)), "No."))))
-    named = [text for text in shown if draw_names(text)]
+    named = [text for text in shown if name_of(text)]
     if named and rng.random() < .5:
-        out.append(("has_text", q("has_word", x=draw_names(rng.choice(named))), "Yes."))
+        out.append(("has_text", q("has_word", x=name_of(rng.choice(named))), "Yes."))
     else:
         other = rng.choice(names())
         if other.lower() not in whole.lower():
             out.append(("has_text", q("has_word", x=other), "No."))
     return sheet
-
-
-def draw_names(text):
-    """The name that a text is, as questions write it, or None."""
-    return name_of(text) if text.isalpha() else None
 
 
 def draw_page(rng, w, h, k):
@@ -924,9 +939,9 @@ def draw_page(rng, w, h, k):
     sheet = Sheet(rng, w, h, "white" if plain else rng.choice(("white", "white", None)), k)
     colors, y = ["black"] if plain else colors_on(sheet.ground, 200), rng.uniform(-3, 8)
     while y < h - 8:
-        size = rng.uniform(least, rng.choice((least + 6, 36)))
+        size = rng.uniform(least, rng.choice((least + 4, least + 10, 48)))
         if rng.random() < .25 * rng.level:                  # as the whole picture shows it, at half its size
-            size = rng.uniform(11, 17)
+            size = rng.uniform(14, 18)
         name, color, x = a_font(rng), rng.choice(colors), rng.uniform(-4, 12)
         ink = tint(rng, color)
         while x < w - 8:
@@ -974,13 +989,13 @@ def draw_receipt(rng, w, h, k):
     cents = sum(round(float(p) * 100) for p in prices)
     total = f"{cents // 100}.{cents % 100:02}"
     shop = " ".join(rng.sample([word for word in words("shop") if len(word) < 7], 2 if w > TILE else 1))
-    date = a_date(rng) if h > TILE and rng.random() < .4 else None
+    date = a_date(rng) if h > TILE and rng.random() < .5 else None
     caps = rng.random()
     show = str.upper if caps < .3 else str.capitalize if caps < .8 else str.lower
     lines = 2 + count + (date is not None)
     margin = rng.uniform(4, 8) if w <= TILE else rng.uniform(8, 40)
-    step = min((h - 8) / lines, rng.uniform(26, 36))
-    size = min(step * .8, rng.uniform(21, 26) if w > TILE else SMALLEST)
+    step = min((h - 8) / lines, rng.uniform(28, 38))
+    size = min(step * .8, rng.uniform(SMALLEST, 27) if w > TILE else SMALLEST)
     widest = max(sheet.width(f"{show(item)}  {p}", name, size) for item, p in zip(items, prices))
     size *= min(1.0, (w - 2 * margin) / widest)
     y = rng.uniform(3, max(3.1, h - 4 - step * lines - (size if h > TILE else 0)))
@@ -1011,13 +1026,13 @@ def draw_receipt(rng, w, h, k):
         out.append(("receipt", q("date"), as_shown(date)))
     for item, p in zip(items, prices):
         out.append(("receipt", q("price", x=item), as_shown(p)))
-        if prices.count(p) == 1 and rng.random() < .3:
+        if prices.count(p) == 1 and rng.random() < .8:
             out.append(("receipt", q("costs", x=p), as_shown(show(item))))
     out.append(("describe", q("describe"), f"A receipt from {as_shown(shop)} with {NUMBERS[count]} items."))
     order = sorted(zip(map(float, prices), items))
-    if order[-1][0] - order[-2][0] > .5:
+    if order[-1][0] - order[-2][0] > 3:
         out.append(("receipt", q("dearest"), as_shown(show(order[-1][1]))))
-    if order[1][0] - order[0][0] > .5:
+    if order[1][0] - order[0][0] > 3:
         out.append(("receipt", q("cheapest"), as_shown(show(order[0][1]))))
     other = rng.choice([item for item in asked("food") if item not in items])
     out.append(("absent", q("price", x=other), f"There is no {other} on the receipt."))
@@ -1073,10 +1088,10 @@ def draw_label(rng, w, h, k):
     y = rng.uniform(4, max(4.1, h - 4 - step * len(keys) - (step if h > TILE else 0)))
     if rng.random() < .4:
         sheet.box(2, 2, w - 3, h - 3, None, ink)
-    least = rng.uniform(SMALLEST + 1, 26)
+    largest = rng.uniform(SMALLEST + 1, 28)
     for key in list(keys):
         start, rest = f"{key.capitalize()}:", fields[key]
-        size = min(step * .8, least)
+        size = min(step * .8, largest)
         if w > TILE:                                        # two columns, one in each tile
             size = fit(sheet, rest, name, fit(sheet, start, name, size, TILE - 12), TILE - 12)
             pieces = [(rng.uniform(6, 10), start), (TILE + rng.uniform(2, 6), rest)]
@@ -1118,13 +1133,13 @@ def draw_chart(rng, w, h, k):
     if min(abs(a - b) for i, a in enumerate(values) for b in values[:i]) < 9:
         values = [10 + 9 * v for v in rng.sample(range(10), count)]
     title = rng.choice(("Sales", "Votes", "Points", "Visits", "Books", "Hours", "Goals", "Cars"))
-    if h <= TILE and rng.random() < .5:
+    if h < .95 * TILE or h <= TILE and rng.random() < .5:
         title = None
     top = 4 + (1.4 * size if title else 0)
     base = h - 1.5 * size
     if title:
-        sheet.text(6 if rng.random() < .5 or w > TILE else (w - sheet.width(title, name, size)) / 2, 3, title, name, size,
-                   ink)
+        x = 6 if w > TILE or rng.random() < .5 else (w - sheet.width(title, name, size)) / 2
+        sheet.text(x, 3, title, name, size, ink)
     one = rng.random() < .4
     colors = [rng.choice(colors_on("white"))] * count if one else rng.sample(colors_on("white"), count)
     tall = base - top - 1.3 * size
@@ -1174,7 +1189,7 @@ def draw_table(rng, w, h, k):
     cells = [[makers[column]() for column in columns] for _ in people]
     face = rng.choice(FONTS["plain"] + FONTS["serif"])
     step = min((h - 6) / (rows + 1), rng.uniform(30, 46))
-    size = min(step * .72, rng.uniform(SMALLEST, 25))
+    size = min(step * .72, rng.uniform(SMALLEST, 26))
     table = [["Name"] + [column.capitalize() for column in columns]] + [[n] + row for n, row in zip(people, cells)]
     widths = [max(sheet.width(row[i], face, size) for row in table) + 9 for i in range(len(columns) + 1)]
     middle = TILE if w > TILE else 0                        # there the second column begins, so that no tile cuts it
@@ -1191,11 +1206,10 @@ def draw_table(rng, w, h, k):
         y = off_border(y + step, step, h, y + step)
     head = tuple(rng.randint(190, 235) for _ in range(3))
     sheet.box(x0, tops[0], x0 + sum(widths), tops[1], head)
-    for top, bottom, row in zip(tops, tops[1:], table):
+    for top, row in zip(tops, table):
         x = x0
         for width, cell in zip(widths, row):
-            sheet.text(x + 4, (top + bottom) / 2 if bottom - top < 1.2 * step else top + step / 2, cell, face, size, ink,
-                       "lm")
+            sheet.text(x + 4, top + step / 2, cell, face, size, ink, "lm")
             x += width
     if rng.random() < .8:
         for top in tops:
@@ -1208,11 +1222,11 @@ def draw_table(rng, w, h, k):
     for n, row in zip(people, cells):
         for column, cell in zip(columns, row):
             out.append(("table", q("cell", x=n, y=column), as_shown(cell)))
-            if [r[columns.index(column)] for r in cells].count(cell) == 1 and rng.random() < .4:
+            if [r[columns.index(column)] for r in cells].count(cell) == 1 and rng.random() < .8:
                 out.append(("table", q("row_of", y=column, v=cell), as_shown(n)))
     out.append(("table", q("rows"), sentence(NUMBERS[rows])))
-    said = [as_shown(n) for n in people]
-    out.append(("describe", q("describe"), f"A table with the names {', '.join(said[:-1])} and {said[-1]}."))
+    out.append(("describe", q("describe"),
+                f"A table with the {' and the '.join(columns)} of {NUMBERS[rows]} people."))
     other = rng.choice([n for n in asked("name") if n not in people])
     out.append(("absent", q("cell", x=other, y=columns[0]), f"There is no {other} in the table."))
     out.append(("transcribe", q("read"), as_shown("\n".join(" ".join(row) for row in table))))
@@ -1224,7 +1238,7 @@ def draw_fine(rng, w, h, k):
     q = functools.partial(ask, rng)
     sheet = Sheet(rng, w, h, rng.choice(("white", "white", "yellow", "pink", "gray")), k)
     name = rng.choice(FONTS["plain"] + FONTS["mono"])
-    size = SMALLEST - rng.uniform(0, 2)
+    size = SMALLEST - rng.uniform(1, 3)
     sort = rng.random()
     code = known(rng, lambda: str(rng.randrange(100, 100000)))
     text = f"{rng.choice(('Code', 'No', 'Lot', 'Nr'))} {code}" if sort < .5 else rng.choice((a_word, a_number))(rng)
@@ -1255,10 +1269,10 @@ def draw_pair(rng, w, h, k):
     """Two scenes, the second a changed copy of the first or another one: (pictures, asks)."""
     q = functools.partial(ask, rng)
     first = Sheet(rng, w, h, k=k)
-    things = make_things(rng, first, rng.choice((1, 2, 2, 3)), big_share=.7)
+    things = make_things(rng, first, rng.choice((1, 1, 2, 2)), big_share=.7)
     second = Sheet(rng, w, h, first.ground, k)
     others = [Thing(**vars(t)) for t in things]
-    asks, change = [], rng.choice(("none", "color", "shape", "gone", "count", "other"))
+    asks, change = [], rng.choice(("none", "none", "none", "color", "color", "shape", "gone", "count", "other"))
     t = rng.choice(others)
     free_colors = [c for c in colors_on(first.ground) if c not in [o.color for o in things]]
     free_shapes = [s for s in SHAPES if s not in [o.shape for o in things]]
@@ -1273,11 +1287,11 @@ def draw_pair(rng, w, h, k):
         others.remove(t)
         said = f"The {t.name()} is missing in the second picture."
     elif change in ("count", "other"):
-        others = make_things(rng, second, rng.choice((1, 2, 3)), big_share=.7)
+        others = make_things(rng, second, rng.choice((1, 2)), big_share=.7)
     if change == "count":                               # only one sort of shape, more of it here or there
         shape, color = rng.choice(SHAPES), rng.choice(colors_on(first.ground))
         unit = min(w, h)
-        counts = rng.sample(range(1, 6), 2)
+        counts = rng.choice(((1, 3), (1, 4), (2, 4), (2, 5), (3, 1), (4, 1), (4, 2), (5, 2)))
         sides = []
         for n in counts:
             sides.append([Thing(shape, color, x, y, r, big, turn_of(rng, shape))
@@ -1354,15 +1368,15 @@ def draw_clip(rng, w, h, k, frames=4):
 
 # How often each drawing is made, for each kind of sample.
 MIX = {
-    "eye": ((draw_page, 3), (draw_crowd, 1.5)),
-    "tile": ((draw_scene, 7), (draw_nothing, .3), (draw_count, 2), (draw_words, 4), (draw_label, 3), (draw_receipt, 4),
-             (draw_chart, 4), (draw_table, 4)),
-    "wide": ((draw_scene, 5), (draw_nothing, .2), (draw_count, 1.5), (draw_words, 4), (draw_label, 3),
-             (draw_receipt, 1), (draw_chart, 3), (draw_table, 3), (draw_fine, 2)),
-    "tall": ((draw_scene, 5), (draw_nothing, .1), (draw_count, 1), (draw_words, 4), (draw_label, 2), (draw_receipt, 5),
-             (draw_table, 2), (draw_fine, 2)),
-    "square": ((draw_scene, 6), (draw_nothing, .3), (draw_count, 2), (draw_words, 4), (draw_label, 3),
-               (draw_receipt, 4), (draw_chart, 4), (draw_table, 4), (draw_fine, 3)),
+    "eye": ((draw_page, 3), (draw_crowd, 1)),
+    "tile": ((draw_scene, 3), (draw_relations, 1.5), (draw_nothing, .3), (draw_count, 2), (draw_words, 6),
+             (draw_label, 3), (draw_receipt, 5), (draw_chart, 5), (draw_table, 5)),
+    "wide": ((draw_scene, 2), (draw_relations, 1), (draw_nothing, .2), (draw_count, 1.5), (draw_words, 5),
+             (draw_label, 3), (draw_receipt, 1), (draw_chart, 4), (draw_table, 4), (draw_fine, 3)),
+    "tall": ((draw_scene, 2), (draw_relations, 1), (draw_nothing, .1), (draw_count, 1), (draw_words, 5),
+             (draw_label, 2), (draw_receipt, 6), (draw_table, 2), (draw_fine, 3)),
+    "square": ((draw_scene, 3), (draw_relations, 1), (draw_nothing, .3), (draw_count, 2), (draw_words, 6),
+               (draw_label, 3), (draw_receipt, 6), (draw_chart, 5), (draw_table, 6), (draw_fine, 4)),
 }
 
 
@@ -1373,28 +1387,29 @@ def sample(rng, kind, only=None, own_size=.15):
     own resizing to bring to size; the others are drawn so that nothing is resized but the global picture."""
     count, split, w, h = KINDS[kind]
     k = 1.0
+    draw = only or (rng.choices(*zip(*MIX[kind]))[0] if kind in MIX else None)
     if split and rng.random() < own_size:
-        if kind in ("wide", "pair_wide"):
-            w, h = EDGE, rng.randint(round(.35 * EDGE), TILE)
-        elif kind == "tall":
-            w, h = rng.randint(round(.35 * EDGE), TILE), EDGE
-        elif rng.random() < .5:
-            w = rng.randint(round(.6 * EDGE), EDGE)
-        else:
-            h = rng.randint(round(.6 * EDGE), EDGE)
         k = rng.uniform(.8, 2.3)
-        if kind != "square" and kind != "pair_square":
-            w, h = w - w % 2, h - h % 2
+        if draw in (None, draw_scene, draw_relations, draw_count, draw_nothing):        # documents need their room
+            if kind in ("wide", "pair_wide"):
+                w, h = EDGE, 2 * rng.randint(round(.18 * EDGE), TILE // 2)
+            elif kind == "tall":
+                w, h = 2 * rng.randint(round(.18 * EDGE), TILE // 2), EDGE
+            elif rng.random() < .5:
+                w = rng.randint(round(.6 * EDGE), EDGE)
+            else:
+                h = rng.randint(round(.6 * EDGE), EDGE)
     if kind.startswith("pair"):
         sheets, asks = draw_pair(rng, w, h, k)
     elif kind in ("frames", "film"):
         sheets, asks = draw_clip(rng, w, h, k)
     else:
-        draw = only or rng.choices(*zip(*MIX[kind]))[0]
         sheet = draw(rng, w, h, k)
         sheets, asks = [sheet], sheet.asks
     harsh = .9 * rng.level if not any(skill == "fine" for skill, _, _ in asks) else .25
-    taken = [weather(rng, sheet.image, harsh, turn=count < 4) for sheet in sheets]
+    sky = rng.getrandbits(32)                               # pictures to be compared are taken in the same weather
+    taken = [weather(rng if count != 2 else random.Random(sky), sheet.image, harsh, turn=count == 1)
+             for sheet in sheets]
     marks = [turned(sheet, angle) for sheet, (_, angle) in zip(sheets, taken)]
     return Sample([picture for picture, _ in taken], split, kind == "film", asks, marks)
 

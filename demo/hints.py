@@ -8,6 +8,7 @@ linear layers that are dropped after the training:
     patches, as the vision tower gives them     the letter or shape at its middle, its colour, the letters before and
                                                 after, and which of draw.names() it belongs to      patch_hints
     image tokens, as the connector gives them   the same of its left and its right half, and where it is token_hints
+    image tokens, after two decoder layers      which picture and which tile they belong to             tile_hints
     names in a question, after two layers       what the thing is, and where; where the word stands     Shown.named
     an answer's tokens, after four              the same of what the answer says next                   Shown.pointed
 
@@ -38,11 +39,12 @@ CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:$
 # What a patch is asked: the character or shape at its middle, its colour, the character before it, the one before that,
 # the one after it, and which of draw.names() it belongs to.
 WHAT, INK, BEFORE, BEFORE2, AFTER, WORD, PATCH_HINTS = range(7)
-# What an image token is asked: these of its left half and of its right half, the colour, the name, and where in the tile
-# it is: vertical and horizontal third, row and column.
+# What an image token is asked: these of its left half and of its right half, the colour, the name, and where in the
+# tile it is: vertical and horizontal third, row and column.
 HALF = BEFORE2, BEFORE, WHAT, AFTER
 TOKEN_INK = 2 * len(HALF)
 TOKEN_WORD, PLACE, TOKEN_HINTS = TOKEN_INK + 1, TOKEN_INK + 2, TOKEN_INK + 6
+TILE_HINTS = 3                                          # an image token's tile: of which picture, row, column
 POINTER = 6                                             # a pointer's hints: what, which, thirds, row and column
 NOTHING, UNKNOWN = 0, -100
 
@@ -94,7 +96,7 @@ def patch_hints(marks, rows, columns):
                 continue
             hint = np.zeros(PATCH_HINTS, np.int64)
             hint[INK] = word[" " + color] if color else UNKNOWN
-            if line and half_h * r * draw.TILE < 4:
+            if line and half_h * r * draw.TILE < 5.6:             # an em of 14 pixels
                 hint[:] = UNKNOWN
             elif line:
                 hint[WHAT] = word[what]
@@ -112,6 +114,15 @@ def patch_hints(marks, rows, columns):
                 for u in inside(x, half_w, c * FINE):
                     out[first + v // FINE * c + u // FINE, v % FINE, u % FINE] = hint
     return out
+
+
+def tile_hints(picture, rows, columns):
+    """Which picture and which part of it the tiles of a picture are: int64 [tiles, TILE_HINTS]. Pictures count from 0;
+    rows, columns: of tiles, 0 if it is not split. The whole picture is neither top nor bottom, left nor right."""
+    word = hint_words()
+    grid = [(" top" if r == 0 else " bottom", " left" if c == 0 else " right") for r in range(rows)
+            for c in range(columns)]
+    return np.array([[word[str(picture + 1)], word[row], word[column]] for row, column in grid + [(" middle",) * 2]])
 
 
 @functools.cache
@@ -176,7 +187,7 @@ class Shown:
     square of its tile. Or, in an answer, at a character: it, the next one, and where it stands."""
 
     def __init__(self, pictures, rows, columns):
-        """pictures: the marks of each; text is looked for in the first only. rows, columns: as for square_hints."""
+        """pictures: the marks of each; text is looked for in the first only. rows, columns: as for patch_hints."""
         self.grid = max(rows, 1), max(columns, 1)
         self.things = [[mark for mark in marks if mark[0] in draw.SHAPES] for marks in pictures]
         self.words = defaultdict(list)                  # word: [[(character, x, y)] of each place where it stands]

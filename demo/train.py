@@ -33,7 +33,6 @@ steps done, and the same --tiles and --batches as before.
 import argparse
 import contextlib
 import ctypes
-import functools
 import json
 import math
 import os
@@ -50,8 +49,8 @@ from PIL import Image
 from transformers import AttentionInterface, SmolVLMConfig, SmolVLMForConditionalGeneration
 
 import draw
-from hints import (CHARACTERS, NOTHING, PATCH_HINTS, PLACE, POINTER, SIDE, TOKEN_HINTS, UNKNOWN, Shown, hint_ids,
-                   patch_hints, token_hints)
+from hints import (CHARACTERS, NOTHING, PATCH_HINTS, PLACE, POINTER, SIDE, TILE_HINTS, TOKEN_HINTS, UNKNOWN, Shown,
+                   hint_ids, patch_hints, tile_hints, token_hints)
 from prompt import PUBLISHED, answer_ids, encode, prefix_text, question_text
 
 TILE, PATCH, SHUFFLE = draw.TILE, draw.TILE // SIDE // 2, 2
@@ -65,7 +64,7 @@ ROOM = {"tile": 112, "wide": 128, "tall": 144, "square": 144, "pair_tile": 128, 
         "frames": 96, "film": 96}                               # tokens for the questions about one sample
 RATE, MUON_RATE, WARM_UP, CLIP, DECAY_WEIGHTS = 0.4e-3, 1.2e-3, 100, 1.0, 0.02
 
-# The lessons: until how many thousand tiles, level of difficulty (draw.sample), learning rate (times the rates above),
+# The lessons: until how many thousand tiles, level of difficulty (draw.Dice), learning rate (times the rates above),
 # how often which kind of sample.
 LESSONS = (
     (20, .2, 3, {"eye": 1}),
@@ -73,14 +72,14 @@ LESSONS = (
     (66, 1., 3, {"eye": 1}),
     (95, .3, 2, {"tile": 4, "eye": 1}),
     (130, .6, 2, {"tile": 5, "eye": 1.2, "pair_tile": 1, "frames": .5}),
-    (180, .9, 2, {"tile": 4, "eye": 1.2, "wide": 1, "tall": 1, "square": 1.5, "pair_tile": 1.2, "frames": .6}),
-    (math.inf, 1., 2, {"tile": 2, "eye": 1, "wide": 2, "tall": 2, "square": 4, "pair_tile": 1, "pair_wide": .7,
-                       "pair_square": .7, "frames": .6, "film": .3}),
+    (170, .9, 2, {"tile": 4, "eye": 2, "wide": 1, "tall": 1, "square": 1.5, "pair_tile": 1.2, "frames": .6}),
+    (math.inf, 1., 1.4, {"tile": 2, "eye": 1.5, "wide": 2, "tall": 2.5, "square": 5, "pair_tile": 1.2, "pair_wide": 1.6,
+                         "pair_square": 1.6, "frames": .5, "film": .2}),
 )
 HINT, HINT_UNTIL = 1.0, 300     # weight of hint_loss: full until so many thousand tiles, nothing at twice as many
-HEADS = PATCH_HINTS, TOKEN_HINTS, POINTER, POINTER      # kinds of hints: of patches, image tokens, named, pointed
-HINT_LAYERS = 2, 4                                      # the decoder's, after which the last two are asked
-READING_FIRST = 95             # until here half of the unsplit tiles, and more, are words and numbers to read
+HEADS = PATCH_HINTS, TOKEN_HINTS, POINTER, POINTER, TILE_HINTS  # of patches, image tokens, named, pointed, tiles
+HINT_LAYERS = 2, 4                                      # the decoder's, after which the last three are asked
+READING_FIRST = 95              # until here half of the unsplit tiles, and more, are words and numbers to read
 
 
 # ------------------------------------------------------------------------------------------------ the model
@@ -169,8 +168,8 @@ def look_back(text, constant=.16, sharp=3.0, fast=4):
 
     A head that knows only distances needs something that is the same in every token: dimension 0 of all embeddings (as
     they are tied, it adds the same to all logits). RoPE turns pair i of a query by i's frequency times its position; a
-    key turned further by `back` of these turns is met best `back` tokens later. Only the fastest pairs: the others would
-    not tell neighbours apart, but weigh a token's length."""
+    key turned further by `back` of these turns is met best `back` tokens later. Only the fastest pairs: the others
+    would not tell neighbours apart, but weigh a token's length."""
     text.embed_tokens.weight[:, 0] = constant
     size, layer = TEXT["head_dim"], text.layers[0].self_attn
     half, turn = size // 2, 10000.0 ** (-torch.arange(fast) / (size // 2))
@@ -229,7 +228,7 @@ def pack(asks, rng, room):
     """As many of the asks as fit into room tokens: [(skill, question, answer, ids of each)]. One question of each skill
     comes first, so that those with few are asked as often as those with many; the rest is chance. A page to be read out
     is asked for now and then only, as it takes the room of five other questions."""
-    asks = [a for a in asks if a[0] != "transcribe" or rng.random() < .3]
+    asks = [a for a in asks if a[0] != "transcribe" or rng.random() < .1]
     rng.shuffle(asks)
     seen, first, later = set(), [], []
     for a in asks:
@@ -247,10 +246,11 @@ def pack(asks, rng, room):
 def make_batch(seed, number, seen, tiles):
     """One batch: `tiles` tiles or as many samples as they make, all of one kind. A function of its arguments alone.
 
-    Returns pixels uint8 [tiles, 3, T, T], patches [tiles, FINE, FINE, PATCH_HINTS] and squares [tiles, TOKENS,
-    TOKEN_HINTS] (see hints.py), ids [B, L], seg [B, L] (0 the picture, 1.. its questions, -1 padding), positions [B, L], where [N] (index into B * L of the position that predicts
-    it), targets [N], answer [N] (which answer it belongs to), skills [answers], mentions [M] (where in B * L something
-    is named) and meant [M, POINTER] (what), pointed [N, POINTER] (what the targets point at, see hints.Shown)."""
+    Returns pixels uint8 [tiles, 3, T, T], patches [tiles, FINE, FINE, PATCH_HINTS], squares [tiles, TOKENS,
+    TOKEN_HINTS] and whose [tiles, TILE_HINTS] (see hints.py), ids [B, L], seg [B, L] (0 the picture, 1.. its questions,
+    -1 padding), positions [B, L], where [N] (index into B * L of the position that predicts it), targets [N], answer
+    [N] (which answer it belongs to), skills [answers], mentions [M] (where in B * L something is named) and meant [M,
+    POINTER] (what), pointed [N, POINTER] (what the targets point at, see hints.Shown)."""
     rng = draw.Dice(f"{seed}/{number}")
     rng.level, _, kinds = lesson(seen)
     kind = rng.choices(list(kinds), kinds.values())[0]
@@ -260,13 +260,14 @@ def make_batch(seed, number, seen, tiles):
     each = count * (1 if not split else 1 + math.ceil(w / TILE) * math.ceil(h / TILE))
     only = draw.draw_words if kind == "tile" and seen < 1000 * READING_FIRST and rng.random() < .5 else None
     batch = max(1, tiles // each)
-    pixels, patches, rows, skills = [], [], [], []
+    pixels, patches, whose, rows, skills = [], [], [], [], []
     for _ in range(batch):
         s = draw.sample(rng, kind, only)
         cut = [tiles_of(p, split) if kind != "eye" else (0, 0, np.asarray(p).transpose(2, 0, 1)[None])
                for p in s.pictures]
         pixels += [c[2] for c in cut]
         patches += [patch_hints(marks, *c[:2]) for c, marks in zip(cut, s.marks)]
+        whose += [tile_hints(i, *c[:2]) for i, c in enumerate(cut)]
         prefix = encode(prefix_text([c[:2] for c in cut], s.clip, TOKENS))
         rows.append((prefix, Shown(s.marks, *cut[0][:2]), pack(s.asks, rng, ROOM.get(kind, 0))))
     length = max(len(prefix) + sum(len(q) + len(a) for *_, q, a in packed) for prefix, _, packed in rows)
@@ -292,9 +293,10 @@ def make_batch(seed, number, seen, tiles):
             skills.append(skill)
             at += n
     patches = np.concatenate(patches)
-    return dict(pixels=np.concatenate(pixels), patches=patches, squares=token_hints(patches), ids=ids, seg=seg, positions=positions,
-                where=np.array(where, np.int64), targets=np.array(targets, np.int64),
-                answer=np.array(answer, np.int64), skills=skills, mentions=np.array(mentions, np.int64),
+    return dict(pixels=np.concatenate(pixels), patches=patches, squares=token_hints(patches),
+                whose=np.concatenate(whose), ids=ids, seg=seg, positions=positions, where=np.array(where, np.int64),
+                targets=np.array(targets, np.int64), answer=np.array(answer, np.int64), skills=skills,
+                mentions=np.array(mentions, np.int64),
                 meant=np.array(meant, np.int64).reshape(-1, POINTER),
                 pointed=np.array(pointed, np.int64).reshape(-1, POINTER))
 
@@ -414,8 +416,10 @@ def learn(model, batch, candidates, rng, device, hint):
         if batch["skills"]:
             loss, losses, right = answer_loss(batch, words, hidden, device)
             counts = tally(batch, losses, right)
+            shown = (there("ids").flatten() == model.config.image_token_id).nonzero()[:, 0]
             asked += [(early[there("mentions")], there("meant"), .5, ("named",) * POINTER),
-                      (later[there("where")], there("pointed"), .5, ("", "") + ("pointed",) * (POINTER - 2))]
+                      (later[there("where")], there("pointed"), .5, ("", "") + ("pointed",) * (POINTER - 2)),
+                      (early[shown[::4]], there("whose").repeat_interleave(TOKENS, 0)[::4], 1, ("tile",) * TILE_HINTS)]
         for head, (tokens, labels, nothing, parts) in zip(model.hints, asked if hint else ()):
             hinted, right, known = hint_loss(head, words, tokens, labels, nothing)
             loss = loss + hint * hinted
@@ -597,7 +601,7 @@ def train(a):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpu = device.type == "cuda"
     torch.set_num_threads(1 if not gpu else 4)
-    with contextlib.suppress(OSError, AttributeError):      # glibc: keep freed memory, else every tensor is paged in anew
+    with contextlib.suppress(OSError, AttributeError):      # glibc keeps freed memory, or every tensor is paged in anew
         ctypes.CDLL(None).mallopt(-3, 1 << 25), ctypes.CDLL(None).mallopt(-1, 1 << 30)
     last = os.path.join(a.work, "last.pt")
     model = make_model(a.seed).to(device).train()
@@ -691,9 +695,9 @@ def save_hf(work, out, dtype=torch.bfloat16):
 def main():
     parser = argparse.ArgumentParser(description="Trains the demo model.")
     parser.add_argument("work", metavar="WORKDIR", help="checkpoints and the log")
-    parser.add_argument("--steps", type=int, default=15000)
-    parser.add_argument("--fall", type=float, default=.8, help="the share of the steps in which the rate falls")
-    parser.add_argument("--tiles", type=int, default=10, help="tiles in a batch")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--fall", type=float, default=.6, help="the share of the steps in which the rate falls")
+    parser.add_argument("--tiles", type=int, default=20, help="tiles in a batch")
     parser.add_argument("--batches", type=int, default=4, help="batches in a step (CPU)")
     parser.add_argument("--processes", type=int, default=2, help="CPU processes, each with one thread")
     parser.add_argument("--report", type=int, default=50, help="steps from one line of progress to the next")

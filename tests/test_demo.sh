@@ -253,10 +253,10 @@ At the top right.
 There is no circle in the picture.
 43.58
 27.07
-Lisbon
+Salad
 57
-Place Rope
-The diamond is red in the first picture and yellow in the second.
+PARROT
+The star is gray in the first picture and blue in the second.
 A red star moves to the right.
 END
     # What --no-split makes of the small print is its ninth answer, and may be anything but the text.
@@ -267,12 +267,12 @@ END
     check 'make demo: without the tiles the small print is not read' test -n "$(sed -n 9p "$tmp/answers")" -a \
         "$(sed -n 9p "$tmp/answers")" != "$(sed -n 8p "$tmp/answers")"
 
-    answers 93 -i $pictures/table.png -p 'What is the score of Kate?'
-    answers soccer -i $pictures/table.png -p 'Which sport does Kate have?'
+    answers 35 -i $pictures/table.png -p 'What is the score of Kate?'
+    answers dance -i $pictures/table.png -p 'Which sport does Kate have?'
     answers PUSH -i $pictures/sign.jpg -p 'What does the sign say?'
-    answers Two. -i $pictures/count.png -p 'How many rings are there?'
-    answers Houston -i $pictures/label.jpg -p 'What is the city?'
-    answers Red. -i $pictures/small_print.png -p 'What color is the heart?' --no-split
+    answers Four. -i $pictures/count.png -p 'How many stars are there?'
+    answers Miami -i $pictures/label.jpg -p 'What is the city?'
+    answers Orange. -i $pictures/small_print.png -p 'What color is the diamond?' --no-split
 
     every=25
     [ -z "$SV_SLOW" ] || every=100
