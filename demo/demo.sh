@@ -40,7 +40,7 @@ ask -q -i $pictures/small_print.png -p "What does the small text say?"
 ask -q -i $pictures/small_print.png -p "What does the small text say?" --no-split
 
 picture "Two pictures ($pictures/before.png, $pictures/after.png)"
-ask -q -i $pictures/before.png -i $pictures/after.png -p "What has changed?"
+ask -q -i $pictures/before.png -i $pictures/after.png -p "What is in the second picture?"
 
 picture "Four frames of a film ($pictures/film1.png ... film4.png)"
 set -- -i $pictures/film1.png -i $pictures/film2.png -i $pictures/film3.png -i $pictures/film4.png

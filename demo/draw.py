@@ -418,12 +418,6 @@ PHRASES = {
               "How expensive is the {x}?", "What was paid for the {x}?"],
     "costs": ["What costs {x}?", "Which item costs {x}?", "Which item is {x}?", "What is the item for {x}?",
               "What can I buy for {x}?", "Which item has the price {x}?", "What is sold for {x}?"],
-    "dearest": ["What is the most expensive item?", "Which item costs the most?", "What costs the most?",
-                "Which item is the most expensive?", "What was the most expensive item?",
-                "Which item has the highest price?", "Which item is the most expensive one?"],
-    "cheapest": ["What is the cheapest item?", "Which item costs the least?", "What costs the least?",
-                 "Which item is the cheapest?", "What was the cheapest item?", "Which item has the lowest price?",
-                 "Which item is the cheapest one?"],
     "items": ["How many items are there?", "How many items are on the receipt?", "How many things were bought?",
               "How many items were bought?", "How many items are listed?", "Count the items.",
               "What is the number of items?"],
@@ -1029,11 +1023,6 @@ def draw_receipt(rng, w, h, k):
         if prices.count(p) == 1 and rng.random() < .8:
             out.append(("receipt", q("costs", x=p), as_shown(show(item))))
     out.append(("describe", q("describe"), f"A receipt from {as_shown(shop)} with {NUMBERS[count]} items."))
-    order = sorted(zip(map(float, prices), items))
-    if order[-1][0] - order[-2][0] > 3:
-        out.append(("receipt", q("dearest"), as_shown(show(order[-1][1]))))
-    if order[1][0] - order[0][0] > 3:
-        out.append(("receipt", q("cheapest"), as_shown(show(order[0][1]))))
     other = rng.choice([item for item in asked("food") if item not in items])
     out.append(("absent", q("price", x=other), f"There is no {other} on the receipt."))
     pairs = "\n".join(f"{show(item)} {p}" for item, p in zip(items, prices))

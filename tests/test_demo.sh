@@ -256,7 +256,7 @@ There is no circle in the picture.
 Salad
 57
 PARROT
-The star is gray in the first picture and blue in the second.
+A small purple moon and a small blue star on an orange background.
 A red star moves to the right.
 END
     # What --no-split makes of the small print is its ninth answer, and may be anything but the text.
