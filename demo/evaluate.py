@@ -81,7 +81,7 @@ def draw_eval(out):
 # how harshly they are photographed, the seed. Several names: the pictures of a pair, the frames of a film.
 PICTURES = {
     "scene.png": (draw.draw_scene, 288, 288, 0, "scene 8"),
-    "count.png": (draw.draw_count, 288, 288, 0, "count 26"),
+    "count.png": (draw.draw_count, 288, 288, 0, "count 16"),
     "sign.jpg": (draw.draw_label, 288, 144, .9, "sign 14"),
     "receipt.jpg": (draw.draw_receipt, 180, 288, 2, "receipt 1"),
     "label.jpg": (draw.draw_label, 288, 288, 2, "label 3"),

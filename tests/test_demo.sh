@@ -270,7 +270,7 @@ END
     answers 35 -i $pictures/table.png -p 'What is the score of Kate?'
     answers dance -i $pictures/table.png -p 'Which sport does Kate have?'
     answers PUSH -i $pictures/sign.jpg -p 'What does the sign say?'
-    answers Four. -i $pictures/count.png -p 'How many stars are there?'
+    answers Five. -i $pictures/count.png -p 'How many rectangles are there?'
     answers Miami -i $pictures/label.jpg -p 'What is the city?'
     answers Orange. -i $pictures/small_print.png -p 'What color is the diamond?' --no-split
 
