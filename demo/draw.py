@@ -1261,7 +1261,7 @@ def draw_pair(rng, w, h, k):
     things = make_things(rng, first, rng.choice((1, 1, 2, 2)), big_share=.7)
     second = Sheet(rng, w, h, first.ground, k)
     others = [Thing(**vars(t)) for t in things]
-    asks, change = [], rng.choice(("none", "none", "none", "color", "color", "shape", "gone", "count", "other"))
+    asks, change = [], rng.choice(("none", "none", "color", "color", "shape", "gone", "count", "other"))
     t = rng.choice(others)
     free_colors = [c for c in colors_on(first.ground) if c not in [o.color for o in things]]
     free_shapes = [s for s in SHAPES if s not in [o.shape for o in things]]
@@ -1360,11 +1360,11 @@ MIX = {
     "eye": ((draw_page, 3), (draw_crowd, 1)),
     "tile": ((draw_scene, 3), (draw_relations, 1.5), (draw_nothing, .3), (draw_count, 2), (draw_words, 6),
              (draw_label, 3), (draw_receipt, 5), (draw_chart, 5), (draw_table, 5)),
-    "wide": ((draw_scene, 2), (draw_relations, 1), (draw_nothing, .2), (draw_count, 1.5), (draw_words, 5),
+    "wide": ((draw_scene, 2), (draw_relations, 1), (draw_nothing, .2), (draw_count, 3), (draw_words, 5),
              (draw_label, 3), (draw_receipt, 1), (draw_chart, 4), (draw_table, 4), (draw_fine, 3)),
     "tall": ((draw_scene, 2), (draw_relations, 1), (draw_nothing, .1), (draw_count, 1), (draw_words, 5),
              (draw_label, 2), (draw_receipt, 6), (draw_table, 2), (draw_fine, 3)),
-    "square": ((draw_scene, 3), (draw_relations, 1), (draw_nothing, .3), (draw_count, 2), (draw_words, 6),
+    "square": ((draw_scene, 4), (draw_relations, 1), (draw_nothing, .3), (draw_count, 5), (draw_words, 5),
                (draw_label, 3), (draw_receipt, 6), (draw_chart, 5), (draw_table, 6), (draw_fine, 4)),
 }
 

@@ -88,7 +88,7 @@ PICTURES = {
     "table.png": (draw.draw_table, 288, 216, 0, "table 4"),
     "chart.png": (draw.draw_chart, 288, 216, 0, "chart 8"),
     "small_print.png": (draw.draw_fine, 288, 288, 0, "small_print 9"),
-    "before.png after.png": (draw.draw_pair, 288, 288, 0, "pair 20"),
+    "before.png after.png": (draw.draw_pair, 288, 288, 0, "pair 4"),
     "film1.png film2.png film3.png film4.png": (draw.draw_clip, 144, 144, 0, "film 8"),
 }
 

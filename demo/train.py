@@ -695,7 +695,7 @@ def save_hf(work, out, dtype=torch.bfloat16):
 def main():
     parser = argparse.ArgumentParser(description="Trains the demo model.")
     parser.add_argument("work", metavar="WORKDIR", help="checkpoints and the log")
-    parser.add_argument("--steps", type=int, default=6500)
+    parser.add_argument("--steps", type=int, default=6920)
     parser.add_argument("--fall", type=float, default=.6, help="the share of the steps in which the rate falls")
     parser.add_argument("--tiles", type=int, default=20, help="tiles in a batch")
     parser.add_argument("--batches", type=int, default=4, help="batches in a step (CPU)")

@@ -252,11 +252,11 @@ A small blue ring, a big brown heart and a small yellow diamond on a pink backgr
 At the top right.
 There is no circle in the picture.
 43.58
-27.07
+3.18
 Salad
 57
 PARROT
-A small purple moon and a small blue star on an orange background.
+A big black hexagon and a small brown rectangle on an orange background.
 A red star moves to the right.
 END
     # What --no-split makes of the small print is its ninth answer, and may be anything but the text.
