@@ -106,9 +106,13 @@ def names():
 
 
 @functools.cache
+def names_by_lower():
+    return {name.lower(): name for name in names()}
+
+
 def name_of(text):
     """The one of names() that a word is in some case, or None."""
-    return {name.lower(): name for name in names()}.get(text.lower())
+    return names_by_lower().get(text.lower())
 
 
 @functools.cache
