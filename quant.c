@@ -329,10 +329,9 @@ enum { BY128 = 0 };
 #ifdef X86_PRODUCTS
 #ifdef WITH_VNNI
 typedef int8_t xint;
-typedef int8_t wint;
 typedef __m512i Wide;
-enum { NR = 32 };
-static inline Wide wide_load(const wint *from) { return _mm512_loadu_si512(from); }
+enum { NR = 32, STEP = 4 };
+static inline Wide wide_load(const int8_t *from) { return _mm512_loadu_si512(from); }
 static inline Wide wide_four(const xint *x) { int32_t four; memcpy(&four, x, 4); return _mm512_set1_epi32(four); }
 static inline Wide wide_start(int32_t by128) { return (Wide)((vi){ 0 } - (vi)_mm512_set1_epi32(by128)); }
 static inline Wide wide_dot(Wide s, Wide w, Wide x) { return _mm512_dpbusd_epi32(s, w, x); }
@@ -344,7 +343,7 @@ static inline __m256i dot32(__m256i s, __m256i w, __m256i x) {
 }
 
 /* Four rows of 16 bytes at a time: a transposition of 4 x 4 fours. */
-static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
+static NOINLINE void pack(int8_t *panel, const int8_t *const rows[NR], size_t n) {
     const __m128i flip = _mm_set1_epi8(-128);
     for (size_t r = 0; r < NR; r += 4)
         for (size_t k = 0; k < n; k += 16) {
@@ -354,7 +353,7 @@ static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
                                                        : _mm_setzero_si128());
             __m128i b0 = _mm_unpacklo_epi32(a[0], a[1]), b1 = _mm_unpackhi_epi32(a[0], a[1]);
             __m128i b2 = _mm_unpacklo_epi32(a[2], a[3]), b3 = _mm_unpackhi_epi32(a[2], a[3]);
-            wint *to = panel + k * NR + r * 4;
+            int8_t *to = panel + k * NR + r * 4;
             _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi64(b0, b2));
             _mm_storeu_si128((__m128i *)(to + 4 * NR), _mm_unpackhi_epi64(b0, b2));
             _mm_storeu_si128((__m128i *)(to + 8 * NR), _mm_unpacklo_epi64(b1, b3));
@@ -363,10 +362,11 @@ static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
 }
 #else
 typedef int16_t xint;
-typedef int16_t wint;
 typedef __m256i Wide;
-enum { NR = 16 };
-static inline Wide wide_load(const wint *from) { return _mm256_loadu_si256((const __m256i *)from); }
+enum { NR = 16, STEP = 2 };
+static inline Wide wide_load(const int8_t *from) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)from));
+}
 static inline Wide wide_four(const xint *x) { int32_t four; memcpy(&four, x, 4); return _mm256_set1_epi32(four); }
 static inline Wide wide_start(int32_t by128) { (void)by128; return _mm256_setzero_si256(); }
 static inline Wide wide_dot(Wide s, Wide w, Wide x) { return _mm256_add_epi32(s, _mm256_madd_epi16(w, x)); }
@@ -380,7 +380,7 @@ static inline __m256i dot32(__m256i s, __m256i w, __m256i x) {
 }
 
 /* Eight rows of 16 bytes at a time: a transposition of 8 x 8 pairs. */
-static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
+static NOINLINE void pack(int8_t *panel, const int8_t *const rows[NR], size_t n) {
     for (size_t r = 0; r < NR; r += 8)
         for (size_t k = 0; k < n; k += 16) {
             __m128i a[8], b[8], c[8];
@@ -396,34 +396,33 @@ static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
                     c[i + 2 * h + 1] = _mm_unpackhi_epi32(b[i + h], b[i + 2 + h]);
                 }
             for (size_t j = 0; j < 4; j++) {
-                wint *to = panel + (k + 4 * j) * NR + r * 2;
-                __m128i even = _mm_unpacklo_epi64(c[j], c[4 + j]), odd = _mm_unpackhi_epi64(c[j], c[4 + j]);
-                _mm256_storeu_si256((__m256i *)to, _mm256_cvtepi8_epi16(even));
-                _mm256_storeu_si256((__m256i *)(to + 2 * NR), _mm256_cvtepi8_epi16(odd));
+                int8_t *to = panel + (k + 4 * j) * NR + r * 2;
+                _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi64(c[j], c[4 + j]));
+                _mm_storeu_si128((__m128i *)(to + 2 * NR), _mm_unpackhi_epi64(c[j], c[4 + j]));
             }
         }
 }
 #endif
 
 static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
-                              const int32_t *by128, size_t d_stride, const wint *panel, const float *scale, size_t n,
+                              const int32_t *by128, size_t d_stride, const int8_t *panel, const float *scale, size_t n,
                               size_t groups) {
     vf total[4][2];
     for (size_t i = 0; i < 4; i++)
         for (size_t j = 0; j < 2; j++) total[i][j] = more ? v_load(sum + i * stride + j * VL) : v_set(0);
-    for (size_t g = 0; g < groups; g++, d++, by128++, scale += NR) {
+    for (size_t g = 0; g < groups; g++, d++, by128++) {
         Wide s[4][2];
         for (size_t i = 0; i < 4; i++) s[i][0] = s[i][1] = wide_start(by128[i * d_stride]);
-        const size_t step = 4 / sizeof(xint);               /* numbers of x that make the four bytes of a product */
-        for (const xint *end = x + n; x < end; x += step, panel += step * NR) {
-            Wide w0 = wide_load(panel), w1 = wide_load(panel + step * NR / 2);
+        for (const xint *end = x + n; x < end; x += STEP, panel += STEP * NR) {
+            Wide w0 = wide_load(panel), w1 = wide_load(panel + STEP * NR / 2);
             for (size_t i = 0; i < 4; i++) {
                 Wide four = wide_four(x + i * x_stride);
                 s[i][0] = wide_dot(s[i][0], w0, four);
                 s[i][1] = wide_dot(s[i][1], w1, four);
             }
         }
-        vf scale0 = v_load(scale), scale1 = v_load(scale + VL);
+        vf scale0 = v_set(1), scale1 = v_set(1);
+        if (scale) scale0 = v_load(scale + g * NR), scale1 = v_load(scale + g * NR + VL);
         for (size_t i = 0; i < 4; i++) {
             vf di = v_set(d[i * d_stride]);
             total[i][0] += wide_float(s[i][0]) * scale0 * di;
@@ -444,10 +443,8 @@ static inline __m256i sum8(const __m256i v[8]) {
 /* One more group of eight rows: total += (the sums of v - minus) * scale * d. */
 static inline __m256 add_group(__m256 total, const __m256i v[8], int32_t minus, const uint16_t *scale, float d) {
     __m256 product = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum8(v), _mm256_set1_epi32(minus)));
-    if (scale) {
-        __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)scale));
-        product = _mm256_mul_ps(product, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)));
-    }
+    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)scale));
+    product = _mm256_mul_ps(product, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)));
     return _mm256_add_ps(total, _mm256_mul_ps(product, _mm256_set1_ps(d)));
 }
 
@@ -468,16 +465,14 @@ static inline void rows8_of(float sum[8], const int8_t *w, size_t stride, const 
                             const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
     __m256 total = _mm256_setzero_ps();
     const uint8_t *next = (const uint8_t *)w + (8 * stride > AHEAD ? 8 * stride : AHEAD);
-    bool close = stride <= n * groups;                      /* values in a cache may have room between their rows */
     for (size_t g = 0; g < groups; g++, x += n, w += n) {
         __m256i v[8];
-        if (close) next = prefetch(next, 8 * n, scale && fits(stride));
-        else for (size_t r = 0; r < 8; r++) prefetch((const uint8_t *)w + (8 + r) * stride, n, false);
+        next = prefetch(next, 8 * n, fits(stride));
         for (size_t r = 0; r < 8; r++) {
             v[r] = _mm256_setzero_si256();
             for (size_t k = 0; k < n; k += 32) v[r] = dot32(v[r], load32(w + r * stride + k), load32(x + k));
         }
-        total = add_group(total, v, BY128 ? by128[g] : 0, scale ? scale + 8 * g : NULL, d[g]);
+        total = add_group(total, v, BY128 ? by128[g] : 0, scale + 8 * g, d[g]);
     }
     _mm256_storeu_ps(sum, total);
 }
@@ -514,12 +509,11 @@ static NOINLINE void rows8_q4(float sum[8], const uint8_t *w, size_t stride, con
 /* sdot adds four products of bytes to each int32; panel: [n / 4][16 rows][4]. Without it, smlal adds products of int16;
    panel: [n][16 rows]. */
 #ifdef NEON_PRODUCTS
-enum { NR = 16 };
 #ifdef __ARM_FEATURE_DOTPROD
 typedef int8_t xint;
-typedef int8_t wint;
+enum { NR = 16, STEP = 4 };
 
-static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
+static NOINLINE void pack(int8_t *panel, const int8_t *const rows[NR], size_t n) {
     for (size_t r = 0; r < NR; r += 4)
         for (size_t k = 0; k < n; k += 16) {                /* a transposition of 4 x 4 fours */
             int32x4_t a[4];
@@ -529,7 +523,7 @@ static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
             int64x2_t b1 = vreinterpretq_s64_s32(vtrn2q_s32(a[0], a[1]));
             int64x2_t b2 = vreinterpretq_s64_s32(vtrn1q_s32(a[2], a[3]));
             int64x2_t b3 = vreinterpretq_s64_s32(vtrn2q_s32(a[2], a[3]));
-            wint *to = panel + k * NR + r * 4;
+            int8_t *to = panel + k * NR + r * 4;
             vst1q_s8(to, vreinterpretq_s8_s64(vtrn1q_s64(b0, b2)));
             vst1q_s8(to + 4 * NR, vreinterpretq_s8_s64(vtrn1q_s64(b1, b3)));
             vst1q_s8(to + 8 * NR, vreinterpretq_s8_s64(vtrn2q_s64(b0, b2)));
@@ -537,7 +531,7 @@ static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
         }
 }
 
-static inline void add_products(int32x4_t s[4][4], const xint *x, size_t x_stride, const wint *panel, size_t n) {
+static inline void add_products(int32x4_t s[4][4], const xint *x, size_t x_stride, const int8_t *panel, size_t n) {
     for (size_t k = 0; k < n; k += 4, panel += NR * 4) {
         int8x16_t w[4];
         for (int j = 0; j < 4; j++) w[j] = vld1q_s8(panel + 16 * j);
@@ -557,16 +551,13 @@ static inline int32_t integer_dot(const int8_t *x, const int8_t *w, size_t n) {
 }
 #else
 typedef int16_t xint;
-typedef int16_t wint;
+enum { NR = 16, STEP = 1 };
+#define PLAIN_PACK
 
-static NOINLINE void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
-    for (size_t k = 0; k < n; k++)
-        for (size_t r = 0; r < NR; r++) panel[k * NR + r] = rows[r] ? rows[r][k] : 0;
-}
-
-static inline void add_products(int32x4_t s[4][4], const xint *x, size_t x_stride, const wint *panel, size_t n) {
+static inline void add_products(int32x4_t s[4][4], const xint *x, size_t x_stride, const int8_t *panel, size_t n) {
     for (size_t k = 0; k < n; k++, panel += NR) {
-        int16x8_t w0 = vld1q_s16(panel), w1 = vld1q_s16(panel + 8);
+        int8x16_t w = vld1q_s8(panel);
+        int16x8_t w0 = vmovl_s8(vget_low_s8(w)), w1 = vmovl_high_s8(w);
         for (size_t i = 0; i < 4; i++) {
             int16x4_t v = vdup_n_s16(x[i * x_stride + k]);
             s[i][0] = vmlal_s16(s[i][0], vget_low_s16(w0), v);
@@ -588,10 +579,10 @@ static inline int32_t integer_dot(const int8_t *x, const int8_t *w, size_t n) {
 #endif
 
 static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
-                              const int32_t *by128, size_t d_stride, const wint *panel, const float *scale, size_t n,
+                              const int32_t *by128, size_t d_stride, const int8_t *panel, const float *scale, size_t n,
                               size_t groups) {
     (void)by128;
-    for (size_t g = 0; g < groups; g++, d++, x += n, panel += n * NR, scale += NR, more = true) {
+    for (size_t g = 0; g < groups; g++, d++, x += n, panel += n * NR, more = true) {
         int32x4_t s[4][4];
         for (int i = 0; i < 4; i++)
             for (int j = 0; j < 4; j++) s[i][j] = vdupq_n_s32(0);
@@ -599,24 +590,19 @@ static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *
         for (size_t i = 0; i < 4; i++)
             for (size_t j = 0; j < 4; j++) {
                 float *to = sum + i * stride + 4 * j;
-                float32x4_t a = vmulq_f32(vcvtq_f32_s32(s[i][j]), vld1q_f32(scale + 4 * j));
+                float32x4_t a = vcvtq_f32_s32(s[i][j]);
+                if (scale) a = vmulq_f32(a, vld1q_f32(scale + g * NR + 4 * j));
                 vst1q_f32(to, vaddq_f32(more ? vld1q_f32(to) : vdupq_n_f32(0), vmulq_n_f32(a, d[i * d_stride])));
             }
     }
 }
 #endif
 
-/* The plain products: what all of the above compute. Panel: [16 rows][n] for each group. */
+/* The plain products: what all of the above compute. */
 #ifdef PLAIN_PRODUCTS
 typedef int8_t xint;
-typedef int8_t wint;
-enum { NR = 16 };
-
-static void pack(wint *panel, const int8_t *const rows[NR], size_t n) {
-    for (size_t r = 0; r < NR; r++, panel += n)
-        if (rows[r]) memcpy(panel, rows[r], n);
-        else memset(panel, 0, n);
-}
+enum { NR = 16, STEP = 1 };
+#define PLAIN_PACK
 
 static NOINLINE int32_t integer_dot(const int8_t *restrict x, const int8_t *restrict w, size_t n) {
     int32_t s = 0;
@@ -624,20 +610,33 @@ static NOINLINE int32_t integer_dot(const int8_t *restrict x, const int8_t *rest
     return s;
 }
 
-static void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
-                     const int32_t *by128, size_t d_stride, const wint *panel, const float *scale, size_t n,
-                     size_t groups) {
+static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
+                              const int32_t *by128, size_t d_stride, const int8_t *panel, const float *scale, size_t n,
+                              size_t groups) {
     (void)by128;
-    for (size_t i = 0; i < 4; i++)
-        for (size_t r = 0; r < NR; r++) {
-            float s = more ? sum[i * stride + r] : 0;
-            for (size_t g = 0; g < groups; g++)
-                s += (float)integer_dot(x + i * x_stride + g * n, panel + (g * NR + r) * n, n) * scale[g * NR + r] *
-                     d[i * d_stride + g];
-            sum[i * stride + r] = s;
+    for (size_t g = 0; g < groups; g++, d++, x += n, panel += n * NR, more = true)
+        for (size_t i = 0; i < 4; i++) {
+            int32_t dot[NR] = { 0 };
+            for (size_t k = 0; k < n; k++)
+                for (size_t r = 0; r < NR; r++) dot[r] += x[i * x_stride + k] * panel[k * NR + r];
+            for (size_t r = 0; r < NR; r++) {
+                float *to = sum + i * stride + r;
+                *to = (more ? *to : 0) + (float)dot[r] * (scale ? scale[g * NR + r] : 1) * d[i * d_stride];
+            }
         }
 }
 #endif
+
+#ifdef PLAIN_PACK
+static NOINLINE void pack(int8_t *panel, const int8_t *const rows[NR], size_t n) {
+    for (size_t k = 0; k < n; k++)
+        for (size_t r = 0; r < NR; r++) panel[k * NR + r] = rows[r] ? rows[r][k] : 0;
+}
+#endif
+
+/* Where a panel has number k of its row r: STEP numbers of a row lie side by side. And how it is written there. */
+static inline size_t panel_at(size_t k, size_t r) { return (k / STEP * NR + r) * STEP + k % STEP; }
+static inline int8_t panel_number(int8_t w) { return BY128 ? (int8_t)(w ^ -128) : w; }
 
 /* int8 -> xint, n a multiple of 16 */
 static NOINLINE void widen(xint *to, const int8_t *from, size_t n) {
@@ -656,7 +655,7 @@ static NOINLINE void rows8(float sum[8], const int8_t *w, size_t stride, const i
     for (size_t r = 0; r < 8; r++, w += stride) {
         float s = 0;
         for (size_t g = 0; g < groups; g++)
-            s += (float)integer_dot(x + g * n, w + g * n, n) * (scale ? from_bf16(scale[8 * g + r]) : 1) * d[g];
+            s += (float)integer_dot(x + g * n, w + g * n, n) * from_bf16(scale[8 * g + r]) * d[g];
         sum[r] = s;
     }
 }
@@ -921,7 +920,7 @@ static inline void prefetch_rows(const SvTensor *w, size_t first, size_t count, 
 /* The strip of STRIP panels from row `first` of w on, times the rows i0 .. i1 of x. */
 static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *bias, const Quantized *x, size_t first,
                                    size_t i0, size_t i1) {
-    wint panel[STRIP][PANEL * NR];
+    int8_t panel[STRIP][PANEL * NR];
     float scale[STRIP][PANEL / GROUP * NR];
     int8_t unpacked[NR][PANEL] = { { 0 } };
     size_t group = x->group, width = at_most(STRIP * NR, w->rows - first);
@@ -1061,22 +1060,46 @@ static void matmul(const SvProduct *products, int count, const float *x, size_t 
 
 /* -------------------------------------------------------------------------------------------------------- attention
 
-   Two products with a softmax between them, for which everything above serves again. A q8 cache keeps integers: the
-   keys [heads][capacity][dim] with a scale for each, the values transposed, [heads][dim][capacity], with a scale for
-   each position, so that both are rows of int8 along which a product runs, like weights. The queries become integers, a
-   scale each; and so do the softmax's weights, each first multiplied by its value's scale, in groups of KEYS positions
-   counted from the first, so that the groups do not depend on how the prompt was cut. An f32 cache keeps keys and
-   values both as [heads][capacity][dim]. */
-enum { KEYS = 64 };
+   Two products with a softmax between them, for which everything above serves again. The cache holds each head's keys
+   and values as panels, in the order in which product4 reads them, so that a number is put in its place once, when its
+   position comes, and nothing needs packing later: panels of NR keys along which a product runs over dim; and panels of
+   NR of the values' dimensions along which one runs over positions, in groups of KEYS that are counted from the first
+   position, so that they do not depend on how the prompt was cut.
+   In a q8 cache keys and values are int8, with a scale for each position. The queries become integers, a scale each;
+   and so do the softmax's weights, each first multiplied by its value's scale. An f32 cache has panels of NF floats.
+
+   The rows of the product are all queries of all heads that share the keys: of grouped-query attention's, each key is
+   read once for the whole group. */
+enum { KEYS = 64, WIDEST = 32 };                            /* a multiple of every NR and NF */
 
 typedef struct Parts { int8_t *k, *v; float *k_scale, *v_scale, *k_f32, *v_f32; } Parts;
 
 static Parts parts_of(const SvCache *c, size_t head) {
-    size_t one = c->capacity * c->dim;                      /* numbers of a head */
+    size_t one = c->capacity * round_up(c->dim, WIDEST);    /* numbers of a head, at most */
     float *scales = c->data, *floats = c->data + head * one;
     int8_t *integers = (int8_t *)(c->data + 2 * c->heads * c->capacity) + head * one;
     return (Parts){ integers, integers + c->heads * one, scales + head * c->capacity,
                     scales + (c->heads + head) * c->capacity, floats, floats + c->heads * one };
+}
+
+/* One position's key and value, [dim], into the cache's panels. */
+static NOINLINE void put_integers(const SvCache *c, const Parts *head, const float *key, const float *value,
+                                  size_t position) {
+    size_t dim = c->dim, size = round_up(dim, 16), at = position % KEYS;
+    int8_t bytes[MAX_GROUP], *k = head->k + position / NR * NR * size, *v = head->v + position / KEYS * KEYS * NR;
+    head->k_scale[position] = quantize(bytes, key, dim, size, NULL);
+    for (size_t e = 0; e < size; e++) k[panel_at(e, position % NR)] = panel_number(bytes[e]);
+    head->v_scale[position] = quantize(bytes, value, dim, size, NULL);
+    for (size_t e = 0; e < dim; e += NR, v += c->capacity * NR)
+        for (size_t r = 0; r < at_most(NR, dim - e); r++) v[panel_at(at, r)] = panel_number(bytes[e + r]);
+}
+
+static NOINLINE void put_floats(const SvCache *c, const Parts *head, const float *key, const float *value,
+                                size_t position) {
+    size_t dim = c->dim;
+    float *k = head->k_f32 + position / NF * NF * dim + position % NF, *v = head->v_f32 + position * NF;
+    for (size_t e = 0; e < dim; e++) k[e * NF] = key[e];
+    for (size_t e = 0; e < dim; e++) v[e / NF * NF * c->capacity + e % NF] = value[e];
 }
 
 static void cache(const SvCache *c, const float *k, const float *v, size_t at, size_t count, int threads) {
@@ -1084,21 +1107,11 @@ static void cache(const SvCache *c, const float *k, const float *v, size_t at, s
     (void)threads;
 #pragma omp parallel for num_threads(threads) if (count * row > WORTH_THREADS / 10)
     for (int64_t h = 0; h < (int64_t)c->heads; h++) {
-        size_t head = (size_t)h;
-        Parts to = parts_of(c, head);
-        int8_t bytes[MAX_GROUP];
+        Parts head = parts_of(c, (size_t)h);
         for (size_t i = 0; i < count; i++) {
-            const float *key = k + i * row + head * dim, *value = v + i * row + head * dim;
-            size_t position = at + i;
-            if (!c->q8) {
-                memcpy(to.k_f32 + position * dim, key, dim * sizeof *key);
-                memcpy(to.v_f32 + position * dim, value, dim * sizeof *value);
-                continue;
-            }
-            to.k_scale[position] = quantize(bytes, key, dim, round_up(dim, 16), NULL);
-            memcpy(to.k + position * dim, bytes, dim);
-            to.v_scale[position] = quantize(bytes, value, dim, round_up(dim, 16), NULL);
-            for (size_t d = 0; d < dim; d++) to.v[d * c->capacity + position] = bytes[d];
+            const float *key = k + i * row + (size_t)h * dim, *value = v + i * row + (size_t)h * dim;
+            if (c->q8) put_integers(c, &head, key, value, at + i);
+            else put_floats(c, &head, key, value, at + i);
         }
     }
 }
@@ -1129,20 +1142,17 @@ static NOINLINE float softmax_weights(float *x, const float *before, const float
     return 1.0f / tree(s);
 }
 
-/* A thread's room: the panels of a head's keys and values, four rows of scores and their integers. */
-typedef struct Room { void *k, *v; float *scores, *ones; Quantized weights; } Room;
+/* A thread's room: four rows of scores and their integers. */
+typedef struct Room { float *scores; Quantized weights; } Room;
 
-static uint64_t room_floats(uint64_t n_k, uint64_t dim) {
-    uint64_t keys = (n_k + KEYS - 1) / KEYS * KEYS, wide = (dim + 31) / 32 * 32;    /* as wide as any panel */
-    return 2 * keys * wide + 4 * keys + keys / 2 + 2 * keys + 8 * (keys / KEYS + 8) + 64;
+static uint64_t room_floats(uint64_t n_k) {
+    uint64_t keys = (n_k + KEYS - 1) / KEYS * KEYS;
+    return 4 * keys + 2 * keys + 8 * (keys / KEYS + 8) + 64;
 }
 
-static Room room_in(float *scratch, size_t n_k, size_t dim) {
-    size_t keys = round_up(n_k, KEYS), wide = round_up(dim, 32);
-    Room room = { .k = scratch, .v = scratch + keys * wide, .scores = scratch + 2 * keys * wide };
-    room.ones = room.scores + 4 * keys;
-    room.weights = quantized_in(room.ones + keys / 2, 4, keys, KEYS);
-    return room;
+static Room room_in(float *scratch, size_t n_k) {
+    size_t keys = round_up(n_k, KEYS);
+    return (Room){ scratch, quantized_in(scratch + 4 * keys, 4, keys, KEYS) };
 }
 
 /* A query, times the softmax's scale, as `size` integers, zeros from dim on; returns their scale. */
@@ -1156,154 +1166,74 @@ static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t si
     return quantize(bytes, scaled, dim, end, by128);
 }
 
-/* Row i of the weights, as integers, from the products p of a query with the keys, of which it sees `seen`; `keys` is
-   that or more, a multiple of KEYS. Returns one over the weights' sum. */
-static NOINLINE float quantize_weights(const Quantized *weights, size_t i, float *p, const Parts *head, size_t seen,
-                                       size_t keys, bool to_bytes) {
-    float one_over = softmax_weights(p, head->k_scale, head->v_scale, seen, keys);
-    quantize_row(weights, i, p, keys, to_bytes);
-    return one_over;
-}
+/* Up to four rows: the queries q[i] [dim], each of one of the heads that share the keys, of which it sees the first
+   seen[i], a number that never falls; out[i] [dim] is the result. count: how many there are; the others' q are any. */
+typedef struct Rows { const float *q[4]; float *out[4]; size_t seen[4], count; } Rows;
 
-/* Attention of one head for up to four queries at `q`, of which row i sees `seen[i]` positions, a rising number. The
-   head's panels are in `room`. out: row i at out + i * stride. */
-static NOINLINE void integer_attention4(float *out, const float *q, size_t stride, const SvCache *c, const Parts *head,
-                                        const Room *room, size_t n_k, size_t count, const size_t seen[4]) {
-    size_t dim = c->dim, size = round_up(dim, 16), most = seen[count - 1], keys = round_up(most, KEYS);
-    size_t padded = round_up(n_k, KEYS), groups = keys / KEYS;
-    const wint *k = room->k, *v = room->v;
+static NOINLINE void integer_attention4(const Rows *row, const SvCache *c, const Parts *head, const Room *room) {
+    size_t dim = c->dim, size = round_up(dim, 16), most = row->seen[row->count - 1], keys = round_up(most, KEYS);
     const Quantized *weights = &room->weights;
     int8_t bytes[MAX_GROUP];
     xint x[4 * MAX_GROUP];
     float d[4], one_over[4];
     int32_t by128[4];
     for (size_t i = 0; i < 4; i++) {
-        d[i] = quantize_query(bytes, q + at_most(i, count - 1) * stride, dim, size, &by128[i]);
+        d[i] = quantize_query(bytes, row->q[i], dim, size, &by128[i]);
         widen(x + i * size, bytes, size);
     }
     for (size_t j = 0; j < most; j += NR)
-        product4(room->scores + j, padded, false, x, size, d, by128, 1, k + j * size, room->ones, size, 1);
-    for (size_t i = 0; i < count; i++)
-        one_over[i] = quantize_weights(weights, i, room->scores + i * padded, head, seen[i], keys, false);
-    for (size_t e = 0; e < dim; e += NR, v += padded * NR) {
+        product4(room->scores + j, keys, false, x, size, d, by128, 1, head->k + j * size, NULL, size, 1);
+    for (size_t i = 0; i < row->count; i++) {
+        float *p = room->scores + i * keys;
+        one_over[i] = softmax_weights(p, head->k_scale, head->v_scale, row->seen[i], keys);
+        quantize_row(weights, i, p, keys, false);
+    }
+    for (size_t e = 0; e < dim; e += NR) {
         float s[4][NR];
-        product4(s[0], NR, false, weights->q, weights->stride, weights->d, weights->by128, weights->marks, v,
-                 room->ones, KEYS, groups);
-        for (size_t i = 0; i < count; i++)
-            for (size_t r = 0; r < at_most(NR, dim - e); r++) out[i * stride + e + r] = s[i][r] * one_over[i];
+        product4(s[0], NR, false, weights->q, weights->stride, weights->d, weights->by128, weights->marks,
+                 head->v + e * c->capacity, NULL, KEYS, keys / KEYS);
+        for (size_t i = 0; i < row->count; i++)
+            for (size_t r = 0; r < at_most(NR, dim - e); r++) row->out[i][e + r] = s[i][r] * one_over[i];
     }
 }
 
-static NOINLINE void integer_panels(const SvCache *c, const Parts *head, const Room *room, size_t n_k) {
-    size_t dim = c->dim, size = round_up(dim, 16), padded = round_up(n_k, KEYS);
-    const int8_t *rows[NR];
-    wint *k = room->k, *v = room->v;
-    for (size_t i = 0; i < padded / KEYS * NR; i++) room->ones[i] = 1.0f;       /* the scales of all of them */
-    for (size_t j = 0; j < n_k; j += NR, k += NR * size) {
-        for (size_t r = 0; r < NR; r++) rows[r] = j + r < n_k ? head->k + (j + r) * dim : NULL;
-        pack(k, rows, size);
-    }
-    for (size_t e = 0; e < dim; e += NR)
-        for (size_t j = 0; j < padded; j += KEYS, v += KEYS * NR) {
-            for (size_t r = 0; r < NR; r++) rows[r] = e + r < dim ? head->v + (e + r) * c->capacity + j : NULL;
-            pack(v, rows, KEYS);
-        }
-}
-
-/* The same for a single query, without panels: each key and each value is read once. */
-static NOINLINE void integer_attention1(float *out, const float *q, const SvCache *c, const Parts *head,
-                                        const Room *room, size_t n_k) {
-    size_t dim = c->dim, size = round_up(dim, 32), keys = round_up(n_k, KEYS);
-    const Quantized *weights = &room->weights;
-    int8_t bytes[MAX_GROUP];
-    int32_t by128;
-    float *p = room->scores, d = quantize_query(bytes, q, dim, size, &by128);
-    for (size_t j = 0; j < n_k; j += 8)
-        rows8(p + j, head->k + j * dim, dim, bytes, &d, &by128, NULL, size, 1);
-    float one_over = quantize_weights(weights, 0, p, head, n_k, keys, true);
-    for (size_t e = 0; e < dim; e += 8) {
-        float s[8];
-        rows8(s, head->v + e * c->capacity, c->capacity, weights->bytes, weights->d, weights->by128, NULL, KEYS,
-              keys / KEYS);
-        for (size_t i = 0; i < at_most(8, dim - e); i++) out[e + i] = s[i] * one_over;
-    }
-}
-
-/* In floats: the panels are [key panel][dim][NF] and [dim panel][key][NF]. */
-static NOINLINE void float_panels(const SvCache *c, const Parts *head, const Room *room, size_t n_k) {
-    size_t dim = c->dim;
-    float *k = room->k, *v = room->v;
-    for (size_t j = 0; j < n_k; j += NF)
-        for (size_t e = 0; e < dim; e++)
-            for (size_t r = 0; r < NF; r++) *k++ = j + r < n_k ? head->k_f32[(j + r) * dim + e] : 0;
-    for (size_t e = 0; e < dim; e += NF)
-        for (size_t j = 0; j < n_k; j++)
-            for (size_t r = 0; r < NF; r++) *v++ = e + r < dim ? head->v_f32[j * dim + e + r] : 0;
-}
-
-static NOINLINE void float_attention4(float *out, const float *q, size_t stride, const SvCache *c, const Room *room,
-                                      size_t n_k, size_t count, const size_t seen[4]) {
-    size_t dim = c->dim, most = seen[count - 1], padded = round_up(n_k, KEYS);
-    const float *k = room->k, *v = room->v;
+static NOINLINE void float_attention4(const Rows *row, const SvCache *c, const Parts *head, const Room *room) {
+    size_t dim = c->dim, most = row->seen[row->count - 1], keys = round_up(most, KEYS);
     float x[4 * MAX_GROUP], one_over[4], scale = 1.0f / sqrtf((float)dim);
     for (size_t i = 0; i < 4; i++)
-        for (size_t e = 0; e < dim; e++) x[i * dim + e] = q[at_most(i, count - 1) * stride + e] * scale;
-    for (size_t j = 0; j < most; j += NF) float_product4(room->scores + j, padded, false, x, dim, k + j * dim, dim);
-    for (size_t i = 0; i < count; i++)
-        one_over[i] = softmax_weights(room->scores + i * padded, NULL, NULL, seen[i], round_up(most, KEYS));
-    for (size_t e = 0; e < dim; e += NF, v += n_k * NF) {
+        for (size_t e = 0; e < dim; e++) x[i * dim + e] = row->q[i][e] * scale;
+    for (size_t j = 0; j < most; j += NF)
+        float_product4(room->scores + j, keys, false, x, dim, head->k_f32 + j * dim, dim);
+    for (size_t i = 0; i < row->count; i++)
+        one_over[i] = softmax_weights(room->scores + i * keys, NULL, NULL, row->seen[i], keys);
+    for (size_t e = 0; e < dim; e += NF) {
         float s[4][NF];
-        float_product4(s[0], NF, false, room->scores, padded, v, most);
-        for (size_t i = 0; i < count; i++)
-            for (size_t r = 0; r < at_most(NF, dim - e); r++) out[i * stride + e + r] = s[i][r] * one_over[i];
+        float_product4(s[0], NF, false, room->scores, keys, head->v_f32 + e * c->capacity, most);
+        for (size_t i = 0; i < row->count; i++)
+            for (size_t r = 0; r < at_most(NF, dim - e); r++) row->out[i][e + r] = s[i][r] * one_over[i];
     }
-}
-
-static NOINLINE void float_attention1(float *out, const float *q, const SvCache *c, const Parts *head, const Room *room,
-                                      size_t n_k) {
-    size_t dim = c->dim;
-    float x[MAX_GROUP], *p = room->scores, scale = 1.0f / sqrtf((float)dim);
-    for (size_t e = 0; e < dim; e++) x[e] = q[e] * scale;
-    for (size_t j = 0; j < n_k; j++) p[j] = dot_f32(x, head->k_f32 + j * dim, dim);
-    float one_over = softmax_weights(p, NULL, NULL, n_k, round_up(n_k, KEYS));
-    memset(out, 0, dim * sizeof *out);
-    for (size_t j = 0; j < n_k; j++)
-        for (size_t e = 0; e < dim; e++) out[e] += p[j] * head->v_f32[j * dim + e];
-    for (size_t e = 0; e < dim; e++) out[e] *= one_over;
 }
 
 static void attention(float *out, const float *q, const SvCache *c, size_t n_q, size_t n_k, size_t heads, bool causal,
                       float *scratch, int threads) {
-    size_t dim = c->dim, stride = heads * dim, shared = heads / c->heads, room_size = (size_t)room_floats(n_k, dim);
-    size_t blocks = n_q <= FEW ? 1 : (n_q + ROWS - 1) / ROWS;
-    size_t turn = n_q <= FEW ? (heads + (size_t)threads - 1) / (size_t)threads : 1;     /* shared keys: one thread's */
-    (void)turn;
-#pragma omp parallel for schedule(static, turn) num_threads(threads) if (n_q * n_k * stride > WORTH_THREADS)
-    for (int64_t u = 0; u < (int64_t)(heads * blocks); u++) {
-        size_t head = (size_t)u % heads, i0 = (size_t)u / heads * ROWS, i1 = at_most(i0 + ROWS, n_q);
-        Room room = room_in(scratch + room_size * (size_t)thread_index(), n_k, dim);
-        Parts parts = parts_of(c, head / shared);
-        size_t before = causal ? n_k - n_q + 1 : n_k;       /* positions that the first query sees */
-        if (n_q <= FEW) {
-            for (size_t i = 0; i < n_q; i++) {
-                const float *from = q + i * stride + head * dim;
-                float *to = out + i * stride + head * dim;
-                size_t seen = causal ? before + i : n_k;
-                if (c->q8) integer_attention1(to, from, c, &parts, &room, seen);
-                else float_attention1(to, from, c, &parts, &room, seen);
-            }
-            continue;
-        }
-        size_t last = causal ? before + i1 - 1 : n_k;       /* positions that the block's last query sees */
-        if (c->q8) integer_panels(c, &parts, &room, last);
-        else float_panels(c, &parts, &room, last);
+    size_t dim = c->dim, shared = heads / c->heads, rows = n_q * shared, blocks = (rows + ROWS - 1) / ROWS;
+    (void)threads;
+#pragma omp parallel for schedule(static, 1) num_threads(threads) if (n_q * n_k * heads * dim > WORTH_THREADS)
+    for (int64_t u = 0; u < (int64_t)(c->heads * blocks); u++) {
+        size_t h = (size_t)u % c->heads, i0 = (size_t)u / c->heads * ROWS, i1 = at_most(i0 + ROWS, rows);
+        Room room = room_in(scratch + (size_t)room_floats(n_k) * (size_t)thread_index(), n_k);
+        Parts head = parts_of(c, h);
         for (size_t i = i0; i < i1; i += 4) {
-            size_t count = at_most(4, i1 - i), seen[4];
-            for (size_t r = 0; r < count; r++) seen[r] = causal ? before + i + r : n_k;
-            const float *from = q + i * stride + head * dim;
-            float *to = out + i * stride + head * dim;
-            if (c->q8) integer_attention4(to, from, stride, c, &parts, &room, last, count, seen);
-            else float_attention4(to, from, stride, c, &room, last, count, seen);
+            Rows row = { .count = at_most(4, i1 - i) };
+            for (size_t r = 0; r < 4; r++) {
+                size_t one = at_most(i + r, i1 - 1), query = one / shared;
+                size_t at = (query * heads + h * shared + one % shared) * dim;
+                row.q[r] = q + at;
+                row.out[r] = out + at;
+                row.seen[r] = causal ? n_k - n_q + 1 + query : n_k;
+            }
+            if (c->q8) integer_attention4(&row, c, &head, &room);
+            else float_attention4(&row, c, &head, &room);
         }
     }
 }
@@ -1446,14 +1376,12 @@ uint64_t sv_matmul_scratch(uint64_t n, uint64_t cols) {
     return rows * (stride / 2 + 2 * marks);                 /* as int16, the scales, the sums */
 }
 
-uint64_t sv_attention_scratch(uint64_t n_k, uint64_t dim, int threads) {
-    return room_floats(n_k, dim) * (uint64_t)threads;
-}
+uint64_t sv_attention_scratch(uint64_t n_k, int threads) { return room_floats(n_k) * (uint64_t)threads; }
 
 uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim) {
     capacity = (capacity + KEYS - 1) / KEYS * KEYS;
-    uint64_t past_the_end = 2 * capacity + 64;              /* what a kernel may read there, eight rows at a time */
-    return q8 ? 2 * heads * capacity + heads * capacity * dim / 2 + past_the_end : 2 * heads * capacity * dim;
+    uint64_t numbers = 2 * heads * capacity * ((dim + WIDEST - 1) / WIDEST * WIDEST);
+    return q8 ? 2 * heads * capacity + numbers / 4 : numbers;
 }
 
 uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t cols) {

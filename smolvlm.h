@@ -454,7 +454,7 @@ const SvKernels *sv_kernels(int i);
 
 /* How many floats the scratch of these functions needs: for n rows of cols numbers, for n_k positions of a head. */
 uint64_t sv_matmul_scratch(uint64_t n, uint64_t cols);
-uint64_t sv_attention_scratch(uint64_t n_k, uint64_t dim, int threads);
+uint64_t sv_attention_scratch(uint64_t n_k, int threads);
 
 /* Row `row` of w as floats. */
 void sv_row(const SvTensor *w, size_t row, float *out);
