@@ -647,25 +647,31 @@ def quantized(levels, numbers, group, first_guesses):
     return indices(scale).reshape(rows, -1), scale.reshape(rows, groups)
 
 
+def in_eights(rows):
+    """[rows, groups, n] -> [eights of rows, groups, 8, n], the last of the eights filled up with zeros."""
+    filled = np.pad(rows, ((0, -len(rows) % 8), (0, 0), (0, 0)))
+    return np.ascontiguousarray(filled.reshape(-1, 8, *rows.shape[1:]).swapaxes(1, 2))
+
+
 def encode_q8(numbers):
-    """-> (int8 [rows, cols], scales); see smolvlm.h."""
+    """[rows, cols] -> (int8 [eights of rows, groups, 8, 64], scales u16 [eights, groups, 8, 1]); see smolvlm.h."""
     chosen, scales = quantized(range(-127, 128), numbers, GROUPS["q8"], (127, 130, 133, 124, 121, 136))
-    return (chosen[:, :numbers.shape[1]].astype("<i2") - 127).astype(np.int8), scales
+    integers = (chosen.astype("<i2") - 127).astype(np.int8)
+    return in_eights(integers.reshape(len(chosen), -1, 64)), in_eights(scales[..., None])
 
 
 def encode_q4(numbers):
-    """-> (u8 [rows, 32 for each 64 numbers], scales); see smolvlm.h."""
+    """[rows, cols] -> (u8 [eights of rows, groups, 8, 32], scales u16 [eights, groups, 8, 1]); see smolvlm.h."""
     chosen, scales = quantized(read_layout().q4_values, numbers, GROUPS["q4"], (-63, -56, -69, 63, 56, 49))
     halves = chosen.reshape(len(chosen), -1, 2, 32)
-    return (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(len(chosen), -1), scales
+    return in_eights(halves[:, :, 0] | halves[:, :, 1] << 4), in_eights(scales[..., None])
 
 
 GROUPS = {"f32": 0, "bf16": 0, "q8": 64, "q4": 64}
 
-# Bytes of a row of so many numbers; scales come apart.
-ROW_BYTES = {"f32": lambda cols: 4 * cols, "bf16": lambda cols: 2 * cols, "q8": lambda cols: cols,
-             "q4": lambda cols: -(-cols // 64) * 32}
-# [rows, cols] f32 -> what is written of it: an array of these bytes, and the scales or None
+# Bytes of a number in f32 and bf16, of a block (a group of eight rows, without its scales) in Q8 and Q4.
+BYTES = {"f32": 4, "bf16": 2, "q8": 8 * 64, "q4": 8 * 32}
+# [rows, cols] f32, rows a multiple of 8 but for a tensor's last -> what is written of it: numbers, and scales or None
 ENCODERS = {"f32": lambda numbers: (encode_f32(numbers), None), "bf16": lambda numbers: (encode_bf16(numbers), None),
             "q8": encode_q8, "q4": encode_q4}
 
@@ -682,8 +688,9 @@ def format_of(tensor, wanted):
 
 def size_of(format, rows, cols):
     """Bytes of a tensor."""
-    numbers = rows * ROW_BYTES[format](cols)
-    return align(numbers) + -(-rows // 8) * -(-cols // GROUPS[format]) * 16 if GROUPS[format] else numbers
+    if not GROUPS[format]:
+        return rows * cols * BYTES[format]
+    return -(-rows // 8) * -(-cols // GROUPS[format]) * (BYTES[format] + 16)
 
 
 def side_by_side(function, items):
@@ -700,16 +707,12 @@ def side_by_side(function, items):
 
 def encoded(format, chunks):
     """The arrays to write, one after the other, for a tensor whose rows come in chunks."""
-    written, scales = 0, []
+    scales = []
     for numbers, scale in side_by_side(ENCODERS[format], chunks):
-        written += numbers.nbytes
         scales.append(scale)
         yield numbers
     if GROUPS[format]:
-        yield np.zeros(align(written) - written, np.uint8)
-        scales = np.concatenate(scales)
-        eights = np.pad(scales, ((0, -len(scales) % 8), (0, 0))).reshape(-1, 8, scales.shape[1]).swapaxes(1, 2)
-        yield np.ascontiguousarray(eights, "<u2")
+        yield np.concatenate(scales)
 
 
 def read_safetensors_header(path):
@@ -763,10 +766,10 @@ def source_name(name, text_only):
 
 
 def rows_of(source, rows, cols):
-    """The tensor's f32 numbers, [some rows, cols] at a time."""
+    """The tensor's f32 numbers, [some rows, cols] at a time: a multiple of eight rows, but for the last."""
     path, dtype, _, offset = source
     width, decode = SOURCES[dtype]
-    step = max(1, CHUNK // max(cols, 1))
+    step = max(1, CHUNK // max(8 * cols, 1)) * 8
     with open(path, "rb") as f:
         f.seek(offset)
         for row in range(0, rows, step):
@@ -952,7 +955,7 @@ OUT.bin appears only when it is complete; the same directory gives the same byte
 with one sentence that names the file and what is wrong with it.""")
     parser.add_argument("directory", metavar="DIR", help="the checkpoint directory")
     parser.add_argument("out", metavar="OUT.bin", help="the file to write")
-    parser.add_argument("--format", choices=ROW_BYTES, help="how matrices are stored (default: the smallest that loses "
+    parser.add_argument("--format", choices=BYTES, help="how matrices are stored (default: the smallest that loses "
                         "nothing, so bf16 if the checkpoint is, else f32)")
     parser.add_argument("--seal", metavar="PROGRAM", help="smolvlm, to compute the self-test's hash for q8 or q4")
     arguments = parser.parse_args()

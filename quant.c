@@ -253,44 +253,44 @@ static inline float from_bf16(uint16_t bits) {
     return value.f;
 }
 
-/* Bytes of a row's numbers. */
-static size_t row_bytes(uint32_t format, size_t cols) {
-    return format == SV_F32 ? 4 * cols : format == SV_BF16 ? 2 * cols : format == SV_Q8 ? cols
-                                                                                        : round_up(cols, 64) / 2;
+/* Q8 and Q4: bytes of a block, and how many make eight rows. */
+static size_t block_bytes(const SvTensor *w) { return w->format == SV_Q8 ? 8 * GROUP : 8 * GROUP / 2; }
+static size_t groups_of(const SvTensor *w) { return (w->cols + GROUP - 1) / GROUP; }
+
+/* The block of group g of the eight rows that row r belongs to, and the eight's scales; the next group's follow. */
+static const uint8_t *block_of(const SvTensor *w, size_t r, size_t g) {
+    return (const uint8_t *)w->data + (r / 8 * groups_of(w) + g) * block_bytes(w);
 }
 
-/* A group's scales for the eight rows from `row`, a multiple of 8, on; those of the next group follow. */
-static const uint16_t *scales_of(const SvTensor *w, size_t row) {
-    const uint8_t *scales = (const uint8_t *)w->data + round_up(w->rows * row_bytes(w->format, w->cols), 64);
-    return (const uint16_t *)scales + row * ((w->cols + w->group - 1) / w->group);
+static const uint16_t *scales_of(const SvTensor *w, size_t r, size_t g) {
+    return (const uint16_t *)block_of(w, round_up(w->rows, 8), 0) + (r / 8 * groups_of(w) + g) * 8;
 }
 
-/* n numbers of a Q4 row from its byte `from` on, as int8; n is rounded up to a multiple of 64. */
-static NOINLINE void unpack_q4(int8_t *to, const uint8_t *from, size_t n) {
-    for (size_t i = 0; i < n; i += 64, from += 32, to += 64)
-        for (size_t j = 0; j < 32; j += 16) {
+/* A group of a Q4 row as int8. */
+static NOINLINE void unpack_q4(int8_t to[GROUP], const uint8_t *from) {
+    for (size_t j = 0; j < GROUP / 2; j += 16) {
 #if defined(__AVX2__) && !defined(SV_NO_SIMD)
-            const __m128i values = _mm_loadu_si128((const __m128i *)q4_values), low = _mm_set1_epi8(15);
-            __m128i both = _mm_loadu_si128((const __m128i *)(from + j)), high = _mm_srli_epi16(both, 4);
-            _mm_storeu_si128((__m128i *)(to + j), _mm_shuffle_epi8(values, _mm_and_si128(both, low)));
-            _mm_storeu_si128((__m128i *)(to + 32 + j), _mm_shuffle_epi8(values, _mm_and_si128(high, low)));
+        const __m128i values = _mm_loadu_si128((const __m128i *)q4_values), low = _mm_set1_epi8(15);
+        __m128i both = _mm_loadu_si128((const __m128i *)(from + j)), high = _mm_srli_epi16(both, 4);
+        _mm_storeu_si128((__m128i *)(to + j), _mm_shuffle_epi8(values, _mm_and_si128(both, low)));
+        _mm_storeu_si128((__m128i *)(to + GROUP / 2 + j), _mm_shuffle_epi8(values, _mm_and_si128(high, low)));
 #elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(__AARCH64EB__) && !defined(SV_NO_SIMD)
-            const int8x16_t values = vld1q_s8(q4_values);
-            uint8x16_t both = vld1q_u8(from + j);
-            vst1q_s8(to + j, vqtbl1q_s8(values, vandq_u8(both, vdupq_n_u8(15))));
-            vst1q_s8(to + 32 + j, vqtbl1q_s8(values, vshrq_n_u8(both, 4)));
+        const int8x16_t values = vld1q_s8(q4_values);
+        uint8x16_t both = vld1q_u8(from + j);
+        vst1q_s8(to + j, vqtbl1q_s8(values, vandq_u8(both, vdupq_n_u8(15))));
+        vst1q_s8(to + GROUP / 2 + j, vqtbl1q_s8(values, vshrq_n_u8(both, 4)));
 #else
-            for (size_t e = j; e < j + 16; e++) {
-                to[e] = q4_values[from[e] & 15];
-                to[32 + e] = q4_values[from[e] >> 4];
-            }
-#endif
+        for (size_t e = j; e < j + 16; e++) {
+            to[e] = q4_values[from[e] & 15];
+            to[GROUP / 2 + e] = q4_values[from[e] >> 4];
         }
+#endif
+    }
 }
 
 /* ------------------------------------------------------------------------- products of integers, by instruction set
 
-   An xint holds one number of a quantized x, and a wint one of a panel: bytes, or int16 where an instruction set has no
+   An xint holds one number of a quantized x: a byte, or int16 where an instruction set has no
    exact product of bytes. A panel is NR rows of w (or of the keys, or of the values), packed in the order in which
    product4 reads them, group after group.
 
@@ -300,9 +300,8 @@ static NOINLINE void unpack_q4(int8_t *to, const uint8_t *from, size_t n) {
                      for each group:  sum += (float)(x[i] . panel[r]) * scale[r] * d[i]
                  x, its scales d and by128 (128 times the sum of the group's numbers in x[i], for who needs it) are
                  given for the first group and the first row; the other rows are x_stride and d_stride further
-     rows8       one row of x times eight rows of w as they lie in memory, stride bytes apart, into sum[8], in the same
-                 way; x is of bytes here; scale: bf16, eight for each group, or NULL for ones; n a multiple of 32; x is
-                 zero where w's last group is over
+     rows8       one row of x times eight rows of w as they lie in memory, block after block, into sum[8], in the same
+                 way; x is of bytes here, and zero where the last group is filled up; scale: bf16, eight for each group
      rows8_q4    the same for rows of Q4 */
 
 #if defined(__AVX2__) && !defined(SV_NO_SIMD)
@@ -450,52 +449,38 @@ static inline __m256 add_group(__m256 total, const __m256i v[8], int32_t minus, 
 
 static inline __m256i load32(const void *from) { return _mm256_loadu_si256((const __m256i *)from); }
 
-/* Eight rows at once are too many for the processor's own prefetcher: as many bytes of the next eight rows. Not through
-   the second-level cache, if nobody asks for them again (once), and the first has room for them until they are due. */
-static inline const uint8_t *prefetch(const uint8_t *from, size_t bytes, bool once) {
-    const uint8_t *end = from + bytes;
-    if (once) for (; from < end; from += 64) _mm_prefetch((const char *)from, _MM_HINT_NTA);
-    else for (; from < end; from += 64) _mm_prefetch((const char *)from, _MM_HINT_T0);
-    return from;
+/* What will be due in a few hundred cycles, as the processor's own prefetcher stops at the end of every page. Nobody asks
+   for it again, so it goes into the first-level cache alone, which has room for it until then. */
+enum { AHEAD = 5120 };
+static inline void prefetch(const uint8_t *from, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)from + AHEAD + i, _MM_HINT_NTA);
 }
-enum { AHEAD = 4096 };                                      /* eight short rows, keys, would be too near */
-static inline bool fits(size_t stride) { return 8 * stride <= 32768; }
 
-static inline void rows8_of(float sum[8], const int8_t *w, size_t stride, const int8_t *x, const float *d,
-                            const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
+static NOINLINE void rows8(float sum[8], const uint8_t *w, const int8_t *x, const float *d, const int32_t *by128,
+                           const uint16_t *scale, size_t groups) {
     __m256 total = _mm256_setzero_ps();
-    const uint8_t *next = (const uint8_t *)w + (8 * stride > AHEAD ? 8 * stride : AHEAD);
-    for (size_t g = 0; g < groups; g++, x += n, w += n) {
-        __m256i v[8];
-        next = prefetch(next, 8 * n, fits(stride));
-        for (size_t r = 0; r < 8; r++) {
-            v[r] = _mm256_setzero_si256();
-            for (size_t k = 0; k < n; k += 32) v[r] = dot32(v[r], load32(w + r * stride + k), load32(x + k));
-        }
+    for (size_t g = 0; g < groups; g++, x += GROUP, w += 8 * GROUP) {
+        __m256i v[8], x0 = load32(x), x1 = load32(x + 32);
+        prefetch(w, 8 * GROUP);
+        for (size_t r = 0; r < 8; r++)
+            v[r] = dot32(dot32(_mm256_setzero_si256(), load32(w + r * GROUP), x0), load32(w + r * GROUP + 32), x1);
         total = add_group(total, v, BY128 ? by128[g] : 0, scale + 8 * g, d[g]);
     }
     _mm256_storeu_ps(sum, total);
 }
 
-static NOINLINE void rows8(float sum[8], const int8_t *w, size_t stride, const int8_t *x, const float *d,
-                           const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
-    if (n == GROUP) rows8_of(sum, w, stride, x, d, by128, scale, GROUP, groups);            /* the usual: unrolled */
-    else rows8_of(sum, w, stride, x, d, by128, scale, n, groups);
-}
-
 /* The 16 values, less the smallest, are 0 .. 113: unsigned bytes, of which two products fit an int16 as they are. */
-static NOINLINE void rows8_q4(float sum[8], const uint8_t *w, size_t stride, const int8_t *x, const float *d,
-                              const int32_t *by128, const uint16_t *scale, size_t groups) {
+static NOINLINE void rows8_q4(float sum[8], const uint8_t *w, const int8_t *x, const float *d, const int32_t *by128,
+                              const uint16_t *scale, size_t groups) {
     const int lowest = q4_values[0];
     const __m128i sixteen = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)q4_values), _mm_set1_epi8((char)lowest));
     const __m256i values = _mm256_broadcastsi128_si256(sixteen), low = _mm256_set1_epi8(15);
     __m256 total = _mm256_setzero_ps();
-    const uint8_t *next = w + 8 * stride;
-    for (size_t g = 0; g < groups; g++, x += GROUP, w += GROUP / 2) {
+    for (size_t g = 0; g < groups; g++, x += GROUP, w += 8 * GROUP / 2) {
         __m256i v[8], x0 = load32(x), x1 = load32(x + 32);
-        next = prefetch(next, 8 * GROUP / 2, fits(stride));
+        prefetch(w, 8 * GROUP / 2);
         for (size_t r = 0; r < 8; r++) {
-            __m256i both = load32(w + r * stride);
+            __m256i both = load32(w + r * GROUP / 2);
             __m256i w0 = _mm256_shuffle_epi8(values, _mm256_and_si256(both, low));
             __m256i w1 = _mm256_shuffle_epi8(values, _mm256_and_si256(_mm256_srli_epi16(both, 4), low));
             v[r] = unsigned_dot32(unsigned_dot32(_mm256_setzero_si256(), w0, x0), w1, x1);
@@ -649,29 +634,25 @@ static NOINLINE void widen(xint *to, const int8_t *from, size_t n) {
 }
 
 #ifndef X86_PRODUCTS
-static NOINLINE void rows8(float sum[8], const int8_t *w, size_t stride, const int8_t *x, const float *d,
-                           const int32_t *by128, const uint16_t *scale, size_t n, size_t groups) {
+static NOINLINE void rows8(float sum[8], const uint8_t *w, const int8_t *x, const float *d, const int32_t *by128,
+                           const uint16_t *scale, size_t groups) {
     (void)by128;
-    for (size_t r = 0; r < 8; r++, w += stride) {
-        float s = 0;
-        for (size_t g = 0; g < groups; g++)
-            s += (float)integer_dot(x + g * n, w + g * n, n) * from_bf16(scale[8 * g + r]) * d[g];
-        sum[r] = s;
-    }
+    memset(sum, 0, 8 * sizeof *sum);
+    for (size_t g = 0; g < groups; g++, x += GROUP, d++)
+        for (size_t r = 0; r < 8; r++, w += GROUP, scale++)
+            sum[r] += (float)integer_dot(x, (const int8_t *)w, GROUP) * from_bf16(*scale) * *d;
 }
 
-static NOINLINE void rows8_q4(float sum[8], const uint8_t *w, size_t stride, const int8_t *x, const float *d,
-                              const int32_t *by128, const uint16_t *scale, size_t groups) {
+static NOINLINE void rows8_q4(float sum[8], const uint8_t *w, const int8_t *x, const float *d, const int32_t *by128,
+                              const uint16_t *scale, size_t groups) {
     (void)by128;
-    for (size_t r = 0; r < 8; r++, w += stride) {
-        float s = 0;
-        for (size_t g = 0; g < groups; g++) {
+    memset(sum, 0, 8 * sizeof *sum);
+    for (size_t g = 0; g < groups; g++, x += GROUP, d++)
+        for (size_t r = 0; r < 8; r++, w += GROUP / 2, scale++) {
             int8_t numbers[GROUP];
-            unpack_q4(numbers, w + g * GROUP / 2, GROUP);
-            s += (float)integer_dot(x + g * GROUP, numbers, GROUP) * from_bf16(scale[8 * g + r]) * d[g];
+            unpack_q4(numbers, w);
+            sum[r] += (float)integer_dot(x, numbers, GROUP) * from_bf16(*scale) * *d;
         }
-        sum[r] = s;
-    }
 }
 #endif
 
@@ -848,18 +829,11 @@ static NOINLINE float dot_bf16(const float *x, const uint16_t *w, size_t n) {
    whole, and a panel stays in the first-level cache while the block passes. */
 enum { FEW = 3, ROWS = 512, PANEL = 512, FLOAT_PANEL = 256, STRIP = 2 };
 
-/* Number k of row r of a Q8 or Q4 tensor. Read as int8_t: of (int8_t)row[k] gcc 12 makes, with VNNI, a product of
-   unsigned bytes. */
-static inline int integer_at(const SvTensor *w, size_t r, size_t k) {
-    const uint8_t *row = (const uint8_t *)w->data + r * row_bytes(w->format, w->cols);
-    if (w->format == SV_Q8) return ((const int8_t *)row)[k];
-    return q4_values[row[k / 64 * 32 + k % 32] >> (k % 64 / 32 * 4) & 15];
-}
-
-/* Numbers [at, at + n) of row r of a Q8 or Q4 tensor; `unpacked` has room for n, and may be what is returned. */
-static inline const int8_t *integers(const SvTensor *w, size_t r, size_t at, size_t n, int8_t *unpacked) {
-    if (w->format == SV_Q8) return (const int8_t *)w->data + r * w->cols + at;
-    unpack_q4(unpacked, (const uint8_t *)w->data + r * row_bytes(SV_Q4, w->cols) + at / 2, n);
+/* Group g of row r of a Q8 or Q4 tensor; `unpacked` may be what is returned. */
+static inline const int8_t *integers(const SvTensor *w, size_t r, size_t g, int8_t unpacked[GROUP]) {
+    const uint8_t *group = block_of(w, r, g) + r % 8 * (block_bytes(w) / 8);
+    if (w->format == SV_Q8) return (const int8_t *)group;
+    unpack_q4(unpacked, group);
     return unpacked;
 }
 
@@ -869,25 +843,11 @@ static NOINLINE void integer_rows(float *out, const SvTensor *w, const float *bi
     const int8_t *q = x->bytes + row * x->stride;
     const float *d = x->d + row * x->marks;
     const int32_t *by128 = x->by128 + row * x->marks;
-    size_t bytes = row_bytes(w->format, w->cols), cols = w->cols;
     for (size_t r = first; r < first + count; r += 8) {
-        const uint8_t *numbers = (const uint8_t *)w->data + r * bytes;
-        const uint16_t *scales = scales_of(w, r);
-        size_t n = at_most(8, first + count - r);
-        float s[8] = { 0 };
-        if (n == 8) {
-            if (w->format == SV_Q4) rows8_q4(s, numbers, bytes, q, d, by128, scales, x->groups);
-            else rows8(s, (const int8_t *)numbers, bytes, q, d, by128, scales, GROUP, x->groups);
-        } else {                                            /* the last rows of a tensor */
-            for (size_t i = 0; i < n; i++)
-                for (size_t g = 0; g < x->groups; g++) {
-                    int32_t dot = 0;
-                    for (size_t k = g * x->group; k < at_most((g + 1) * x->group, cols); k++)
-                        dot += q[k] * integer_at(w, r + i, k);
-                    s[i] += (float)dot * from_bf16(scales[8 * g + i]) * d[g];
-                }
-        }
-        for (size_t i = 0; i < n; i++) out[r + i] = bias ? s[i] + bias[r + i] : s[i];
+        float s[8];
+        if (w->format == SV_Q4) rows8_q4(s, block_of(w, r, 0), q, d, by128, scales_of(w, r, 0), x->groups);
+        else rows8(s, block_of(w, r, 0), q, d, by128, scales_of(w, r, 0), x->groups);
+        for (size_t i = 0; i < at_most(8, first + count - r); i++) out[r + i] = bias ? s[i] + bias[r + i] : s[i];
     }
 }
 
@@ -906,54 +866,46 @@ static NOINLINE void add_bias(float *out, size_t stride, const float *bias, size
         for (size_t r = 0; r < cols; r++) out[i * stride + r] += bias[r];
 }
 
-/* So many short pieces of memory are nothing that a processor foresees: asks for all before the first is used. */
-static inline void prefetch_rows(const SvTensor *w, size_t first, size_t count, size_t at, size_t n) {
+/* So many pieces of memory are nothing that a processor foresees: asks for all before the first is used. */
+static inline void prefetch_blocks(const SvTensor *w, size_t first, size_t count, size_t g, size_t groups) {
 #if defined(__GNUC__)
-    size_t from = row_bytes(w->format, at), bytes = row_bytes(w->format, n), row = row_bytes(w->format, w->cols);
-    for (size_t r = first; r < first + count; r++)
-        for (size_t b = 0; b < bytes; b += 64) __builtin_prefetch((const char *)w->data + r * row + from + b);
+    for (size_t r = first; r < first + count; r += 8)
+        for (size_t b = 0; b < groups * block_bytes(w); b += 64) __builtin_prefetch(block_of(w, r, g) + b);
 #else
-    (void)w, (void)first, (void)count, (void)at, (void)n;
+    (void)w, (void)first, (void)count, (void)g, (void)groups;
 #endif
 }
 
 /* The strip of STRIP panels from row `first` of w on, times the rows i0 .. i1 of x. */
 static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *bias, const Quantized *x, size_t first,
                                    size_t i0, size_t i1) {
-    int8_t panel[STRIP][PANEL * NR];
+    int8_t panel[STRIP][PANEL * NR], unpacked[NR][GROUP];
     float scale[STRIP][PANEL / GROUP * NR];
-    int8_t unpacked[NR][PANEL] = { { 0 } };
-    size_t group = x->group, width = at_most(STRIP * NR, w->rows - first);
-    for (size_t at = 0; at < x->stride; at += PANEL) {
-        size_t g0 = at / group, groups = at_most(PANEL / group, x->groups - g0);
-        prefetch_rows(w, first, width, at, groups * group);
-        for (size_t p = 0; p * NR < width; p++) {
-            const int8_t *rows[NR], *group_rows[NR];
-            for (size_t r = 0; r < NR; r++) {
-                size_t row = first + p * NR + r, n = at_most(groups * group, w->cols - at);
-                rows[r] = row < w->rows ? integers(w, row, at, n, unpacked[r]) : NULL;
-            }
-            for (size_t r = 0; r < NR; r += 8) {
-                size_t row = first + p * NR + r;
-                const uint16_t *scales = row < w->rows ? scales_of(w, row) + 8 * g0 : NULL;
-                for (size_t g = 0; g < groups; g++)
-                    for (size_t j = 0; j < 8; j++) scale[p][g * NR + r + j] = scales ? from_bf16(scales[8 * g + j]) : 0;
-            }
+    size_t width = at_most(STRIP * NR, w->rows - first);
+    for (size_t g0 = 0; g0 < x->groups; g0 += PANEL / GROUP) {
+        size_t groups = at_most(PANEL / GROUP, x->groups - g0);
+        prefetch_blocks(w, first, width, g0, groups);
+        for (size_t p = 0; p * NR < width; p++)
             for (size_t g = 0; g < groups; g++) {
-                for (size_t r = 0; r < NR; r++) group_rows[r] = rows[r] ? rows[r] + g * group : NULL;
-                pack(panel[p] + g * group * NR, group_rows, group);
+                const int8_t *rows[NR];
+                for (size_t r = 0; r < NR; r++) {
+                    size_t row = first + p * NR + r;
+                    bool real = row < round_up(w->rows, 8);
+                    rows[r] = real ? integers(w, row, g0 + g, unpacked[r]) : NULL;
+                    scale[p][g * NR + r] = real ? from_bf16(scales_of(w, row, g0 + g)[row % 8]) : 0;
+                }
+                pack(panel[p] + g * GROUP * NR, rows, GROUP);
             }
-        }
         for (size_t i = i0; i < i1; i += 4)
             for (size_t p = 0; p * NR < width; p++) {
                 float tile[4 * NR], *to = out + i * w->rows + first + p * NR;
                 size_t rows = at_most(4, i1 - i), cols = at_most(NR, width - p * NR), mark = i * x->marks + g0;
                 bool whole = rows == 4 && cols == NR;
-                if (!whole && at) take_tile(tile, NR, to, w->rows, rows, cols);
-                product4(whole ? to : tile, whole ? w->rows : NR, at > 0, x->q + i * x->stride + at, x->stride,
-                         x->d + mark, x->by128 + mark, x->marks, panel[p], scale[p], group, groups);
+                if (!whole && g0) take_tile(tile, NR, to, w->rows, rows, cols);
+                product4(whole ? to : tile, whole ? w->rows : NR, g0 > 0, x->q + i * x->stride + g0 * GROUP, x->stride,
+                         x->d + mark, x->by128 + mark, x->marks, panel[p], scale[p], GROUP, groups);
                 if (!whole) put_tile(to, w->rows, tile, NR, rows, cols);
-                if (bias && at + PANEL >= x->stride) add_bias(to, w->rows, bias + first + p * NR, rows, cols);
+                if (bias && g0 + groups == x->groups) add_bias(to, w->rows, bias + first + p * NR, rows, cols);
             }
     }
 }
@@ -1385,24 +1337,26 @@ uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t di
 }
 
 uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t cols) {
-    bool groups = format == SV_Q8 || format == SV_Q4;
-    if (format > SV_Q4 || (groups ? group != GROUP : group != 0)) return 0;
-    uint64_t bytes = format == SV_F32 ? 4 * (uint64_t)cols : format == SV_BF16 ? 2 * (uint64_t)cols :
-                     format == SV_Q8 ? cols : ((uint64_t)cols + 63) / 64 * 32;
-    uint64_t numbers = rows * bytes, eights = ((uint64_t)rows + 7) / 8;
-    return groups ? (numbers + 63) / 64 * 64 + eights * (((uint64_t)cols + group - 1) / group) * 16 : numbers;
+    bool in_groups = format == SV_Q8 || format == SV_Q4;
+    if (format > SV_Q4 || (in_groups ? group != GROUP : group != 0)) return 0;
+    if (!in_groups) return (format == SV_F32 ? 4 : 2) * (uint64_t)rows * cols;
+    uint64_t blocks = ((uint64_t)rows + 7) / 8 * (((uint64_t)cols + GROUP - 1) / GROUP);
+    return blocks * ((format == SV_Q8 ? 8 * GROUP : 8 * GROUP / 2) + 8 * 2);       /* the numbers and the scales */
 }
 
 void sv_row(const SvTensor *w, size_t row, float *out) {
     size_t n = w->cols;
-    const uint8_t *from = (const uint8_t *)w->data + row * row_bytes(w->format, n);
     if (w->format == SV_F32) {
-        memcpy(out, from, n * sizeof *out);
+        memcpy(out, (const float *)w->data + row * n, n * sizeof *out);
     } else if (w->format == SV_BF16) {
-        for (size_t i = 0; i < n; i++) out[i] = from_bf16(((const uint16_t *)from)[i]);
+        for (size_t i = 0; i < n; i++) out[i] = from_bf16(((const uint16_t *)w->data)[row * n + i]);
     } else {
-        const uint16_t *scales = scales_of(w, row / 8 * 8) + row % 8;
-        for (size_t i = 0; i < n; i++) out[i] = (float)integer_at(w, row, i) * from_bf16(scales[i / w->group * 8]);
+        for (size_t g = 0; g * GROUP < n; g++) {
+            int8_t unpacked[GROUP];
+            const int8_t *numbers = integers(w, row, g, unpacked);
+            float scale = from_bf16(scales_of(w, row, g)[row % 8]);
+            for (size_t k = 0; k < at_most(GROUP, n - g * GROUP); k++) out[g * GROUP + k] = (float)numbers[k] * scale;
+        }
     }
 }
 

@@ -63,17 +63,18 @@ int sv_fail(SvError *error, const char *format, ...)
    export.py reads the lists below out of this header, so that the layout is stated only here. */
 
 #define SV_FILE_MAGIC   "SMOLVLM\n"
-#define SV_FILE_VERSION 1
+#define SV_FILE_VERSION 2
 
-/* How a tensor's numbers are stored, row after row. f32 and bf16: as they are, with group = 0.
+/* How a tensor's numbers are stored. f32 and bf16: row after row, as they are, with group = 0.
 
-   Q8 and Q4: each row in groups of SV_GROUP numbers (the last one shorter where cols is no multiple of it), a number
-   being its group's scale times an integer:
-     Q8  int8, -127 .. 127; cols bytes a row
-     Q4  SV_Q4_VALUES[i], where i has 4 bits. 64 numbers make 32 bytes: the low half of byte j is number j, the high
-         half is number 32 + j. A row is filled up to a multiple of 64 numbers with anything; nobody looks at it.
-   First come the numbers of all rows, then, from the next multiple of 64, the scales: bf16 [rows / 8, groups, 8], the
-   scales of eight rows side by side, as kernels work on eight rows together (the last of the eights filled up).
+   Q8 and Q4: each row in groups of SV_GROUP numbers (the last one shorter where cols is no multiple of it, and filled up
+   with numbers that do not count), a number being its group's scale times an integer:
+     Q8  int8, -127 .. 127: 64 bytes a group
+     Q4  SV_Q4_VALUES[i], where i has 4 bits: 32 bytes a group; the low half of byte j is number j, the high half number
+         j + 32
+   Eight rows lie side by side, group by group: blocks [rows / 8, groups] of [8, 64 or 32] bytes, since kernels work on
+   eight rows together, and what they read is one stretch of memory that way. After all blocks come the scales, in the
+   same order: bf16 [rows / 8, groups, 8]. The last of the eights is filled up as well.
 
    The 16 values stand closer where weights are denser, at levels of least squared error over normal, Laplace and t(5)
    distributed numbers, rounded to integers that span less than 7 bits, for which kernels have use. Groups of 64 and
@@ -194,7 +195,7 @@ typedef struct SvConfig {
     SV_CONFIG(SV_FIELD_U32, SV_FIELD_F32, SV_FIELD_F64, SV_FIELD_F3, SV_FIELD_IDS, SV_FIELD_STR)
 } SvConfig;
 
-/* data: sv_tensor_size() bytes, and readable up to the next multiple of 64, where kernels may end a group. */
+/* data: sv_tensor_size() bytes. */
 typedef struct SvTensor { const void *data; uint32_t format, group, rows, cols; } SvTensor;
 
 #define SV_FIELD_TENSOR(field, kind, name, rows, cols) SvTensor field;

@@ -145,7 +145,7 @@ TEST whole(const char *path) {
 
     write_u32(b.data + 8, SV_FILE_VERSION + 1);
     write_copy(b.data, b.size);
-    ASSERT_REFUSED(copy_path, "file version 2, this program reads version 1");
+    ASSERT_REFUSED(copy_path, "file version 3, this program reads version 2");
     free(b.data);
     PASS();
 }
@@ -241,12 +241,12 @@ TEST entry_is_checked(const char *path, const char *name, const Misfit *m) {
     write_repaired(&b);
     free(b.data);
     ASSERT_REFUSED(copy_path, m->words);
-    ASSERTm(error.text, strstr(error.text, "tensor model.text_model."));
+    ASSERTm(error.text, strstr(error.text, "tensor model."));
     PASS();
 }
 
 #define Q_PROJ "model.text_model.layers.0.self_attn.q_proj.weight"
-#define NORM "model.text_model.norm.weight"
+#define POSITIONS "model.vision_model.embeddings.position_embedding.weight"
 #define NO_GROUP "which this version does not read"
 #define NO_FIT "has a size that does not fit its shape"
 static const Misfit MISFITS_Q4[] = {                        /* of Q_PROJ, Q4 in groups of 64, 36 x 36 */
@@ -264,10 +264,10 @@ static const Misfit MISFITS_Q4[] = {                        /* of Q_PROJ, Q4 in 
     { NO_FIT, 0, 0, 0xffffffff, 0xffffffff, 1 }, { NO_FIT, -1, -1, 0x80000000, 0x80000000, 1 },
     { "lies outside the file", -1, -1, 0xffffffff, -1, 1 }, { "lies outside the file", -1, -1, -1, 0xffffffff, 1 },
     { "lies outside the file", -1, -1, 0x7fffffff, 0x3fffffff, 1 }, { "is 35 x 36", -1, -1, 35, -1, 1 },
-    { "overlaps", -1, -1, 37, -1, 1 }, { "is 36 x 37", -1, -1, -1, 37, 1 }, { "is 36 x 64", -1, -1, -1, 64, 0 },
+    { "overlaps", -1, -1, 41, -1, 1 }, { "is 37 x 36", -1, -1, 37, -1, 0 }, { "is 36 x 37", -1, -1, -1, 37, 1 }, { "is 36 x 64", -1, -1, -1, 64, 0 },
     { "overlaps", 2, 64, -1, -1, 1 },
 };
-static const Misfit MISFITS_VECTOR[] = {                    /* of NORM, a vector, always f32 */
+static const Misfit MISFITS_TABLE[] = {                    /* of POSITIONS, a table, always f32, 16 x 24 */
     { "is not f32", 1, 0, -1, -1, 1 }, { "is not f32", 2, 64, -1, -1, 1 }, { "is not f32", 3, 64, -1, -1, 1 },
     { NO_GROUP, 0, 64, -1, -1, 0 }, { NO_FIT, 2, 64, -1, -1, 0 },
 };
@@ -449,9 +449,9 @@ SUITE(damaged_files) {
     }
     for (size_t i = 0; i < LENGTH(MISFITS_Q4); i++)
         RUN_TESTp(entry_is_checked, GOLDEN "text_q4.bin", Q_PROJ, &MISFITS_Q4[i]);
-    for (size_t i = 0; i < LENGTH(MISFITS_VECTOR); i++) {
-        RUN_TESTp(entry_is_checked, GOLDEN "text_q4.bin", NORM, &MISFITS_VECTOR[i]);
-        RUN_TESTp(entry_is_checked, GOLDEN "text.bin", NORM, &MISFITS_VECTOR[i]);
+    for (size_t i = 0; i < LENGTH(MISFITS_TABLE); i++) {
+        RUN_TESTp(entry_is_checked, GOLDEN "vlm_q4.bin", POSITIONS, &MISFITS_TABLE[i]);
+        RUN_TESTp(entry_is_checked, GOLDEN "vlm.bin", POSITIONS, &MISFITS_TABLE[i]);
     }
 }
 

@@ -55,15 +55,16 @@ GROUP = 64
 
 
 def unpack(form, data, rows, cols):
-    """The integers of a Q8 (2) or Q4 (3) tensor, int32 [rows, cols]."""
-    if form == 2:
-        return np.frombuffer(data, np.int8, rows * cols).reshape(rows, cols).astype(np.int32)
-    numbers = np.zeros((rows, -(-cols // 64) * 64), np.int32)
-    packed = np.frombuffer(data, np.uint8, numbers.size // 2).reshape(rows, -1)
-    for column in range(numbers.shape[1]):
-        half = packed[:, column // 64 * 32 + column % 32]
-        numbers[:, column] = Q4_VALUES[half >> 4 if column % 64 >= 32 else half & 15]
-    return numbers[:, :cols]
+    """The integers of a Q8 (2) or Q4 (3) tensor, int32 [rows, cols], from blocks [rows / 8, groups, 8, bytes]."""
+    eights, groups, size = -(-rows // 8), -(-cols // GROUP), {2: 64, 3: 32}[form]
+    blocks = np.frombuffer(data, np.uint8, eights * groups * 8 * size).reshape(eights, groups, 8, size)
+    numbers = np.zeros((rows, cols), np.int32)
+    for row in range(rows):
+        for column in range(cols):
+            group, k = blocks[row // 8, column // GROUP, row % 8], column % GROUP
+            numbers[row, column] = (group[k].astype(np.int8) if form == 2 else
+                                    Q4_VALUES[group[k % 32] >> 4 if k >= 32 else group[k] & 15])
+    return numbers
 
 
 def unpack_scales(data, rows, cols):
@@ -82,7 +83,7 @@ def read_file(path):
     """The file as smolvlm.h's comment describes it: config {}, tensors {name: array}, formats {name: int} and more."""
     data = read(path)
     magic, version, metadata_crc, data_offset, size, weights_crc, n_tensors = struct.unpack_from("<8sIIQQII", data)
-    assert (magic, version, size, data_offset % 64) == (b"SMOLVLM\n", 1, len(data), 0)
+    assert (magic, version, size, data_offset % 64) == (b"SMOLVLM\n", 2, len(data), 0)
     assert metadata_crc == zlib.crc32(data[16:data_offset]) and weights_crc == zlib.crc32(data[data_offset:])
     at = 40
 
@@ -109,15 +110,15 @@ def read_file(path):
     tensors, formats, end = {}, {}, data_offset
     for _ in range(n_tensors):
         name, (form, group, rows, cols), (offset, size) = take_string().decode(), take("4I"), take("2Q")
-        numbers = rows * (4 * cols, 2 * cols, cols, -(-cols // 64) * 32)[form]
-        at_scales = -(-numbers // 64) * 64
+        blocks = -(-rows // 8) * -(-cols // 64)
+        at_scales = offset + blocks * (0, 0, 512, 256)[form]
         assert group == (0, 0, 64, 64)[form] and offset == end
-        assert size == (at_scales + -(-rows // 8) * -(-cols // 64) * 16 if group else numbers)
+        assert size == (blocks * (512, 256)[form - 2] + blocks * 16 if group else rows * cols * (4, 2)[form])
         end = (offset + size + 63) // 64 * 64
-        assert not any(data[offset + size:end]) and not (group and any(data[offset + numbers:offset + at_scales]))
+        assert not any(data[offset + size:end])
         if group:
-            tensors[name] = (unpack(form, data[offset:offset + numbers], rows, cols),
-                             unpack_scales(data[offset + at_scales:offset + size], rows, cols))
+            tensors[name] = (unpack(form, data[offset:at_scales], rows, cols),
+                             unpack_scales(data[at_scales:offset + size], rows, cols))
         else:
             tensors[name] = np.frombuffer(data, ("<u4", "<u2")[form], rows * cols, offset).reshape(rows, cols)
         formats[name] = form
@@ -382,7 +383,8 @@ LEVELS = {"q8": np.arange(-127, 128), "q4": Q4_VALUES}
 def encode(form, numbers):
     """export.py's encoder: (integers int32 [rows, cols], scales f32 [rows, groups])."""
     data, scales = exporter.ENCODERS[form](np.asarray(numbers, "<f4"))
-    return unpack({"q8": 2, "q4": 3}[form], data.tobytes(), *numbers.shape), (scales.astype("<u4") << 16).view("<f4")
+    return (unpack({"q8": 2, "q4": 3}[form], data.tobytes(), *numbers.shape),
+            unpack_scales(scales.tobytes(), *numbers.shape))
 
 
 def weights(rows, cols, seed=0):

@@ -557,25 +557,25 @@ static uint16_t some_scale(uint64_t seed, size_t i) {
 }
 
 /* Any numbers there are, Q8's -128 among them, which export.py never writes. What a file may hold where nobody looks is
-   not zero: Q4's filling and the scales of rows that are not there. The memory is as long as a file's is at least: to
-   the next multiple of 64. */
+   not zero: what groups and eights of rows are filled up with. */
 static Matrix make_matrix(uint32_t format, size_t rows, size_t cols, uint64_t seed) {
     static const int8_t values[16] = SV_Q4_VALUES;
-    size_t groups = (cols + GROUP - 1) / GROUP, stride = format == SV_Q8 ? cols : up_to(cols, 64) / 2;
-    size_t first_scale = up_to(rows * stride, 64), size = first_scale + up_to(rows, 8) * groups * 2;
-    uint8_t *data = bytes(up_to(size, 64));
-    memset(data, 0xa5, up_to(size, 64));
+    size_t groups = (cols + GROUP - 1) / GROUP, group = format == SV_Q8 ? GROUP : GROUP / 2;
+    size_t first_scale = up_to(rows, 8) * groups * group, size = first_scale + up_to(rows, 8) * groups * 2;
+    uint8_t *data = bytes(size);
+    memset(data, 0xa5, size);
     Matrix m = { { data, format, GROUP, (uint32_t)rows, (uint32_t)cols }, bytes(rows * cols), floats(rows * groups),
                  groups };
     for (size_t r = 0; r < rows; r++)
         for (size_t c = 0; c < cols; c++) {
             int any = (int)((noise(seed, r * cols + c) + 1) * 128);
             int8_t *number = m.numbers + r * cols + c;
+            uint8_t *row = data + ((r / 8 * groups + c / 64) * 8 + r % 8) * group;
             if (format == SV_Q8) {
-                data[r * stride + c] = (uint8_t)any;
+                row[c % 64] = (uint8_t)any;
                 *number = (int8_t)(any - (any > 127 ? 256 : 0));
             } else {
-                uint8_t *both = data + r * stride + c / 64 * 32 + c % 32;
+                uint8_t *both = row + c % 32;
                 *both = c % 64 < 32 ? (uint8_t)((*both & 0xf0) | any / 16) : (uint8_t)((*both & 15) | any / 16 << 4);
                 *number = values[any / 16];
             }
@@ -617,11 +617,11 @@ TEST quantized_rows(uint32_t format) {
 TEST tensor_sizes(void) {
     static const struct { uint32_t format, group, rows, cols; uint64_t size; } sizes[] = {
         { SV_F32, 0, 3, 5, 60 }, { SV_BF16, 0, 3, 5, 30 }, { SV_F32, 0, 1, 1, 4 },
-        { SV_Q8, 64, 1, 1, 64 + 16 }, { SV_Q8, 64, 8, 64, 512 + 16 }, { SV_Q8, 64, 9, 65, 640 + 2 * 2 * 16 },
-        { SV_Q8, 64, 960, 960, 921600 + 120 * 15 * 16 }, { SV_Q8, 64, 2, 32, 64 + 16 },
-        { SV_Q4, 64, 1, 1, 64 + 16 }, { SV_Q4, 64, 8, 64, 256 + 16 }, { SV_Q4, 64, 9, 65, 576 + 2 * 2 * 16 },
-        { SV_Q4, 64, 576, 576, 165888 + 72 * 9 * 16 }, { SV_Q4, 64, 1, 4304, 2176 + 68 * 16 },
-        { SV_Q8, 64, 0xffffffff, 64, 0xffffffffull * 64 + 536870912ull * 16 },
+        { SV_Q8, 64, 1, 1, 512 + 16 }, { SV_Q8, 64, 8, 64, 512 + 16 }, { SV_Q8, 64, 9, 65, 4 * (512 + 16) },
+        { SV_Q8, 64, 960, 960, 921600 + 120 * 15 * 16 }, { SV_Q8, 64, 2, 32, 512 + 16 },
+        { SV_Q4, 64, 1, 1, 256 + 16 }, { SV_Q4, 64, 8, 64, 256 + 16 }, { SV_Q4, 64, 9, 65, 4 * (256 + 16) },
+        { SV_Q4, 64, 576, 576, 165888 + 72 * 9 * 16 }, { SV_Q4, 64, 1, 4304, 68 * (256 + 16) },
+        { SV_Q8, 64, 0xffffffff, 64, 536870912ull * (512 + 16) },
         { SV_F32, 64, 3, 5, 0 }, { SV_BF16, 64, 3, 5, 0 }, { SV_Q8, 0, 3, 5, 0 }, { SV_Q8, 16, 3, 5, 0 },
         { SV_Q8, 32, 3, 5, 0 }, { SV_Q8, 48, 3, 5, 0 }, { SV_Q8, 128, 3, 5, 0 }, { SV_Q4, 0, 3, 5, 0 },
         { SV_Q4, 16, 3, 5, 0 }, { SV_Q4, 32, 3, 5, 0 }, { SV_Q4, 63, 3, 5, 0 }, { 4, 0, 3, 5, 0 }, { 4, 64, 3, 5, 0 },
