@@ -184,6 +184,17 @@ static inline vf v_exp(vf x) {
     return p * of_bits((bits_of(shifted) << 23) + (127u << 23));        /* the low bits of `shifted` are n */
 }
 
+/* What is read once from end to end is asked for when it is this many bytes off, as the processor's own prefetcher stops
+   at the end of every page: into the first-level cache alone, since nobody asks for it again. */
+enum { AHEAD = 5120 };
+static inline void prefetch(const void *from, size_t bytes) {
+#if defined(__GNUC__) && !defined(SV_NO_SIMD)
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + AHEAD + i, 0, 0);
+#else
+    (void)from, (void)bytes;
+#endif
+}
+
 /* The functions of rows below take a row's rest, shorter than a vector, through a copy filled up with zeros. */
 typedef struct Rest { float x[LANES]; } Rest;
 static inline Rest rest_of(const float *x, size_t n) {
@@ -449,13 +460,6 @@ static inline __m256 add_group(__m256 total, const __m256i v[8], int32_t minus, 
 
 static inline __m256i load32(const void *from) { return _mm256_loadu_si256((const __m256i *)from); }
 
-/* What will be due in a few hundred cycles, as the processor's own prefetcher stops at the end of every page. Nobody asks
-   for it again, so it goes into the first-level cache alone, which has room for it until then. */
-enum { AHEAD = 5120 };
-static inline void prefetch(const uint8_t *from, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)from + AHEAD + i, _MM_HINT_NTA);
-}
-
 static NOINLINE void rows8(float sum[8], const uint8_t *w, const int8_t *x, const float *d, const int32_t *by128,
                            const uint16_t *scale, size_t groups) {
     __m256 total = _mm256_setzero_ps();
@@ -619,9 +623,11 @@ static NOINLINE void pack(int8_t *panel, const int8_t *const rows[NR], size_t n)
 }
 #endif
 
-/* Where a panel has number k of its row r: STEP numbers of a row lie side by side. And how it is written there. */
+/* Where a panel has number k of its row r: STEP numbers of a row lie side by side. And as what they are written there. */
 static inline size_t panel_at(size_t k, size_t r) { return (k / STEP * NR + r) * STEP + k % STEP; }
-static inline int8_t panel_number(int8_t w) { return BY128 ? (int8_t)(w ^ -128) : w; }
+static inline void panel_numbers(int8_t *w, size_t n) {
+    for (size_t k = 0; k < n && BY128; k++) w[k] = (int8_t)(w[k] ^ -128);
+}
 
 /* int8 -> xint, n a multiple of 16 */
 static NOINLINE void widen(xint *to, const int8_t *from, size_t n) {
@@ -638,21 +644,25 @@ static NOINLINE void rows8(float sum[8], const uint8_t *w, const int8_t *x, cons
                            const uint16_t *scale, size_t groups) {
     (void)by128;
     memset(sum, 0, 8 * sizeof *sum);
-    for (size_t g = 0; g < groups; g++, x += GROUP, d++)
+    for (size_t g = 0; g < groups; g++, x += GROUP, d++) {
+        prefetch(w, 8 * GROUP);
         for (size_t r = 0; r < 8; r++, w += GROUP, scale++)
             sum[r] += (float)integer_dot(x, (const int8_t *)w, GROUP) * from_bf16(*scale) * *d;
+    }
 }
 
 static NOINLINE void rows8_q4(float sum[8], const uint8_t *w, const int8_t *x, const float *d, const int32_t *by128,
                               const uint16_t *scale, size_t groups) {
     (void)by128;
     memset(sum, 0, 8 * sizeof *sum);
-    for (size_t g = 0; g < groups; g++, x += GROUP, d++)
+    for (size_t g = 0; g < groups; g++, x += GROUP, d++) {
+        prefetch(w, 8 * GROUP / 2);
         for (size_t r = 0; r < 8; r++, w += GROUP / 2, scale++) {
             int8_t numbers[GROUP];
             unpack_q4(numbers, w);
             sum[r] += (float)integer_dot(x, numbers, GROUP) * from_bf16(*scale) * *d;
         }
+    }
 }
 #endif
 
@@ -802,8 +812,10 @@ static NOINLINE float dot_f32(const float *x, const float *w, size_t n) {
     float rest = 0;
     size_t i = 0;
     for (int j = 0; j < SUMS; j++) v[j] = v_set(0.0f);
-    for (; i + SUMS * VL <= n; i += SUMS * VL)
+    for (; i + SUMS * VL <= n; i += SUMS * VL) {
+        prefetch(w + i, SUMS * VL * sizeof *w);
         for (size_t j = 0; j < SUMS; j++) v[j] = v_fused(v_load(x + i + j * VL), v_load(w + i + j * VL), v[j]);
+    }
     for (; i + VL <= n; i += VL) v[0] = v_fused(v_load(x + i), v_load(w + i), v[0]);
     for (; i < n; i++) rest += x[i] * w[i];
     return total_of(v, rest);
@@ -814,8 +826,10 @@ static NOINLINE float dot_bf16(const float *x, const uint16_t *w, size_t n) {
     float rest = 0;
     size_t i = 0;
     for (int j = 0; j < SUMS; j++) v[j] = v_set(0.0f);
-    for (; i + SUMS * VL <= n; i += SUMS * VL)
+    for (; i + SUMS * VL <= n; i += SUMS * VL) {
+        prefetch(w + i, SUMS * VL * sizeof *w);
         for (size_t j = 0; j < SUMS; j++) v[j] = v_fused(v_load(x + i + j * VL), load_bf16(w + i + j * VL), v[j]);
+    }
     for (; i + VL <= n; i += VL) v[0] = v_fused(v_load(x + i), load_bf16(w + i), v[0]);
     for (; i < n; i++) rest += x[i] * from_bf16(w[i]);
     return total_of(v, rest);
@@ -1037,13 +1051,16 @@ static Parts parts_of(const SvCache *c, size_t head) {
 /* One position's key and value, [dim], into the cache's panels. */
 static NOINLINE void put_integers(const SvCache *c, const Parts *head, const float *key, const float *value,
                                   size_t position) {
-    size_t dim = c->dim, size = round_up(dim, 16), at = position % KEYS;
-    int8_t bytes[MAX_GROUP], *k = head->k + position / NR * NR * size, *v = head->v + position / KEYS * KEYS * NR;
+    size_t dim = c->dim, size = round_up(dim, 16);
+    int8_t bytes[MAX_GROUP], *k = head->k + position / NR * NR * size + panel_at(0, position % NR);
+    int8_t *v = head->v + position / KEYS * KEYS * NR + panel_at(position % KEYS, 0);
     head->k_scale[position] = quantize(bytes, key, dim, size, NULL);
-    for (size_t e = 0; e < size; e++) k[panel_at(e, position % NR)] = panel_number(bytes[e]);
+    panel_numbers(bytes, size);
+    for (size_t e = 0; e < size; e += STEP) memcpy(k + panel_at(e, 0), bytes + e, STEP);
     head->v_scale[position] = quantize(bytes, value, dim, size, NULL);
+    panel_numbers(bytes, size);
     for (size_t e = 0; e < dim; e += NR, v += c->capacity * NR)
-        for (size_t r = 0; r < at_most(NR, dim - e); r++) v[panel_at(at, r)] = panel_number(bytes[e + r]);
+        for (size_t r = 0; r < at_most(NR, dim - e); r++) v[panel_at(0, r)] = bytes[e + r];
 }
 
 static NOINLINE void put_floats(const SvCache *c, const Parts *head, const float *key, const float *value,
@@ -1094,17 +1111,16 @@ static NOINLINE float softmax_weights(float *x, const float *before, const float
     return 1.0f / tree(s);
 }
 
-/* A thread's room: four rows of scores and their integers. */
-typedef struct Room { float *scores; Quantized weights; } Room;
+/* Room for four rows: their scores, one over the sums of their weights, the weights as integers. */
+typedef struct Room { float *scores, *one_over; Quantized weights; } Room;
 
 static uint64_t room_floats(uint64_t n_k) {
     uint64_t keys = (n_k + KEYS - 1) / KEYS * KEYS;
-    return 4 * keys + 2 * keys + 8 * (keys / KEYS + 8) + 64;
+    return 4 * keys + 16 + 2 * keys + 8 * (keys / KEYS + 8);
 }
 
-static Room room_in(float *scratch, size_t n_k) {
-    size_t keys = round_up(n_k, KEYS);
-    return (Room){ scratch, quantized_in(scratch + 4 * keys, 4, keys, KEYS) };
+static Room room_in(float *scratch, size_t keys) {
+    return (Room){ scratch + 16, scratch, quantized_in(scratch + 16 + 4 * keys, 4, keys, KEYS) };
 }
 
 /* A query, times the softmax's scale, as `size` integers, zeros from dim on; returns their scale. */
@@ -1119,75 +1135,171 @@ static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t si
 }
 
 /* Up to four rows: the queries q[i] [dim], each of one of the heads that share the keys, of which it sees the first
-   seen[i], a number that never falls; out[i] [dim] is the result. count: how many there are; the others' q are any. */
-typedef struct Rows { const float *q[4]; float *out[4]; size_t seen[4], count; } Rows;
+   seen[i], a number that never falls; out[i] [dim] is the result. count: how many there are; the others' q are any.
+   keys: as many positions as the last sees, up to whole groups. */
+typedef struct Rows {
+    const SvCache *c;
+    Parts head;
+    const float *q[4];
+    float *out[4];
+    size_t seen[4], count, keys;
+    Room room;
+} Rows;
 
-static NOINLINE void integer_attention4(const Rows *row, const SvCache *c, const Parts *head, const Room *room) {
-    size_t dim = c->dim, size = round_up(dim, 16), most = row->seen[row->count - 1], keys = round_up(most, KEYS);
-    const Quantized *weights = &room->weights;
+/* Part one: the rows' products with the keys from .. to, `from` a multiple of WIDEST. */
+static NOINLINE void integer_scores(const Rows *row, size_t from, size_t to) {
+    size_t dim = row->c->dim, size = round_up(dim, 16);
     int8_t bytes[MAX_GROUP];
     xint x[4 * MAX_GROUP];
-    float d[4], one_over[4];
+    float d[4];
     int32_t by128[4];
     for (size_t i = 0; i < 4; i++) {
         d[i] = quantize_query(bytes, row->q[i], dim, size, &by128[i]);
         widen(x + i * size, bytes, size);
     }
-    for (size_t j = 0; j < most; j += NR)
-        product4(room->scores + j, keys, false, x, size, d, by128, 1, head->k + j * size, NULL, size, 1);
-    for (size_t i = 0; i < row->count; i++) {
-        float *p = room->scores + i * keys;
-        one_over[i] = softmax_weights(p, head->k_scale, head->v_scale, row->seen[i], keys);
-        quantize_row(weights, i, p, keys, false);
-    }
-    for (size_t e = 0; e < dim; e += NR) {
-        float s[4][NR];
-        product4(s[0], NR, false, weights->q, weights->stride, weights->d, weights->by128, weights->marks,
-                 head->v + e * c->capacity, NULL, KEYS, keys / KEYS);
-        for (size_t i = 0; i < row->count; i++)
-            for (size_t r = 0; r < at_most(NR, dim - e); r++) row->out[i][e + r] = s[i][r] * one_over[i];
+    for (size_t j = from; j < to; j += NR) {
+        const int8_t *panel = row->head.k + j * size;
+        prefetch(panel, NR * size);
+        product4(row->room.scores + j, row->keys, false, x, size, d, by128, 1, panel, NULL, size, 1);
     }
 }
 
-static NOINLINE void float_attention4(const Rows *row, const SvCache *c, const Parts *head, const Room *room) {
-    size_t dim = c->dim, most = row->seen[row->count - 1], keys = round_up(most, KEYS);
-    float x[4 * MAX_GROUP], one_over[4], scale = 1.0f / sqrtf((float)dim);
+static NOINLINE void float_scores(const Rows *row, size_t from, size_t to) {
+    size_t dim = row->c->dim;
+    float x[4 * MAX_GROUP], scale = 1.0f / sqrtf((float)dim);
     for (size_t i = 0; i < 4; i++)
         for (size_t e = 0; e < dim; e++) x[i * dim + e] = row->q[i][e] * scale;
-    for (size_t j = 0; j < most; j += NF)
-        float_product4(room->scores + j, keys, false, x, dim, head->k_f32 + j * dim, dim);
-    for (size_t i = 0; i < row->count; i++)
-        one_over[i] = softmax_weights(room->scores + i * keys, NULL, NULL, row->seen[i], keys);
-    for (size_t e = 0; e < dim; e += NF) {
-        float s[4][NF];
-        float_product4(s[0], NF, false, room->scores, keys, head->v_f32 + e * c->capacity, most);
+    for (size_t j = from; j < to; j += NF)
+        float_product4(row->room.scores + j, row->keys, false, x, dim, row->head.k_f32 + j * dim, dim);
+}
+
+/* Part two: the scores of row i become weights. */
+static NOINLINE void weights_of(const Rows *row, size_t i) {
+    float *p = row->room.scores + i * row->keys;
+    bool q8 = row->c->q8;
+    const float *before = q8 ? row->head.k_scale : NULL, *after = q8 ? row->head.v_scale : NULL;
+    row->room.one_over[i] = softmax_weights(p, before, after, row->seen[i], row->keys);
+    if (q8) quantize_row(&row->room.weights, i, p, row->keys, false);
+}
+
+/* Part three: the values' dimensions e .. e + WIDEST, weighted. */
+static NOINLINE void integer_values(const Rows *row, size_t first) {
+    const Quantized *w = &row->room.weights;
+    size_t dim = row->c->dim;
+    for (size_t e = first; e < at_most(dim, first + WIDEST); e += NR) {
+        float s[4][NR];
+        const int8_t *panel = row->head.v + e * row->c->capacity;
+        for (size_t at = 0, n; at < row->keys; at += n) {   /* in pieces, to ask for the next ones */
+            n = at_most(4 * KEYS, row->keys - at);
+            prefetch(panel + at * NR, n * NR);
+            product4(s[0], NR, at > 0, w->q + at, w->stride, w->d + at / KEYS, w->by128 + at / KEYS, w->marks,
+                     panel + at * NR, NULL, KEYS, n / KEYS);
+        }
         for (size_t i = 0; i < row->count; i++)
-            for (size_t r = 0; r < at_most(NF, dim - e); r++) row->out[i][e + r] = s[i][r] * one_over[i];
+            for (size_t r = 0; r < at_most(NR, dim - e); r++) row->out[i][e + r] = s[i][r] * row->room.one_over[i];
+    }
+}
+
+static NOINLINE void float_values(const Rows *row, size_t first) {
+    size_t dim = row->c->dim, most = row->seen[row->count - 1];
+    for (size_t e = first; e < at_most(dim, first + WIDEST); e += NF) {
+        float s[4][NF];
+        float_product4(s[0], NF, false, row->room.scores, row->keys, row->head.v_f32 + e * row->c->capacity, most);
+        for (size_t i = 0; i < row->count; i++)
+            for (size_t r = 0; r < at_most(NF, dim - e); r++) row->out[i][e + r] = s[i][r] * row->room.one_over[i];
+    }
+}
+
+static void scores(const Rows *row, size_t from, size_t to) {
+    if (row->c->q8) integer_scores(row, from, to);
+    else float_scores(row, from, to);
+}
+
+static void values(const Rows *row, size_t first) {
+    if (row->c->q8) integer_values(row, first);
+    else float_values(row, first);
+}
+
+/* All of an attention: for each head of the cache, `shared` heads' queries, one after the other. */
+typedef struct Queries {
+    float *out;
+    const float *q;
+    const SvCache *c;
+    size_t n_q, n_k, heads;
+    bool causal;
+    float *scratch;
+} Queries;
+
+/* Four of head h's rows from row i on, of `count` in all; with room number `room` of the scratch. */
+static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t room) {
+    size_t shared = a->heads / a->c->heads;
+    Rows row = { .c = a->c, .head = parts_of(a->c, h), .count = at_most(4, count - i) };
+    for (size_t r = 0; r < 4; r++) {
+        size_t one = at_most(i + r, count - 1), query = one / shared;
+        size_t at = (query * a->heads + h * shared + one % shared) * a->c->dim;
+        row.q[r] = a->q + at;
+        row.out[r] = a->out + at;
+        row.seen[r] = a->causal ? a->n_k - a->n_q + 1 + query : a->n_k;
+    }
+    row.keys = round_up(row.seen[3], KEYS);
+    row.room = room_in(a->scratch + room * (size_t)room_floats(a->n_k), row.keys);
+    return row;
+}
+
+/* Few rows (decoding): each part is shared out among the threads, as there may be fewer heads in the cache than threads,
+   or a number that does not divide well. */
+enum { TURN = 512 };                                        /* keys at a time */
+
+static void attention_of_few(const Queries *a, int threads) {
+    size_t heads = a->c->heads, dim = a->c->dim, count = a->n_q * (a->heads / heads), fours = (count + 3) / 4 * heads;
+    size_t turns = (a->n_k + TURN - 1) / TURN, strips = (dim + WIDEST - 1) / WIDEST;
+    (void)threads;
+#pragma omp parallel num_threads(threads) if (a->n_k * a->n_q * a->heads * dim > WORTH_THREADS / 4)
+    {
+#pragma omp for schedule(static)
+        for (int64_t u = 0; u < (int64_t)(fours * turns); u++) {
+            size_t four = (size_t)u / turns, from = (size_t)u % turns * TURN;
+            Rows row = rows_of(a, four % heads, four / heads * 4, count, four);
+            scores(&row, from, at_most(from + TURN, row.seen[3]));
+        }
+#pragma omp for schedule(static)
+        for (int64_t u = 0; u < (int64_t)(fours * 4); u++) {
+            size_t four = (size_t)u / 4;
+            Rows row = rows_of(a, four % heads, four / heads * 4, count, four);
+            if ((size_t)u % 4 < row.count) weights_of(&row, (size_t)u % 4);
+        }
+#pragma omp for schedule(static)
+        for (int64_t u = 0; u < (int64_t)(fours * strips); u++) {
+            size_t four = (size_t)u / strips;
+            Rows row = rows_of(a, four % heads, four / heads * 4, count, four);
+            values(&row, (size_t)u % strips * WIDEST);
+        }
+    }
+}
+
+/* Many rows: blocks of ROWS, all of a block's by one thread. */
+static void attention_of_many(const Queries *a, int threads) {
+    size_t heads = a->c->heads, count = a->n_q * (a->heads / heads), blocks = (count + ROWS - 1) / ROWS;
+    (void)threads;
+    bool worth = a->n_q * a->n_k * a->heads * a->c->dim > WORTH_THREADS;
+    (void)worth;
+#pragma omp parallel for schedule(static, 1) num_threads(threads) if (worth)
+    for (int64_t u = 0; u < (int64_t)(heads * blocks); u++) {
+        size_t first = (size_t)u / heads * ROWS;
+        for (size_t i = first; i < at_most(first + ROWS, count); i += 4) {
+            Rows row = rows_of(a, (size_t)u % heads, i, count, (size_t)thread_index());
+            scores(&row, 0, row.seen[3]);
+            for (size_t r = 0; r < row.count; r++) weights_of(&row, r);
+            for (size_t e = 0; e < a->c->dim; e += WIDEST) values(&row, e);
+        }
     }
 }
 
 static void attention(float *out, const float *q, const SvCache *c, size_t n_q, size_t n_k, size_t heads, bool causal,
                       float *scratch, int threads) {
-    size_t dim = c->dim, shared = heads / c->heads, rows = n_q * shared, blocks = (rows + ROWS - 1) / ROWS;
-    (void)threads;
-#pragma omp parallel for schedule(static, 1) num_threads(threads) if (n_q * n_k * heads * dim > WORTH_THREADS)
-    for (int64_t u = 0; u < (int64_t)(c->heads * blocks); u++) {
-        size_t h = (size_t)u % c->heads, i0 = (size_t)u / c->heads * ROWS, i1 = at_most(i0 + ROWS, rows);
-        Room room = room_in(scratch + (size_t)room_floats(n_k) * (size_t)thread_index(), n_k);
-        Parts head = parts_of(c, h);
-        for (size_t i = i0; i < i1; i += 4) {
-            Rows row = { .count = at_most(4, i1 - i) };
-            for (size_t r = 0; r < 4; r++) {
-                size_t one = at_most(i + r, i1 - 1), query = one / shared;
-                size_t at = (query * heads + h * shared + one % shared) * dim;
-                row.q[r] = q + at;
-                row.out[r] = out + at;
-                row.seen[r] = causal ? n_k - n_q + 1 + query : n_k;
-            }
-            if (c->q8) integer_attention4(&row, c, &head, &room);
-            else float_attention4(&row, c, &head, &room);
-        }
-    }
+    Queries all = { out, q, c, n_q, n_k, heads, causal, scratch };
+    if (n_q <= FEW) attention_of_few(&all, threads);
+    else attention_of_many(&all, threads);
 }
 
 /* -------------------------------------------------------------------------------------------- norms and activations */
@@ -1328,7 +1440,9 @@ uint64_t sv_matmul_scratch(uint64_t n, uint64_t cols) {
     return rows * (stride / 2 + 2 * marks);                 /* as int16, the scales, the sums */
 }
 
-uint64_t sv_attention_scratch(uint64_t n_k, int threads) { return room_floats(n_k) * (uint64_t)threads; }
+uint64_t sv_attention_scratch(uint64_t n_k, uint64_t heads, int threads) {
+    return room_floats(n_k) * (heads > (uint64_t)threads ? heads : (uint64_t)threads);
+}
 
 uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim) {
     capacity = (capacity + KEYS - 1) / KEYS * KEYS;

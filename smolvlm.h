@@ -453,9 +453,9 @@ struct SvKernels {
 /* The kernels that this machine can run, the fastest first; NULL past the last. */
 const SvKernels *sv_kernels(int i);
 
-/* How many floats the scratch of these functions needs: for n rows of cols numbers, for n_k positions of a head. */
+/* How many floats the scratch of these functions needs: for n rows of cols numbers, for n_k positions of the cache. */
 uint64_t sv_matmul_scratch(uint64_t n, uint64_t cols);
-uint64_t sv_attention_scratch(uint64_t n_k, int threads);
+uint64_t sv_attention_scratch(uint64_t n_k, uint64_t heads, int threads);
 
 /* Row `row` of w as floats. */
 void sv_row(const SvTensor *w, size_t row, float *out);

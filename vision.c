@@ -59,7 +59,7 @@ static void part_sizes(const SvModel *m, size_t tiles, int threads, uint64_t siz
     for (int i = 0; i < 5; i++) size[i] = rows * c->vision_hidden_size;                     /* x, norm, q, k, v */
     size[5] = rows * wide;
     size[6] = sv_cache_floats(is_q8(m), n, heads, dim);                                                 /* cache */
-    size[7] = larger(sv_attention_scratch(n, threads),                                                  /* scratch */
+    size[7] = larger(sv_attention_scratch(n, heads, threads),                                           /* scratch */
                      larger(sv_matmul_scratch(rows, larger(wide, c->vision_hidden_size)),
                             sv_matmul_scratch(rows / area, c->vision_hidden_size * area)));
 }

@@ -847,7 +847,7 @@ static void free_case(Case *c) {
 
 static void attend(float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k, size_t heads, bool causal,
                    int threads) {
-    float *room = scratch(sv_attention_scratch(n_k, threads));
+    float *room = scratch(sv_attention_scratch(n_k, heads, threads));
     cpu->attention(out, q, cache, n_q, n_k, heads, causal, room, threads);
     free(room);
 }
