@@ -1136,13 +1136,14 @@ static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t si
 
 /* Up to four rows: the queries q[i] [dim], each of one of the heads that share the keys, of which it sees the first
    seen[i], a number that never falls; out[i] [dim] is the result. count: how many there are; the others' q are any.
-   keys: as many positions as the last sees, up to whole groups. */
+   keys: as many positions as the last sees, up to whole groups. once: keys and values are read for these rows alone. */
 typedef struct Rows {
     const SvCache *c;
     Parts head;
     const float *q[4];
     float *out[4];
     size_t seen[4], count, keys;
+    bool once;
     Room room;
 } Rows;
 
@@ -1159,7 +1160,7 @@ static NOINLINE void integer_scores(const Rows *row, size_t from, size_t to) {
     }
     for (size_t j = from; j < to; j += NR) {
         const int8_t *panel = row->head.k + j * size;
-        prefetch(panel, NR * size);
+        if (row->once) prefetch(panel, NR * size);
         product4(row->room.scores + j, row->keys, false, x, size, d, by128, 1, panel, NULL, size, 1);
     }
 }
@@ -1169,8 +1170,11 @@ static NOINLINE void float_scores(const Rows *row, size_t from, size_t to) {
     float x[4 * MAX_GROUP], scale = 1.0f / sqrtf((float)dim);
     for (size_t i = 0; i < 4; i++)
         for (size_t e = 0; e < dim; e++) x[i * dim + e] = row->q[i][e] * scale;
-    for (size_t j = from; j < to; j += NF)
-        float_product4(row->room.scores + j, row->keys, false, x, dim, row->head.k_f32 + j * dim, dim);
+    for (size_t j = from; j < to; j += NF) {
+        const float *panel = row->head.k_f32 + j * dim;
+        if (row->once) prefetch(panel, NF * dim * sizeof *panel);
+        float_product4(row->room.scores + j, row->keys, false, x, dim, panel, dim);
+    }
 }
 
 /* Part two: the scores of row i become weights. */
@@ -1191,7 +1195,7 @@ static NOINLINE void integer_values(const Rows *row, size_t first) {
         const int8_t *panel = row->head.v + e * row->c->capacity;
         for (size_t at = 0, n; at < row->keys; at += n) {   /* in pieces, to ask for the next ones */
             n = at_most(4 * KEYS, row->keys - at);
-            prefetch(panel + at * NR, n * NR);
+            if (row->once) prefetch(panel + at * NR, n * NR);
             product4(s[0], NR, at > 0, w->q + at, w->stride, w->d + at / KEYS, w->by128 + at / KEYS, w->marks,
                      panel + at * NR, NULL, KEYS, n / KEYS);
         }
@@ -1204,7 +1208,12 @@ static NOINLINE void float_values(const Rows *row, size_t first) {
     size_t dim = row->c->dim, most = row->seen[row->count - 1];
     for (size_t e = first; e < at_most(dim, first + WIDEST); e += NF) {
         float s[4][NF];
-        float_product4(s[0], NF, false, row->room.scores, row->keys, row->head.v_f32 + e * row->c->capacity, most);
+        const float *panel = row->head.v_f32 + e * row->c->capacity;
+        for (size_t at = 0, n; at < most; at += n) {
+            n = at_most(KEYS, most - at);
+            if (row->once) prefetch(panel + at * NF, n * NF * sizeof *panel);
+            float_product4(s[0], NF, at > 0, row->room.scores + at, row->keys, panel + at * NF, n);
+        }
         for (size_t i = 0; i < row->count; i++)
             for (size_t r = 0; r < at_most(NF, dim - e); r++) row->out[i][e + r] = s[i][r] * row->room.one_over[i];
     }
@@ -1242,6 +1251,7 @@ static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t r
         row.seen[r] = a->causal ? a->n_k - a->n_q + 1 + query : a->n_k;
     }
     row.keys = round_up(row.seen[3], KEYS);
+    row.once = a->n_q <= FEW;
     row.room = room_in(a->scratch + room * (size_t)room_floats(a->n_k), row.keys);
     return row;
 }
