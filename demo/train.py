@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Trains the demo model: a SmolVLM small enough for two CPU cores, on pictures that draw.py draws.
 
-    python demo/train.py WORKDIR                trains, or goes on where WORKDIR/last.pt ends
-    python demo/train.py WORKDIR --save DIR     writes the Hugging Face directory DIR (bf16)
+    python demo/train.py WORKDIR                trains, or goes on where WORKDIR/last.pt ends; then writes WORKDIR/hf
+                                                (a Hugging Face directory, bf16), demo.bin (Q8) and figures.txt
+    python demo/train.py WORKDIR --save DIR     only writes the directory, of what there is so far
 
     draw.sample ──> make_batch ──> pixels [tiles, 3, T, T], ids [batch, L], seg, positions, targets, hints
         see:    vision_model ──> [tiles, 144, vision width] ──> hint_loss (see hints.py)
@@ -39,6 +40,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import defaultdict
 
@@ -597,6 +600,7 @@ def report(log, step, steps, total, seconds, speed):
 
 
 def train(a):
+    """Runs the steps that are left; whether it came to the last."""
     os.makedirs(a.work, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpu = device.type == "cuda"
@@ -666,6 +670,7 @@ def train(a):
     keep()
     if team:
         team.close()
+    return step == a.steps
 
 
 # ------------------------------------------------------------------------------------------------ the HF directory
@@ -692,6 +697,19 @@ def save_hf(work, out, dtype=torch.bfloat16):
             json.dump(settings, f, indent=2)
 
 
+def finish(work):
+    """The directory, the checkpoint, and the share of right answers to demo/eval by skill."""
+    hf, checkpoint, figures = (os.path.join(work, name) for name in ("hf", "demo.bin", "figures.txt"))
+    save_hf(work, hf)
+    run = lambda *command, **how: subprocess.run([sys.executable, *command], check=True, **how)
+    run(os.path.join(draw.HERE, "..", "export.py"), hf, checkpoint, "--format", "q8")
+    print("evaluating, some minutes", flush=True)
+    with open(figures, "w", encoding="utf-8") as f:
+        run(os.path.join(draw.HERE, "evaluate.py"), "run", hf, os.path.join(draw.HERE, "eval"), stdout=f)
+    with open(figures, encoding="utf-8") as f:
+        print(f.read(), end="")
+
+
 def main():
     parser = argparse.ArgumentParser(description="Trains the demo model.")
     parser.add_argument("work", metavar="WORKDIR", help="checkpoints and the log")
@@ -707,8 +725,8 @@ def main():
     a = parser.parse_args()
     if a.save:
         save_hf(a.work, a.save)
-    else:
-        train(a)
+    elif train(a):
+        finish(a.work)
 
 
 if __name__ == "__main__":
