@@ -184,8 +184,8 @@ static inline vf v_exp(vf x) {
     return p * of_bits((bits_of(shifted) << 23) + (127u << 23));        /* the low bits of `shifted` are n */
 }
 
-/* What is read once from end to end is asked for when it is this many bytes off, as the processor's own prefetcher stops
-   at the end of every page: into the first-level cache alone, since nobody asks for it again. */
+/* What is read once, from end to end, is asked for when it is so many bytes off, as the processor's own prefetcher stops
+   at the end of every page; and into the first-level cache alone, since nobody asks for it again. */
 enum { AHEAD = 5120 };
 static inline void prefetch(const void *from, size_t bytes) {
 #if defined(__GNUC__) && !defined(SV_NO_SIMD)
@@ -623,7 +623,7 @@ static NOINLINE void pack(int8_t *panel, const int8_t *const rows[NR], size_t n)
 }
 #endif
 
-/* Where a panel has number k of its row r: STEP numbers of a row lie side by side. And as what they are written there. */
+/* Where a panel has number k of its row r: STEP numbers of a row lie side by side. And what is written there. */
 static inline size_t panel_at(size_t k, size_t r) { return (k / STEP * NR + r) * STEP + k % STEP; }
 static inline void panel_numbers(int8_t *w, size_t n) {
     for (size_t k = 0; k < n && BY128; k++) w[k] = (int8_t)(w[k] ^ -128);
@@ -1135,7 +1135,7 @@ static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t si
 }
 
 /* Up to four rows: the queries q[i] [dim], each of one of the heads that share the keys, of which it sees the first
-   seen[i], a number that never falls; out[i] [dim] is the result. count: how many there are; the others' q are any.
+   seen[i]; out[i] [dim] is the result. count: how many there are; the others repeat the last, which sees the most.
    keys: as many positions as the last sees, up to whole groups. once: keys and values are read for these rows alone. */
 typedef struct Rows {
     const SvCache *c;
@@ -1205,7 +1205,7 @@ static NOINLINE void integer_values(const Rows *row, size_t first) {
 }
 
 static NOINLINE void float_values(const Rows *row, size_t first) {
-    size_t dim = row->c->dim, most = row->seen[row->count - 1];
+    size_t dim = row->c->dim, most = row->seen[3];
     for (size_t e = first; e < at_most(dim, first + WIDEST); e += NF) {
         float s[4][NF];
         const float *panel = row->head.v_f32 + e * row->c->capacity;
@@ -1229,7 +1229,7 @@ static void values(const Rows *row, size_t first) {
     else float_values(row, first);
 }
 
-/* All of an attention: for each head of the cache, `shared` heads' queries, one after the other. */
+/* All of an attention. A head of the cache has n_q * shared rows: the first query's heads, the second's, and so on. */
 typedef struct Queries {
     float *out;
     const float *q;
@@ -1256,15 +1256,15 @@ static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t r
     return row;
 }
 
-/* Few rows (decoding): each part is shared out among the threads, as there may be fewer heads in the cache than threads,
-   or a number that does not divide well. */
+/* Few queries (decoding): each part is shared out among the threads, as the cache may have fewer heads than there are
+   threads, or a number that does not divide well. */
 enum { TURN = 512 };                                        /* keys at a time */
 
 static void attention_of_few(const Queries *a, int threads) {
     size_t heads = a->c->heads, dim = a->c->dim, count = a->n_q * (a->heads / heads), fours = (count + 3) / 4 * heads;
     size_t turns = (a->n_k + TURN - 1) / TURN, strips = (dim + WIDEST - 1) / WIDEST;
     (void)threads;
-#pragma omp parallel num_threads(threads) if (a->n_k * a->n_q * a->heads * dim > WORTH_THREADS / 4)
+#pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
         for (int64_t u = 0; u < (int64_t)(fours * turns); u++) {
@@ -1287,13 +1287,11 @@ static void attention_of_few(const Queries *a, int threads) {
     }
 }
 
-/* Many rows: blocks of ROWS, all of a block's by one thread. */
+/* Many: blocks of ROWS rows, everything about a block by one thread. */
 static void attention_of_many(const Queries *a, int threads) {
     size_t heads = a->c->heads, count = a->n_q * (a->heads / heads), blocks = (count + ROWS - 1) / ROWS;
     (void)threads;
-    bool worth = a->n_q * a->n_k * a->heads * a->c->dim > WORTH_THREADS;
-    (void)worth;
-#pragma omp parallel for schedule(static, 1) num_threads(threads) if (worth)
+#pragma omp parallel for schedule(static, 1) num_threads(threads)
     for (int64_t u = 0; u < (int64_t)(heads * blocks); u++) {
         size_t first = (size_t)u / heads * ROWS;
         for (size_t i = first; i < at_most(first + ROWS, count); i += 4) {
@@ -1308,6 +1306,7 @@ static void attention_of_many(const Queries *a, int threads) {
 static void attention(float *out, const float *q, const SvCache *c, size_t n_q, size_t n_k, size_t heads, bool causal,
                       float *scratch, int threads) {
     Queries all = { out, q, c, n_q, n_k, heads, causal, scratch };
+    if (n_q * n_k * heads * c->dim < WORTH_THREADS / 4) threads = 1;            /* the softmax takes more than that */
     if (n_q <= FEW) attention_of_few(&all, threads);
     else attention_of_many(&all, threads);
 }

@@ -67,8 +67,8 @@ int sv_fail(SvError *error, const char *format, ...)
 
 /* How a tensor's numbers are stored. f32 and bf16: row after row, as they are, with group = 0.
 
-   Q8 and Q4: each row in groups of SV_GROUP numbers (the last one shorter where cols is no multiple of it, and filled up
-   with numbers that do not count), a number being its group's scale times an integer:
+   Q8 and Q4: each row in groups of SV_GROUP numbers (the last one shorter where cols is no multiple of it, and filled
+   up with numbers that do not count), a number being its group's scale times an integer:
      Q8  int8, -127 .. 127: 64 bytes a group
      Q4  SV_Q4_VALUES[i], where i has 4 bits: 32 bytes a group; the low half of byte j is number j, the high half number
          j + 32
@@ -416,7 +416,7 @@ int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits
 
 /* The keys and values of a layer, or of a picture's patches: q8 (int8 and a scale for each position and head, beside
    weights in Q8 or Q4), or f32. capacity: a multiple of 64; dim: at most 512; data: sv_cache_floats() floats, all zero
-   at first. */
+   at first. How they lie there is the kernels' affair: one set's cache is not another's. */
 typedef struct SvCache { bool q8; size_t capacity, heads, dim; float *data; } SvCache;
 uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim);
 
