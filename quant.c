@@ -184,8 +184,8 @@ static inline vf v_exp(vf x) {
     return p * of_bits((bits_of(shifted) << 23) + (127u << 23));        /* the low bits of `shifted` are n */
 }
 
-/* What is read once, from end to end, is asked for when it is so many bytes off, as the processor's own prefetcher stops
-   at the end of every page; and into the first-level cache alone, since nobody asks for it again. */
+/* What is read once, from end to end, is asked for when it is this many bytes off, as the processor's prefetcher stops
+   at the end of every page; into the first-level cache alone, since nobody asks for it again. */
 enum { AHEAD = 5120 };
 static inline void prefetch(const void *from, size_t bytes) {
 #if defined(__GNUC__) && !defined(SV_NO_SIMD)
