@@ -189,7 +189,7 @@ static inline vf v_exp(vf x) {
 enum { AHEAD = 5120 };
 static inline void prefetch(const void *from, size_t bytes) {
 #if defined(__GNUC__) && !defined(SV_NO_SIMD)
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + AHEAD + i, 0, 0);
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const void *)((uintptr_t)from + AHEAD + i), 0, 0);
 #else
     (void)from, (void)bytes;
 #endif
