@@ -657,20 +657,20 @@ def encode_q8(numbers):
     """[rows, cols] -> (int8 [eights of rows, groups, 8, 64], scales u16 [eights, groups, 8, 1]); see smolvlm.h."""
     chosen, scales = quantized(range(-127, 128), numbers, GROUPS["q8"], (127, 130, 133, 124, 121, 136))
     integers = (chosen.astype("<i2") - 127).astype(np.int8)
-    return in_eights(integers.reshape(len(chosen), -1, 64)), in_eights(scales[..., None])
+    return in_eights(integers.reshape(len(chosen), -1, GROUPS["q8"])), in_eights(scales[..., None])
 
 
 def encode_q4(numbers):
     """[rows, cols] -> (u8 [eights of rows, groups, 8, 32], scales u16 [eights, groups, 8, 1]); see smolvlm.h."""
     chosen, scales = quantized(read_layout().q4_values, numbers, GROUPS["q4"], (-63, -56, -69, 63, 56, 49))
-    halves = chosen.reshape(len(chosen), -1, 2, 32)
+    halves = chosen.reshape(len(chosen), -1, 2, GROUPS["q4"] // 2)
     return in_eights(halves[:, :, 0] | halves[:, :, 1] << 4), in_eights(scales[..., None])
 
 
 GROUPS = {"f32": 0, "bf16": 0, "q8": 64, "q4": 64}
 
-# Bytes of a number in f32 and bf16, of a block (a group of eight rows, without its scales) in Q8 and Q4.
-BYTES = {"f32": 4, "bf16": 2, "q8": 8 * 64, "q4": 8 * 32}
+NUMBER_BYTES = {"f32": 4, "bf16": 2}
+BLOCK_BYTES = {"q8": 8 * 64, "q4": 8 * 32}                          # a group of eight rows, without its scales
 # [rows, cols] f32, rows a multiple of 8 but for a tensor's last -> what is written of it: numbers, and scales or None
 ENCODERS = {"f32": lambda numbers: (encode_f32(numbers), None), "bf16": lambda numbers: (encode_bf16(numbers), None),
             "q8": encode_q8, "q4": encode_q4}
@@ -689,8 +689,8 @@ def format_of(tensor, wanted):
 def size_of(format, rows, cols):
     """Bytes of a tensor."""
     if not GROUPS[format]:
-        return rows * cols * BYTES[format]
-    return -(-rows // 8) * -(-cols // GROUPS[format]) * (BYTES[format] + 16)
+        return rows * cols * NUMBER_BYTES[format]
+    return -(-rows // 8) * -(-cols // GROUPS[format]) * (BLOCK_BYTES[format] + 16)
 
 
 def side_by_side(function, items):
@@ -712,7 +712,7 @@ def encoded(format, chunks):
         scales.append(scale)
         yield numbers
     if GROUPS[format]:
-        yield np.concatenate(scales)
+        yield np.concatenate(scales).astype("<u2", copy=False)
 
 
 def read_safetensors_header(path):
@@ -955,7 +955,7 @@ OUT.bin appears only when it is complete; the same directory gives the same byte
 with one sentence that names the file and what is wrong with it.""")
     parser.add_argument("directory", metavar="DIR", help="the checkpoint directory")
     parser.add_argument("out", metavar="OUT.bin", help="the file to write")
-    parser.add_argument("--format", choices=BYTES, help="how matrices are stored (default: the smallest that loses "
+    parser.add_argument("--format", choices=GROUPS, help="how matrices are stored (default: the smallest that loses "
                         "nothing, so bf16 if the checkpoint is, else f32)")
     parser.add_argument("--seal", metavar="PROGRAM", help="smolvlm, to compute the self-test's hash for q8 or q4")
     arguments = parser.parse_args()

@@ -265,12 +265,12 @@ static inline float from_bf16(uint16_t bits) {
 }
 
 /* Q8 and Q4: bytes of a block, and how many make eight rows. */
-static size_t block_bytes(const SvTensor *w) { return w->format == SV_Q8 ? 8 * GROUP : 8 * GROUP / 2; }
+static size_t block_bytes(uint32_t format) { return format == SV_Q8 ? 8 * GROUP : 8 * GROUP / 2; }
 static size_t groups_of(const SvTensor *w) { return (w->cols + GROUP - 1) / GROUP; }
 
 /* The block of group g of the eight rows that row r belongs to, and the eight's scales; the next group's follow. */
 static const uint8_t *block_of(const SvTensor *w, size_t r, size_t g) {
-    return (const uint8_t *)w->data + (r / 8 * groups_of(w) + g) * block_bytes(w);
+    return (const uint8_t *)w->data + (r / 8 * groups_of(w) + g) * block_bytes(w->format);
 }
 
 static const uint16_t *scales_of(const SvTensor *w, size_t r, size_t g) {
@@ -301,14 +301,15 @@ static NOINLINE void unpack_q4(int8_t to[GROUP], const uint8_t *from) {
 
 /* ------------------------------------------------------------------------- products of integers, by instruction set
 
-   An xint holds one number of a quantized x: a byte, or int16 where an instruction set has no
-   exact product of bytes. A panel is NR rows of w (or of the keys, or of the values), packed in the order in which
-   product4 reads them, group after group.
+   An xint holds one number of a quantized x: a byte, or int16 where an instruction set has no exact product of bytes. A
+   panel is NR rows of w (or of the keys, or of the values), packed in the order in which product4 reads them, group
+   after group.
 
      pack        rows[r][0 .. n) -> one group of a panel, n a multiple of 16; a row that is NULL counts as zeros
      product4    four rows of x times a panel of `groups` groups of n numbers, into sum[i * stride + r], which starts
                  from what is there (more), or from zero:
                      for each group:  sum += (float)(x[i] . panel[r]) * scale[r] * d[i]
+                 scale: NR for each group, or NULL for ones
                  x, its scales d and by128 (128 times the sum of the group's numbers in x[i], for who needs it) are
                  given for the first group and the first row; the other rows are x_stride and d_stride further
      rows8       one row of x times eight rows of w as they lie in memory, block after block, into sum[8], in the same
@@ -623,9 +624,9 @@ static NOINLINE void pack(int8_t *panel, const int8_t *const rows[NR], size_t n)
 }
 #endif
 
-/* Where a panel has number k of its row r: STEP numbers of a row lie side by side. And what is written there. */
+/* Where a panel has number k of its row r: STEP numbers of a row lie side by side. And what bytes become there. */
 static inline size_t panel_at(size_t k, size_t r) { return (k / STEP * NR + r) * STEP + k % STEP; }
-static inline void panel_numbers(int8_t *w, size_t n) {
+static inline void as_in_panels(int8_t *w, size_t n) {
     for (size_t k = 0; k < n && BY128; k++) w[k] = (int8_t)(w[k] ^ -128);
 }
 
@@ -730,6 +731,11 @@ typedef struct Quantized {
     int32_t *by128;
     size_t stride, marks, groups, group;
 } Quantized;
+
+static uint64_t quantized_floats(uint64_t n, uint64_t cols) {          /* in groups of 64 */
+    uint64_t groups = (cols + GROUP - 1) / GROUP, marks = (groups + 7) / 8 * 8;
+    return n * (2 * marks + groups * GROUP / 2);            /* the scales, the sums, int16 */
+}
 
 static Quantized quantized_in(void *scratch, size_t n, size_t cols, size_t group) {
     Quantized x = { .group = group, .groups = (cols + group - 1) / group };
@@ -845,7 +851,7 @@ enum { FEW = 3, ROWS = 512, PANEL = 512, FLOAT_PANEL = 256, STRIP = 2 };
 
 /* Group g of row r of a Q8 or Q4 tensor; `unpacked` may be what is returned. */
 static inline const int8_t *integers(const SvTensor *w, size_t r, size_t g, int8_t unpacked[GROUP]) {
-    const uint8_t *group = block_of(w, r, g) + r % 8 * (block_bytes(w) / 8);
+    const uint8_t *group = block_of(w, r, g) + r % 8 * (block_bytes(w->format) / 8);
     if (w->format == SV_Q8) return (const int8_t *)group;
     unpack_q4(unpacked, group);
     return unpacked;
@@ -882,9 +888,9 @@ static NOINLINE void add_bias(float *out, size_t stride, const float *bias, size
 
 /* So many pieces of memory are nothing that a processor foresees: asks for all before the first is used. */
 static inline void prefetch_blocks(const SvTensor *w, size_t first, size_t count, size_t g, size_t groups) {
-#if defined(__GNUC__)
+#if defined(__GNUC__) && !defined(SV_NO_SIMD)
     for (size_t r = first; r < first + count; r += 8)
-        for (size_t b = 0; b < groups * block_bytes(w); b += 64) __builtin_prefetch(block_of(w, r, g) + b);
+        for (size_t b = 0; b < groups * block_bytes(w->format); b += 64) __builtin_prefetch(block_of(w, r, g) + b);
 #else
     (void)w, (void)first, (void)count, (void)g, (void)groups;
 #endif
@@ -928,10 +934,13 @@ static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *b
 static NOINLINE void pack_floats(float *panel, const SvTensor *w, size_t first, size_t at, size_t n) {
     for (size_t r = 0; r < NF; r++) {
         size_t row = first + r;
+        if (row >= w->rows) {
+            for (size_t k = 0; k < n; k++) panel[k * NF + r] = 0;
+            continue;
+        }
         const float *f32 = (const float *)w->data + row * w->cols + at;
         const uint16_t *bf16 = (const uint16_t *)w->data + row * w->cols + at;
-        if (row >= w->rows) for (size_t k = 0; k < n; k++) panel[k * NF + r] = 0;
-        else if (w->format == SV_F32) for (size_t k = 0; k < n; k++) panel[k * NF + r] = f32[k];
+        if (w->format == SV_F32) for (size_t k = 0; k < n; k++) panel[k * NF + r] = f32[k];
         else for (size_t k = 0; k < n; k++) panel[k * NF + r] = from_bf16(bf16[k]);
     }
 }
@@ -1042,10 +1051,10 @@ typedef struct Parts { int8_t *k, *v; float *k_scale, *v_scale, *k_f32, *v_f32; 
 
 static Parts parts_of(const SvCache *c, size_t head) {
     size_t one = c->capacity * round_up(c->dim, WIDEST);    /* numbers of a head, at most */
-    float *scales = c->data, *floats = c->data + head * one;
-    int8_t *integers = (int8_t *)(c->data + 2 * c->heads * c->capacity) + head * one;
-    return (Parts){ integers, integers + c->heads * one, scales + head * c->capacity,
-                    scales + (c->heads + head) * c->capacity, floats, floats + c->heads * one };
+    float *k_f32 = c->data + head * one, *k_scale = c->data + head * c->capacity;
+    if (!c->q8) return (Parts){ .k_f32 = k_f32, .v_f32 = k_f32 + c->heads * one };
+    int8_t *k = (int8_t *)(c->data + 2 * c->heads * c->capacity) + head * one;
+    return (Parts){ .k = k, .v = k + c->heads * one, .k_scale = k_scale, .v_scale = k_scale + c->heads * c->capacity };
 }
 
 /* One position's key and value, [dim], into the cache's panels. */
@@ -1055,10 +1064,10 @@ static NOINLINE void put_integers(const SvCache *c, const Parts *head, const flo
     int8_t bytes[MAX_GROUP], *k = head->k + position / NR * NR * size + panel_at(0, position % NR);
     int8_t *v = head->v + position / KEYS * KEYS * NR + panel_at(position % KEYS, 0);
     head->k_scale[position] = quantize(bytes, key, dim, size, NULL);
-    panel_numbers(bytes, size);
+    as_in_panels(bytes, size);
     for (size_t e = 0; e < size; e += STEP) memcpy(k + panel_at(e, 0), bytes + e, STEP);
     head->v_scale[position] = quantize(bytes, value, dim, size, NULL);
-    panel_numbers(bytes, size);
+    as_in_panels(bytes, size);
     for (size_t e = 0; e < dim; e += NR, v += c->capacity * NR)
         for (size_t r = 0; r < at_most(NR, dim - e); r++) v[panel_at(0, r)] = bytes[e + r];
 }
@@ -1116,27 +1125,26 @@ typedef struct Room { float *scores, *one_over; Quantized weights; } Room;
 
 static uint64_t room_floats(uint64_t n_k) {
     uint64_t keys = (n_k + KEYS - 1) / KEYS * KEYS;
-    return 4 * keys + 16 + 2 * keys + 8 * (keys / KEYS + 8);
+    return 16 + 4 * keys + quantized_floats(4, keys);
 }
 
 static Room room_in(float *scratch, size_t keys) {
     return (Room){ scratch + 16, scratch, quantized_in(scratch + 16 + 4 * keys, 4, keys, KEYS) };
 }
 
-/* A query, times the softmax's scale, as `size` integers, zeros from dim on; returns their scale. */
+/* A query, times the softmax's scale, as integers, zeros from dim to `size`, the next multiple of 16; returns their
+   scale. */
 static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t size, int32_t *by128) {
     float scaled[MAX_GROUP];
-    size_t end = round_up(dim, 16);
     vf scale = v_set(1.0f / sqrtf((float)dim));
     memcpy(scaled, q, dim * sizeof *q);
-    memset(bytes + end, 0, size - end);
-    for (size_t e = 0; e < end; e += VL) v_store(scaled + e, v_load(scaled + e) * scale);
-    return quantize(bytes, scaled, dim, end, by128);
+    for (size_t e = 0; e < size; e += VL) v_store(scaled + e, v_load(scaled + e) * scale);
+    return quantize(bytes, scaled, dim, size, by128);
 }
 
 /* Up to four rows: the queries q[i] [dim], each of one of the heads that share the keys, of which it sees the first
    seen[i]; out[i] [dim] is the result. count: how many there are; the others repeat the last, which sees the most.
-   keys: as many positions as the last sees, up to whole groups. once: keys and values are read for these rows alone. */
+   keys: as many positions as the last sees, up to whole groups. once: no other rows read these keys and values. */
 typedef struct Rows {
     const SvCache *c;
     Parts head;
@@ -1177,16 +1185,21 @@ static NOINLINE void float_scores(const Rows *row, size_t from, size_t to) {
     }
 }
 
-/* Part two: the scores of row i become weights. */
+/* Part two: the scores of row i become weights; all of them zero if there is no such row. */
 static NOINLINE void weights_of(const Rows *row, size_t i) {
     float *p = row->room.scores + i * row->keys;
     bool q8 = row->c->q8;
+    if (i >= row->count) {
+        memset(p, 0, row->keys * sizeof *p);
+        if (q8) quantize_row(&row->room.weights, i, p, row->keys, false);
+        return;
+    }
     const float *before = q8 ? row->head.k_scale : NULL, *after = q8 ? row->head.v_scale : NULL;
     row->room.one_over[i] = softmax_weights(p, before, after, row->seen[i], row->keys);
     if (q8) quantize_row(&row->room.weights, i, p, row->keys, false);
 }
 
-/* Part three: the values' dimensions e .. e + WIDEST, weighted. */
+/* Part three: the values' dimensions first .. first + WIDEST, weighted. */
 static NOINLINE void integer_values(const Rows *row, size_t first) {
     const Quantized *w = &row->room.weights;
     size_t dim = row->c->dim;
@@ -1251,7 +1264,7 @@ static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t r
         row.seen[r] = a->causal ? a->n_k - a->n_q + 1 + query : a->n_k;
     }
     row.keys = round_up(row.seen[3], KEYS);
-    row.once = a->n_q <= FEW;
+    row.once = count <= 4;
     row.room = room_in(a->scratch + room * (size_t)room_floats(a->n_k), row.keys);
     return row;
 }
@@ -1276,7 +1289,7 @@ static void attention_of_few(const Queries *a, int threads) {
         for (int64_t u = 0; u < (int64_t)(fours * 4); u++) {
             size_t four = (size_t)u / 4;
             Rows row = rows_of(a, four % heads, four / heads * 4, count, four);
-            if ((size_t)u % 4 < row.count) weights_of(&row, (size_t)u % 4);
+            weights_of(&row, (size_t)u % 4);
         }
 #pragma omp for schedule(static)
         for (int64_t u = 0; u < (int64_t)(fours * strips); u++) {
@@ -1297,7 +1310,7 @@ static void attention_of_many(const Queries *a, int threads) {
         for (size_t i = first; i < at_most(first + ROWS, count); i += 4) {
             Rows row = rows_of(a, (size_t)u % heads, i, count, (size_t)thread_index());
             scores(&row, 0, row.seen[3]);
-            for (size_t r = 0; r < row.count; r++) weights_of(&row, r);
+            for (size_t r = 0; r < 4; r++) weights_of(&row, r);
             for (size_t e = 0; e < a->c->dim; e += WIDEST) values(&row, e);
         }
     }
@@ -1306,7 +1319,7 @@ static void attention_of_many(const Queries *a, int threads) {
 static void attention(float *out, const float *q, const SvCache *c, size_t n_q, size_t n_k, size_t heads, bool causal,
                       float *scratch, int threads) {
     Queries all = { out, q, c, n_q, n_k, heads, causal, scratch };
-    if (n_q * n_k * heads * c->dim < WORTH_THREADS / 4) threads = 1;            /* the softmax takes more than that */
+    if (n_q * n_k * heads * c->dim < WORTH_THREADS / 4) threads = 1;            /* not the half of it */
     if (n_q <= FEW) attention_of_few(&all, threads);
     else attention_of_many(&all, threads);
 }
@@ -1444,10 +1457,7 @@ int sv_threads(int wanted) {
 #endif
 }
 
-uint64_t sv_matmul_scratch(uint64_t n, uint64_t cols) {
-    uint64_t rows = (n + 3) / 4 * 4, stride = (cols + 63) / 64 * 64, marks = (stride / 32 + 7) / 8 * 8;
-    return rows * (stride / 2 + 2 * marks);                 /* as int16, the scales, the sums */
-}
+uint64_t sv_matmul_scratch(uint64_t n, uint64_t cols) { return quantized_floats((n + 3) / 4 * 4, cols); }
 
 uint64_t sv_attention_scratch(uint64_t n_k, uint64_t heads, int threads) {
     return room_floats(n_k) * (heads > (uint64_t)threads ? heads : (uint64_t)threads);
@@ -1464,7 +1474,7 @@ uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t
     if (format > SV_Q4 || (in_groups ? group != GROUP : group != 0)) return 0;
     if (!in_groups) return (format == SV_F32 ? 4 : 2) * (uint64_t)rows * cols;
     uint64_t blocks = ((uint64_t)rows + 7) / 8 * (((uint64_t)cols + GROUP - 1) / GROUP);
-    return blocks * ((format == SV_Q8 ? 8 * GROUP : 8 * GROUP / 2) + 8 * 2);       /* the numbers and the scales */
+    return blocks * (block_bytes(format) + 8 * sizeof(uint16_t));                   /* the numbers and the scales */
 }
 
 void sv_row(const SvTensor *w, size_t row, float *out) {

@@ -318,7 +318,7 @@ static int load_file(SvModel *m, SvError *error) {
         }
         m->file_size = (size_t)size;
     }
-    m->file = calloc(m->file_size + 64, 1);
+    m->file = malloc(m->file_size);
     if (!m->file) {
         fclose(f);
         return sv_fail(error, "%s: out of memory for %zu MB", m->path, m->file_size >> 20);

@@ -415,8 +415,8 @@ int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits
    f32 and bf16 products use fused multiply-adds where there are any, and one row of x another order than many. */
 
 /* The keys and values of a layer, or of a picture's patches: q8 (int8 and a scale for each position and head, beside
-   weights in Q8 or Q4), or f32. capacity: a multiple of 64; dim: at most 512; data: sv_cache_floats() floats, all zero
-   at first. How they lie there is the kernels' affair: one set's cache is not another's. */
+   weights in Q8 or Q4), or f32. capacity: a multiple of 64; dim: at most 512; data: sv_cache_floats() floats. How they
+   lie there is the kernels' affair: one set's cache is not another's. */
 typedef struct SvCache { bool q8; size_t capacity, heads, dim; float *data; } SvCache;
 uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim);
 

@@ -670,7 +670,9 @@ def train(a):
     keep()
     if team:
         team.close()
-    return step == a.steps
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return step >= a.steps and not stop
 
 
 # ------------------------------------------------------------------------------------------------ the HF directory
@@ -704,8 +706,9 @@ def finish(work):
     run = lambda *command, **how: subprocess.run([sys.executable, *command], check=True, **how)
     run(os.path.join(draw.HERE, "..", "export.py"), hf, checkpoint, "--format", "q8")
     print("evaluating, some minutes", flush=True)
-    with open(figures, "w", encoding="utf-8") as f:
+    with open(figures + ".tmp", "w", encoding="utf-8") as f:
         run(os.path.join(draw.HERE, "evaluate.py"), "run", hf, os.path.join(draw.HERE, "eval"), stdout=f)
+    os.replace(figures + ".tmp", figures)
     with open(figures, encoding="utf-8") as f:
         print(f.read(), end="")
 

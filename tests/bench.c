@@ -171,7 +171,8 @@ __attribute__((target("avx512f"))) static double run_fma512(long rounds) {
 #undef SUM
 }
 
-/* As rows8 multiplies; a panel's way, vpmaddwd of int16 and vpaddd, has twice the additions: some four fifths of it. */
+/* As rows8 multiplies; a panel's way, vpmovsxbw, vpmaddwd of int16 and vpaddd, has twice the additions: some two thirds
+   of it. */
 __attribute__((target("avx2"))) static double run_maddubs(long rounds) {
 #define START(i) __m256i s##i = _mm256_set1_epi32(i);
 #define STEP(i) KEEP(w); s##i = _mm256_add_epi32(s##i, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones));

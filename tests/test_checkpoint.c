@@ -267,7 +267,7 @@ static const Misfit MISFITS_Q4[] = {                        /* of Q_PROJ, Q4 in 
     { "overlaps", -1, -1, 41, -1, 1 }, { "is 37 x 36", -1, -1, 37, -1, 0 }, { "is 36 x 37", -1, -1, -1, 37, 1 },
     { "is 36 x 64", -1, -1, -1, 64, 0 }, { "overlaps", 2, 64, -1, -1, 1 },
 };
-static const Misfit MISFITS_TABLE[] = {                    /* of POSITIONS, a table, always f32, 16 x 24 */
+static const Misfit MISFITS_TABLE[] = {                     /* of POSITIONS, a table, always f32, 16 x 24 */
     { "is not f32", 1, 0, -1, -1, 1 }, { "is not f32", 2, 64, -1, -1, 1 }, { "is not f32", 3, 64, -1, -1, 1 },
     { NO_GROUP, 0, 64, -1, -1, 0 }, { NO_FIT, 2, 64, -1, -1, 0 },
 };

@@ -225,26 +225,26 @@ static float *logits_in_chunks(const SvModel *m, const float *x, size_t n, size_
     return logits;
 }
 
-/* 300 positions are more than the decoder's own chunk of 256. Threads start only where there is work for them. With Q8
+/* 600 positions are more than the decoder's own chunk of 512. Threads start only where there is work for them. With Q8
    and Q4 each position's logits are to the bit those it has when it goes alone; with floats they are as near to them
    as both are to transformers'. */
 TEST prefill_in_any_chunks(SvModel *m) {
-    enum { N = 300 };
+    size_t n = m->config.max_position_embeddings < 600 ? m->config.max_position_embeddings : 600;
     size_t vocab = m->config.vocab_size;
-    float *x = noises(30, N * m->config.hidden_size, 1);
-    float *alone = logits_in_chunks(m, x, N, 1, 1);
-    const size_t chunks[] = { 3, 4, 64, 256, 257, N };
+    float *x = noises(30, n * m->config.hidden_size, 1);
+    float *alone = logits_in_chunks(m, x, n, 1, 1);
+    const size_t chunks[] = { 3, 4, 64, 256, 257, 513, n };
     double worst = 0, largest = 0;
-    for (size_t i = 0; i < N * vocab; i++) largest = fmax(largest, fabs(alone[i]));
+    for (size_t i = 0; i < n * vocab; i++) largest = fmax(largest, fabs(alone[i]));
     for (size_t i = 0; i < LENGTH(chunks); i++) {
         float *first = NULL;
         for (int threads = 1; threads <= (chunks[i] < 64 ? 1 : 3); threads++) {
-            float *logits = logits_in_chunks(m, x, N, chunks[i], threads);
-            for (size_t at = 0; at < N * vocab; at++)
-                if ((at / vocab + 1) % chunks[i] == 0 || at / vocab == N - 1)
+            float *logits = logits_in_chunks(m, x, n, chunks[i], threads);
+            for (size_t at = 0; at < n * vocab; at++)
+                if ((at / vocab + 1) % chunks[i] == 0 || at / vocab == n - 1)
                     worst = fmax(worst, fabs((double)logits[at] - alone[at]));
             if (!first) first = logits;
-            else ASSERTm("threads change the bits", memcmp(first, logits, N * vocab * sizeof *first) == 0);
+            else ASSERTm("threads change the bits", memcmp(first, logits, n * vocab * sizeof *first) == 0);
             if (first != logits) free(logits);
         }
         free(first);
