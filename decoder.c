@@ -54,7 +54,7 @@ static void part_sizes(const SvModel *m, uint64_t capacity, int threads, uint64_
     size[5] = size[6] = chunk * kv_dim;                                                 /* k, v */
     size[7] = chunk * q_dim;                                                            /* attention */
     size[8] = size[9] = chunk * c->intermediate_size;                                   /* gate, up */
-    size[10] = larger(sv_attention_scratch(capacity, c->num_attention_heads, threads),           /* scratch */
+    size[10] = larger(sv_attention_scratch(capacity, c->num_attention_heads, threads),  /* scratch */
                       sv_matmul_scratch(chunk, larger(c->intermediate_size, larger(q_dim, c->hidden_size))));
 }
 

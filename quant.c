@@ -1319,7 +1319,7 @@ static void attention_of_many(const Queries *a, int threads) {
 static void attention(float *out, const float *q, const SvCache *c, size_t n_q, size_t n_k, size_t heads, bool causal,
                       float *scratch, int threads) {
     Queries all = { out, q, c, n_q, n_k, heads, causal, scratch };
-    if (n_q * n_k * heads * c->dim < WORTH_THREADS / 4) threads = 1;            /* not the half of it */
+    if (n_q * n_k * heads * c->dim < WORTH_THREADS / 4) threads = 1;    /* the keys' part: less than half of the work */
     if (n_q <= FEW) attention_of_few(&all, threads);
     else attention_of_many(&all, threads);
 }

@@ -117,8 +117,8 @@ def read_file(path):
         end = (offset + size + 63) // 64 * 64
         assert not any(data[offset + size:end])
         if group:
-            last = np.frombuffer(data, np.uint8, at_scales - offset, offset).reshape(-(-rows // 8), -1, 8, 32)[-1]
-            assert form == 2 or not last[:, (rows - 1) % 8 + 1:].any()
+            numbers = np.frombuffer(data, np.uint8, at_scales - offset, offset)
+            assert not numbers.reshape(-(-rows // 8), -(-cols // 64), 8, -1)[-1, :, (rows - 1) % 8 + 1:].any()
             tensors[name] = (unpack(form, data[offset:at_scales], rows, cols),
                              unpack_scales(data[at_scales:offset + size], rows, cols))
         else:
