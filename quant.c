@@ -86,6 +86,14 @@ static int thread_index(void) {
 #endif
 }
 
+static int thread_count(void) {
+#ifdef _OPENMP
+    return omp_get_num_threads();
+#else
+    return 1;
+#endif
+}
+
 /* --------------------------------------------------------------------------------------------------- vectors of floats
 
    gcc's and clang's vector types: arithmetic on all elements at once, in whatever registers there are. */
@@ -190,6 +198,16 @@ enum { AHEAD = 5120 };
 static inline void prefetch(const void *from, size_t bytes) {
 #if defined(__GNUC__) && !defined(SV_NO_SIMD)
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const void *)((uintptr_t)from + AHEAD + i), 0, 0);
+#else
+    (void)from, (void)bytes;
+#endif
+}
+
+/* Asks for what is read soon, into the second-level cache. A processor forgets what it is asked for faster than memory
+   can bring it (a Zen 5 more than a line in 4 ns), so little by little, between other work. */
+static inline void ask_for(const void *from, size_t bytes) {
+#if defined(__GNUC__) && !defined(SV_NO_SIMD)
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + i, 0, 2);
 #else
     (void)from, (void)bytes;
 #endif
@@ -312,6 +330,7 @@ static NOINLINE void unpack_q4(int8_t to[GROUP], const uint8_t *from) {
                  scale: NR for each group, or NULL for ones
                  x, its scales d and by128 (128 times the sum of the group's numbers in x[i], for who needs it) are
                  given for the first group and the first row; the other rows are x_stride and d_stride further
+                 once: nobody reads the panel again, nor did lately: it comes from memory, and what follows it too
      rows8       one row of x times eight rows of w as they lie in memory, block after block, into sum[8], in the same
                  way; x is of bytes here, and zero where the last group is filled up; scale: bf16, eight for each group
      rows8_q4    the same for rows of Q4 */
@@ -417,7 +436,7 @@ static NOINLINE void pack(int8_t *panel, const int8_t *const rows[NR], size_t n)
 
 static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
                               const int32_t *by128, size_t d_stride, const int8_t *panel, const float *scale, size_t n,
-                              size_t groups) {
+                              size_t groups, bool once) {
     vf total[4][2];
     for (size_t i = 0; i < 4; i++)
         for (size_t j = 0; j < 2; j++) total[i][j] = more ? v_load(sum + i * stride + j * VL) : v_set(0);
@@ -425,6 +444,7 @@ static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *
         Wide s[4][2];
         for (size_t i = 0; i < 4; i++) s[i][0] = s[i][1] = wide_start(by128[i * d_stride]);
         for (const xint *end = x + n; x < end; x += STEP, panel += STEP * NR) {
+            if (once) prefetch(panel, STEP * NR);
             Wide w0 = wide_load(panel), w1 = wide_load(panel + STEP * NR / 2);
             for (size_t i = 0; i < 4; i++) {
                 Wide four = wide_four(x + i * x_stride);
@@ -570,10 +590,11 @@ static inline int32_t integer_dot(const int8_t *x, const int8_t *w, size_t n) {
 
 static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
                               const int32_t *by128, size_t d_stride, const int8_t *panel, const float *scale, size_t n,
-                              size_t groups) {
+                              size_t groups, bool once) {
     (void)by128;
     for (size_t g = 0; g < groups; g++, d++, x += n, panel += n * NR, more = true) {
         int32x4_t s[4][4];
+        if (once) prefetch(panel, n * NR);
         for (int i = 0; i < 4; i++)
             for (int j = 0; j < 4; j++) s[i][j] = vdupq_n_s32(0);
         add_products(s, x, x_stride, panel, n);
@@ -602,8 +623,8 @@ static NOINLINE int32_t integer_dot(const int8_t *restrict x, const int8_t *rest
 
 static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
                               const int32_t *by128, size_t d_stride, const int8_t *panel, const float *scale, size_t n,
-                              size_t groups) {
-    (void)by128;
+                              size_t groups, bool once) {
+    (void)by128, (void)once;
     for (size_t g = 0; g < groups; g++, d++, x += n, panel += n * NR, more = true)
         for (size_t i = 0; i < 4; i++) {
             int32_t dot[NR] = { 0 };
@@ -766,12 +787,13 @@ static NOINLINE void quantize_row(const Quantized *x, size_t row, const float *f
 enum { NF = VL == 1 ? 4 : 2 * VL, NV = NF / VL };
 
 static NOINLINE void float_product4(float *sum, size_t stride, bool more, const float *x, size_t x_stride,
-                                    const float *panel, size_t n) {
+                                    const float *panel, size_t n, bool once) {
     vf s[4][NV];
     for (int i = 0; i < 4; i++)
         for (int j = 0; j < NV; j++) s[i][j] = v_set(0.0f);
     for (size_t k = 0; k < n; k++, panel += NF) {
         vf w[NV];
+        if (once) prefetch(panel, NF * sizeof *panel);
         for (int j = 0; j < NV; j++) w[j] = v_load(panel + j * VL);
         for (size_t i = 0; i < 4; i++) {
             vf one = v_set(x[i * x_stride + k]);
@@ -923,7 +945,7 @@ static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *b
                 bool whole = rows == 4 && cols == NR;
                 if (!whole && g0) take_tile(tile, NR, to, w->rows, rows, cols);
                 product4(whole ? to : tile, whole ? w->rows : NR, g0 > 0, x->q + i * x->stride + g0 * GROUP, x->stride,
-                         x->d + mark, x->by128 + mark, x->marks, panel[p], scale[p], GROUP, groups);
+                         x->d + mark, x->by128 + mark, x->marks, panel[p], scale[p], GROUP, groups, false);
                 if (!whole) put_tile(to, w->rows, tile, NR, rows, cols);
                 if (bias && g0 + groups == x->groups) add_bias(to, w->rows, bias + first + p * NR, rows, cols);
             }
@@ -964,7 +986,8 @@ static NOINLINE void float_strip(float *out, const SvTensor *w, const float *bia
                     from = few[0], stride = FLOAT_PANEL;
                 }
                 if (!whole && at) take_tile(tile, NF, to, w->rows, rows, cols);
-                float_product4(whole ? to : tile, whole ? w->rows : NF, at > 0, from, stride, panel[p], n);
+                float_product4(whole ? to : tile, whole ? w->rows : NF, at > 0, from, stride, panel[p], n,
+                               false);
                 if (!whole) put_tile(to, w->rows, tile, NF, rows, cols);
                 if (bias && at + n == w->cols) add_bias(to, w->rows, bias + first + p * NF, rows, cols);
             }
@@ -1080,9 +1103,22 @@ static NOINLINE void put_floats(const SvCache *c, const Parts *head, const float
     for (size_t e = 0; e < dim; e++) v[e / NF * NF * c->capacity + e % NF] = value[e];
 }
 
+/* Asks for the places of a position, which lie far apart, so that they are waited for at once and not one by one. */
+static void ask_for_places(const SvCache *c, size_t head, size_t position) {
+    Parts part = parts_of(c, head);
+    size_t size = round_up(c->dim, 16);
+    if (!c->q8) return;
+    for (size_t e = 0; e < size; e += STEP)
+        ask_for(part.k + position / NR * NR * size + panel_at(e, position % NR), STEP);
+    for (size_t e = 0; e < c->dim; e += NR)
+        ask_for(part.v + e * c->capacity + position / KEYS * KEYS * NR + panel_at(position % KEYS, 0), NR * STEP);
+}
+
 static void cache(const SvCache *c, const float *k, const float *v, size_t at, size_t count, int threads) {
     size_t dim = c->dim, row = c->heads * dim;
     (void)threads;
+    if (count == 1)
+        for (size_t h = 0; h < c->heads; h++) ask_for_places(c, h, at);
 #pragma omp parallel for num_threads(threads) if (count * row > WORTH_THREADS / 10)
     for (int64_t h = 0; h < (int64_t)c->heads; h++) {
         Parts head = parts_of(c, (size_t)h);
@@ -1092,32 +1128,6 @@ static void cache(const SvCache *c, const float *k, const float *v, size_t at, s
             else put_floats(c, &head, key, value, at + i);
         }
     }
-}
-
-/* The softmax's weights, not yet divided by their sum: x[j] = e^(x[j] - max) for the n scores, zero from there to
-   `size`, a multiple of 16; returns one over the sum. Unless they are NULL, the scores are multiplied by `before` first
-   and the weights, once they are summed, by `after`. */
-static NOINLINE float softmax_weights(float *x, const float *before, const float *after, size_t n, size_t size) {
-    size_t end = round_up(n, LANES);
-    float s[LANES];
-    vf v[LANES / VL];
-    if (before)
-        for (size_t j = 0; j < end; j += VL) v_store(x + j, v_load(x + j) * v_load(before + j));
-    vf max = v_set(max_of(x, n));
-    for (int i = 0; i < LANES / VL; i++) v[i] = v_set(0.0f);
-    for (size_t j = 0; j < end; j += LANES) {
-        for (size_t i = j; i < j + LANES; i += VL) v_store(x + i, v_exp(v_load(x + i) - max));
-        if (j + LANES > n) memset(x + n, 0, (end - n) * sizeof *x);
-        for (size_t i = 0; i < LANES / VL; i++) {
-            float *at = x + j + i * VL;
-            vf weight = v_load(at);
-            v[i] += weight;
-            if (after) v_store(at, weight * v_load(after + j + i * VL));
-        }
-    }
-    memset(x + n, 0, (size - n) * sizeof *x);               /* whatever `after` is there */
-    for (int i = 0; i < LANES / VL; i++) v_store(s + i * VL, v[i]);
-    return 1.0f / tree(s);
 }
 
 /* Room for four rows: their scores, one over the sums of their weights, the weights as integers. */
@@ -1168,8 +1178,7 @@ static NOINLINE void integer_scores(const Rows *row, size_t from, size_t to) {
     }
     for (size_t j = from; j < to; j += NR) {
         const int8_t *panel = row->head.k + j * size;
-        if (row->once) prefetch(panel, NR * size);
-        product4(row->room.scores + j, row->keys, false, x, size, d, by128, 1, panel, NULL, size, 1);
+        product4(row->room.scores + j, row->keys, false, x, size, d, by128, 1, panel, NULL, size, 1, row->once);
     }
 }
 
@@ -1180,23 +1189,52 @@ static NOINLINE void float_scores(const Rows *row, size_t from, size_t to) {
         for (size_t e = 0; e < dim; e++) x[i * dim + e] = row->q[i][e] * scale;
     for (size_t j = from; j < to; j += NF) {
         const float *panel = row->head.k_f32 + j * dim;
-        if (row->once) prefetch(panel, NF * dim * sizeof *panel);
-        float_product4(row->room.scores + j, row->keys, false, x, dim, panel, dim);
+        float_product4(row->room.scores + j, row->keys, false, x, dim, panel, dim, row->once);
     }
 }
 
-/* Part two: the scores of row i become weights; all of them zero if there is no such row. */
+/* Where the share of a q8 cache's values that belongs to row i begins: all panels, cut into as many pieces as there are
+   rows. As the threads take rows in part two and panels in part three in the same order, mostly the thread that asks
+   for a share is the one that reads it. */
+static const int8_t *share_of_values(const Rows *row, size_t i) {
+    size_t panels = (row->c->dim + NR - 1) / NR, at = i * panels * row->keys / row->count;
+    return row->head.v + (at / row->keys * row->c->capacity + at % row->keys) * NR;
+}
+
+/* Part two: row i's scores x become the softmax's weights, not yet divided by their sum: x[j] = e^(x[j] - max) for the
+   n keys that the row sees, zero from there on; one over the sum is kept beside. In a q8 cache the scores are first
+   multiplied by the keys' scales, and the weights, once they are summed, by the values'; then they become integers. If
+   there is no such row, all weights are zero. */
 static NOINLINE void weights_of(const Rows *row, size_t i) {
-    float *p = row->room.scores + i * row->keys;
-    bool q8 = row->c->q8;
-    if (i >= row->count) {
-        memset(p, 0, row->keys * sizeof *p);
-        if (q8) quantize_row(&row->room.weights, i, p, row->keys, false);
-        return;
+    size_t n = i < row->count ? row->seen[i] : 0, end = round_up(n, LANES);
+    float *x = row->room.scores + i * row->keys, s[LANES];
+    const float *before = row->head.k_scale, *after = row->head.v_scale;        /* NULL in an f32 cache */
+    const int8_t *next = row->once && row->c->q8 && n ? share_of_values(row, i) : NULL;
+    vf v[LANES / VL], most = v_set(-INFINITY);
+    for (size_t j = 0; j < end; j += LANES) {
+        if (before)
+            for (size_t k = j; k < j + LANES; k += VL) v_store(x + k, v_load(x + k) * v_load(before + k));
+        for (size_t k = n; k < j + LANES; k++) x[k] = -INFINITY;                /* no key's */
+        for (size_t k = j; k < j + LANES; k += VL) most = v_max(most, v_load(x + k));
     }
-    const float *before = q8 ? row->head.k_scale : NULL, *after = q8 ? row->head.v_scale : NULL;
-    row->room.one_over[i] = softmax_weights(p, before, after, row->seen[i], row->keys);
-    if (q8) quantize_row(&row->room.weights, i, p, row->keys, false);
+    v_store(s, most);
+    vf max = v_set(max_of(s, VL));
+    for (size_t l = 0; l < LANES / VL; l++) v[l] = v_set(0.0f);
+    for (size_t j = 0; j < end; j += LANES) {
+        if (next) ask_for(next + j * 8, 8 * LANES);         /* memory has nothing else to do meanwhile */
+        for (size_t k = j; k < j + LANES; k += VL) v_store(x + k, v_exp(v_load(x + k) - max));
+        for (size_t k = n; k < j + LANES; k++) x[k] = 0;
+        for (size_t l = 0; l < LANES / VL; l++) {
+            float *at = x + j + l * VL;
+            vf weight = v_load(at);
+            v[l] += weight;
+            if (after) v_store(at, weight * v_load(after + j + l * VL));
+        }
+    }
+    memset(x + n, 0, (row->keys - n) * sizeof *x);          /* whatever `after` is there */
+    for (size_t l = 0; l < LANES / VL; l++) v_store(s + l * VL, v[l]);
+    if (n) row->room.one_over[i] = 1.0f / tree(s);
+    if (row->c->q8) quantize_row(&row->room.weights, i, x, row->keys, false);
 }
 
 /* Part three: the values' dimensions first .. first + WIDEST, weighted. */
@@ -1205,13 +1243,8 @@ static NOINLINE void integer_values(const Rows *row, size_t first) {
     size_t dim = row->c->dim;
     for (size_t e = first; e < at_most(dim, first + WIDEST); e += NR) {
         float s[4][NR];
-        const int8_t *panel = row->head.v + e * row->c->capacity;
-        for (size_t at = 0, n; at < row->keys; at += n) {   /* in pieces, to ask for the next ones */
-            n = at_most(4 * KEYS, row->keys - at);
-            if (row->once) prefetch(panel + at * NR, n * NR);
-            product4(s[0], NR, at > 0, w->q + at, w->stride, w->d + at / KEYS, w->by128 + at / KEYS, w->marks,
-                     panel + at * NR, NULL, KEYS, n / KEYS);
-        }
+        product4(s[0], NR, false, w->q, w->stride, w->d, w->by128, w->marks, row->head.v + e * row->c->capacity, NULL,
+                 KEYS, row->keys / KEYS, row->once);
         for (size_t i = 0; i < row->count; i++)
             for (size_t r = 0; r < at_most(NR, dim - e); r++) row->out[i][e + r] = s[i][r] * row->room.one_over[i];
     }
@@ -1224,8 +1257,7 @@ static NOINLINE void float_values(const Rows *row, size_t first) {
         const float *panel = row->head.v_f32 + e * row->c->capacity;
         for (size_t at = 0, n; at < most; at += n) {
             n = at_most(KEYS, most - at);
-            if (row->once) prefetch(panel + at * NF, n * NF * sizeof *panel);
-            float_product4(s[0], NF, at > 0, row->room.scores + at, row->keys, panel + at * NF, n);
+            float_product4(s[0], NF, at > 0, row->room.scores + at, row->keys, panel + at * NF, n, row->once);
         }
         for (size_t i = 0; i < row->count; i++)
             for (size_t r = 0; r < at_most(NF, dim - e); r++) row->out[i][e + r] = s[i][r] * row->room.one_over[i];
@@ -1270,21 +1302,23 @@ static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t r
 }
 
 /* Few queries (decoding): each part is shared out among the threads, as the cache may have fewer heads than there are
-   threads, or a number that does not divide well. */
-enum { TURN = 512 };                                        /* keys at a time */
-
+   threads, or a number that does not divide well. Of the keys, each thread takes an equal stretch of all heads' one
+   after the other. */
 static void attention_of_few(const Queries *a, int threads) {
     size_t heads = a->c->heads, dim = a->c->dim, count = a->n_q * (a->heads / heads), fours = (count + 3) / 4 * heads;
-    size_t turns = (a->n_k + TURN - 1) / TURN, strips = (dim + WIDEST - 1) / WIDEST;
+    size_t pieces = (a->n_k + WIDEST - 1) / WIDEST, strips = (dim + WIDEST - 1) / WIDEST;
     (void)threads;
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(static)
-        for (int64_t u = 0; u < (int64_t)(fours * turns); u++) {
-            size_t four = (size_t)u / turns, from = (size_t)u % turns * TURN;
+        size_t all = fours * pieces, first = all * (size_t)thread_index() / (size_t)thread_count();
+        size_t end = all * ((size_t)thread_index() + 1) / (size_t)thread_count();
+        while (first < end) {
+            size_t four = first / pieces, before = four * pieces, next = at_most(end, before + pieces);
             Rows row = rows_of(a, four % heads, four / heads * 4, count, four);
-            scores(&row, from, at_most(from + TURN, row.seen[3]));
+            scores(&row, (first - before) * WIDEST, at_most((next - before) * WIDEST, row.seen[3]));
+            first = next;
         }
+#pragma omp barrier
 #pragma omp for schedule(static)
         for (int64_t u = 0; u < (int64_t)(fours * 4); u++) {
             size_t four = (size_t)u / 4;

@@ -22,7 +22,7 @@ from collections import Counter, defaultdict
 import draw
 
 SEED = "eval 1"                 # training seeds are numbers
-PER_SKILL = 30
+PER_SKILL = 60
 MOST = 4                        # questions about a picture
 # How often each kind is drawn; no "film", as ./smolvlm is given its frames as pictures.
 KINDS = {"wide": 5, "tall": 5, "square": 8, "pair_wide": 1, "pair_square": 1, "frames": 1.5}
