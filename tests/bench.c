@@ -7,7 +7,8 @@
 
      vision, prefill   multiply-adds, counted from the configuration (below), against the peak of int8 for weights in
                        Q8 and Q4, of f32 for f32 and bf16
-     decode            bytes: all weights of the decoder once and the keys and values so far, against the memory
+     decode            bytes: all weights of the decoder once and the keys and values so far, against the memory, read
+                       right before and after, as a machine that others use too changes within seconds
 
    and how the cost grows with tiles, with context, and with a video's frames. A table in Markdown on stdout; what is
    being measured on stderr. Pictures and ids are made up, as the time does not depend on what they show. A time is the
@@ -360,10 +361,10 @@ static uint64_t read_all(const uint64_t *from, size_t n) {
     return each[0];
 }
 
-/* Bytes a second that `threads` threads together read of a buffer of n numbers: the best of several times. */
-static double measure_read(const uint64_t *buffer, size_t n, int threads, bool quick) {
+/* Bytes a second that `threads` threads together read of a buffer of n numbers: the best of so many times. */
+static double measure_read(const uint64_t *buffer, size_t n, int threads, int times) {
     double best = 0;
-    for (int i = 0; i < (quick ? 10 : 30); i++) {
+    for (int i = 0; i < times; i++) {
         uint64_t total = 0;
         double start = sv_seconds();
 #pragma omp parallel for num_threads(threads) reduction(+ : total)
@@ -422,7 +423,7 @@ static int measure_machine(Bench *b) {
     for (int i = 0; i < b->n_counts; i++) {
         Limits *l = &b->limits[i];
         note("the machine, %d thread%s", l->threads, l->threads == 1 ? "" : "s");
-        l->read = measure_read(buffer, (size_t)n, l->threads, b->quick);
+        l->read = measure_read(buffer, (size_t)n, l->threads, b->quick ? 10 : 30);
         l->int8 = measure_peak(&int8, l->threads, b->quick);
         l->f32 = measure_peak(&f32, l->threads, b->quick);
     }
@@ -494,6 +495,9 @@ static double step_bytes(const SvModel *m, double context) {
     return bytes;
 }
 
+/* Whether a model stays in the caches. */
+static bool is_small(const SvModel *m) { return m->file_size < (size_t)64000000; }
+
 /* ----------------------------------------------------------------------------------------------------------- memory */
 
 /* Forgets the peak so far, where the system lets us. */
@@ -537,6 +541,7 @@ typedef struct Run {
     Times load, touch, image;
     int width, height, picture_tiles;
     Times tile[MOST_COUNTS], prefill[MOST_COUNTS][MOST_CONTEXTS], decode[MOST_COUNTS][MOST_CONTEXTS];
+    Times decode_share[MOST_COUNTS][MOST_CONTEXTS];             /* of what memory was read with then */
     int tiles[4], n_tiles;
     Times growth[4];
 } Run;
@@ -609,15 +614,29 @@ static int forward(const Run *r, SvDecoder *d, const Feed *feed, int count) {
     return 0;
 }
 
-/* The median of several steps of decoding. */
-static int measure_steps(const Run *r, SvDecoder *d, const Feed *feed, Times *times) {
+/* Bytes a second that memory is read with now, taken of the model's file; a small one would come from the caches, and
+   the limit measured first has to do. */
+static double read_now(const Run *r, const Limits *limits) {
+    size_t bytes = r->model->file_size, most = (size_t)512 << 20;
+    if (is_small(r->model)) return limits->read;
+    return measure_read((const uint64_t *)(const void *)r->model->file, (bytes < most ? bytes : most) / 8,
+                        limits->threads, 5);
+}
+
+/* The median of several steps of decoding with thread count number i and context number k. */
+static int measure_steps(Run *r, int i, int k, SvDecoder *d, const Feed *feed) {
+    const Limits *limits = &r->bench->limits[i];
+    double before = read_now(r, limits), after;
     Times steps = { .n = 0 };
-    for (int i = 0; i < r->steps; i++) {
+    for (int step = 0; step < r->steps; step++) {
         double t = sv_seconds();
         if (forward(r, d, feed, 1) != 0) return 1;
         add_time(&steps, sv_seconds() - t);
     }
-    add_time(times, median(&steps));
+    after = read_now(r, limits);
+    double seconds = median(&steps), bytes = step_bytes(r->model, r->contexts[k] + (r->steps + 1) / 2.0);
+    add_time(&r->decode[i][k], seconds);
+    add_time(&r->decode_share[i][k], bytes / seconds / (after > before ? after : before));
     return 0;
 }
 
@@ -629,7 +648,7 @@ static int measure_text(Run *r, int i, const Feed *feed, bool all) {
     SvError error;
     if (all) {
         if (sv_decoder_new(r->model, r->steps, threads, &d, &error) != 0) return complain("%s", error.text);
-        result = measure_steps(r, d, feed, &r->decode[i][0]);
+        result = measure_steps(r, i, 0, d, feed);
         sv_decoder_free(d);
     }
     if (last == 0 || result != 0) return result;
@@ -639,7 +658,7 @@ static int measure_text(Run *r, int i, const Feed *feed, bool all) {
         double t = sv_seconds();
         result = forward(r, d, feed, r->contexts[c] - at);
         add_time(&r->prefill[i][c], sv_seconds() - t);
-        if (all && result == 0) result = measure_steps(r, d, feed, &r->decode[i][c]);
+        if (all && result == 0) result = measure_steps(r, i, c, d, feed);
         at = r->contexts[c] + r->steps;
     }
     sv_decoder_free(d);
@@ -718,8 +737,8 @@ static const char *amount(double n, char text[32]) {
     return text;
 }
 
-/* The cells of one number of threads: time, tokens a second, share of the limit. */
-static void cells(double seconds, double tokens, double work, double limit) {
+/* The cells of one number of threads: time, tokens a second, share of the limit (or none). */
+static void cells(double seconds, double tokens, double share) {
     char text[32];
     if (seconds <= 0) {
         printf(" | | |");
@@ -727,7 +746,7 @@ static void cells(double seconds, double tokens, double work, double limit) {
     }
     printf(" %s |", clock_time(seconds, text));
     printf(tokens > 0 ? " %s |" : " |", rate(tokens, seconds, text));
-    if (work > 0) printf(" %.0f %% |", 100 * work / seconds / limit);
+    if (share > 0) printf(" %.0f %% |", 100 * share);
     else printf(" |");
 }
 
@@ -745,34 +764,39 @@ static void print_phases(Run *r) {
     printf("\n|---|---|");
     for (int i = 0; i < n; i++) printf("--:|--:|--:|");
     printf("\n| load | |");
-    cells(median(&r->load), 0, 0, 0);
-    for (int i = 1; i < n; i++) cells(0, 0, 0, 0);
+    cells(median(&r->load), 0, 0);
+    for (int i = 1; i < n; i++) cells(0, 0, 0);
     printf("\n| the file's pages, first touched | %sB |", amount((double)m->file_size, text));
-    cells(median(&r->touch), 0, 0, 0);
-    for (int i = 1; i < n; i++) cells(0, 0, 0, 0);
+    cells(median(&r->touch), 0, 0);
+    for (int i = 1; i < n; i++) cells(0, 0, 0);
     if (c->vision_num_hidden_layers) {
         bool vision8 = m->vision.layers[0].q_proj_weight.group != 0;
         printf("\n| image: %s %d x %d, to %d tile%s | |", r->bench->picture ? "read" : "cut", r->width, r->height,
                r->picture_tiles, r->picture_tiles == 1 ? "" : "s");
-        cells(median(&r->image), 0, 0, 0);
-        for (int i = 1; i < n; i++) cells(0, 0, 0, 0);
+        cells(median(&r->image), 0, 0);
+        for (int i = 1; i < n; i++) cells(0, 0, 0);
         printf("\n| vision, a tile | %s multiply-adds, %s |", amount(tile_work(c), text), vision8 ? "int8" : "f32");
-        for (int i = 0; i < n; i++)
-            cells(median(&r->tile[i]), sv_image_tokens(c), tile_work(c), vision8 ? l[i].int8 : l[i].f32);
+        for (int i = 0; i < n; i++) {
+            double seconds = median(&r->tile[i]);
+            cells(seconds, sv_image_tokens(c), tile_work(c) / seconds / (vision8 ? l[i].int8 : l[i].f32));
+        }
     }
     for (int k = 1, at = 0; k < r->n_contexts; at = r->contexts[k++] + r->steps) {
         double count = r->contexts[k] - at, work = text_work(c, at, count);
         printf("\n| prefill, tokens %d to %d | %s multiply-adds, %s |", at + 1, r->contexts[k], amount(work, text),
                int8 ? "int8" : "f32");
-        for (int i = 0; i < n; i++) cells(median(&r->prefill[i][k]), count, work, int8 ? l[i].int8 : l[i].f32);
+        for (int i = 0; i < n; i++) {
+            double seconds = median(&r->prefill[i][k]);
+            cells(seconds, count, work / seconds / (int8 ? l[i].int8 : l[i].f32));
+        }
     }
     for (int k = 0; k < r->n_contexts; k++) {
         double bytes = step_bytes(m, r->contexts[k] + (r->steps + 1) / 2.0);
         printf("\n| decode at %d | %sB read |", r->contexts[k], amount(bytes, text));
-        for (int i = 0; i < n; i++) cells(median(&r->decode[i][k]), 1, bytes, l[i].read);
+        for (int i = 0; i < n; i++) cells(median(&r->decode[i][k]), 1, median(&r->decode_share[i][k]));
     }
     printf("\n");
-    if ((double)m->file_size < 1e6 * 64)
+    if (is_small(m))
         printf("\nSo small a model stays in the caches: decode's share of the memory says little.\n");
 }
 
