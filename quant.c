@@ -1201,40 +1201,50 @@ static const int8_t *share_of_values(const Rows *row, size_t i) {
     return row->head.v + (at / row->keys * row->c->capacity + at % row->keys) * NR;
 }
 
+/* LANES scores of a softmax to weights, e^(x - max), and weights into their sum; then `after`, unless it is NULL, is
+   multiplied in. */
+static inline void to_weights(float *x, vf max) {
+    for (size_t l = 0; l < LANES; l += VL) v_store(x + l, v_exp(v_load(x + l) - max));
+}
+
+static inline void sum_weights(float *x, const float *after, vf total[LANES / VL]) {
+    for (size_t l = 0; l < LANES; l += VL) {
+        vf weight = v_load(x + l);
+        total[l / VL] += weight;
+        if (after) v_store(x + l, weight * v_load(after + l));
+    }
+}
+
 /* Part two: row i's scores x become the softmax's weights, not yet divided by their sum: x[j] = e^(x[j] - max) for the
    n keys that the row sees, zero from there on; one over the sum is kept beside. In a q8 cache the scores are first
    multiplied by the keys' scales, and the weights, once they are summed, by the values'; then they become integers. If
    there is no such row, all weights are zero. */
 static NOINLINE void weights_of(const Rows *row, size_t i) {
-    size_t n = i < row->count ? row->seen[i] : 0, end = round_up(n, LANES);
+    size_t n = i < row->count ? row->seen[i] : 0, whole = n / LANES * LANES;
     float *x = row->room.scores + i * row->keys, s[LANES];
-    const float *before = row->head.k_scale, *after = row->head.v_scale;        /* NULL in an f32 cache */
-    const int8_t *next = row->once && row->c->q8 && n ? share_of_values(row, i) : NULL;
-    vf v[LANES / VL], most = v_set(-INFINITY);
-    for (size_t j = 0; j < end; j += LANES) {
-        if (before)
-            for (size_t k = j; k < j + LANES; k += VL) v_store(x + k, v_load(x + k) * v_load(before + k));
-        for (size_t k = n; k < j + LANES; k++) x[k] = -INFINITY;                /* no key's */
-        for (size_t k = j; k < j + LANES; k += VL) most = v_max(most, v_load(x + k));
-    }
-    v_store(s, most);
-    vf max = v_set(max_of(s, VL));
-    for (size_t l = 0; l < LANES / VL; l++) v[l] = v_set(0.0f);
-    for (size_t j = 0; j < end; j += LANES) {
-        if (next) ask_for(next + j * 8, 8 * LANES);         /* memory has nothing else to do meanwhile */
-        for (size_t k = j; k < j + LANES; k += VL) v_store(x + k, v_exp(v_load(x + k) - max));
-        for (size_t k = n; k < j + LANES; k++) x[k] = 0;
-        for (size_t l = 0; l < LANES / VL; l++) {
-            float *at = x + j + l * VL;
-            vf weight = v_load(at);
-            v[l] += weight;
-            if (after) v_store(at, weight * v_load(after + j + l * VL));
+    bool q8 = row->c->q8;
+    if (n) {
+        const float *before = row->head.k_scale, *after = row->head.v_scale;
+        const int8_t *next = q8 && row->once ? share_of_values(row, i) : NULL;
+        vf total[LANES / VL];
+        for (size_t j = 0; q8 && j < n; j += VL) v_store(x + j, v_load(x + j) * v_load(before + j));
+        vf max = v_set(max_of(x, n));
+        for (size_t l = 0; l < LANES / VL; l++) total[l] = v_set(0.0f);
+        for (size_t j = 0; j < whole; j += LANES) {
+            if (next) ask_for(next + j * 8, 8 * LANES);     /* memory has nothing else to do meanwhile */
+            to_weights(x + j, max);
+            sum_weights(x + j, q8 ? after + j : NULL, total);
         }
+        if (whole < n) {
+            to_weights(x + whole, max);
+            memset(x + n, 0, (whole + LANES - n) * sizeof *x);
+            sum_weights(x + whole, q8 ? after + whole : NULL, total);
+        }
+        for (size_t l = 0; l < LANES / VL; l++) v_store(s + l * VL, total[l]);
+        row->room.one_over[i] = 1.0f / tree(s);
     }
     memset(x + n, 0, (row->keys - n) * sizeof *x);          /* whatever `after` is there */
-    for (size_t l = 0; l < LANES / VL; l++) v_store(s + l * VL, v[l]);
-    if (n) row->room.one_over[i] = 1.0f / tree(s);
-    if (row->c->q8) quantize_row(&row->room.weights, i, x, row->keys, false);
+    if (q8) quantize_row(&row->room.weights, i, x, row->keys, false);
 }
 
 /* Part three: the values' dimensions first .. first + WIDEST, weighted. */
