@@ -486,9 +486,10 @@ static NOINLINE void rows8(float sum[8], const uint8_t *w, const int8_t *x, cons
     __m256 total = _mm256_setzero_ps();
     for (size_t g = 0; g < groups; g++, x += GROUP, w += 8 * GROUP) {
         __m256i v[8], x0 = load32(x), x1 = load32(x + 32);
-        prefetch(w, 8 * GROUP);
-        for (size_t r = 0; r < 8; r++)
+        for (size_t r = 0; r < 8; r++) {
+            prefetch(w + r * GROUP, GROUP);
             v[r] = dot32(dot32(_mm256_setzero_si256(), load32(w + r * GROUP), x0), load32(w + r * GROUP + 32), x1);
+        }
         total = add_group(total, v, BY128 ? by128[g] : 0, scale + 8 * g, d[g]);
     }
     _mm256_storeu_ps(sum, total);
@@ -503,9 +504,9 @@ static NOINLINE void rows8_q4(float sum[8], const uint8_t *w, const int8_t *x, c
     __m256 total = _mm256_setzero_ps();
     for (size_t g = 0; g < groups; g++, x += GROUP, w += 8 * GROUP / 2) {
         __m256i v[8], x0 = load32(x), x1 = load32(x + 32);
-        prefetch(w, 8 * GROUP / 2);
         for (size_t r = 0; r < 8; r++) {
             __m256i both = load32(w + r * GROUP / 2);
+            if (r % 2 == 0) prefetch(w + r * GROUP / 2, GROUP);
             __m256i w0 = _mm256_shuffle_epi8(values, _mm256_and_si256(both, low));
             __m256i w1 = _mm256_shuffle_epi8(values, _mm256_and_si256(_mm256_srli_epi16(both, 4), low));
             v[r] = unsigned_dot32(unsigned_dot32(_mm256_setzero_si256(), w0, x0), w1, x1);
