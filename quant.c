@@ -203,8 +203,8 @@ static inline void prefetch(const void *from, size_t bytes) {
 #endif
 }
 
-/* Asks for what is read soon, into the second-level cache. A processor forgets what it is asked for faster than memory
-   can bring it (a Zen 5 more than a line in 4 ns), so little by little, between other work. */
+/* Asks for what is used soon, into the second-level cache: little by little, between other work, as a processor forgets
+   what it is asked for faster than memory can bring it (a Zen 5 what exceeds a line in 4 ns). */
 static inline void ask_for(const void *from, size_t bytes) {
 #if defined(__GNUC__) && !defined(SV_NO_SIMD)
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + i, 0, 2);
@@ -330,7 +330,7 @@ static NOINLINE void unpack_q4(int8_t to[GROUP], const uint8_t *from) {
                  scale: NR for each group, or NULL for ones
                  x, its scales d and by128 (128 times the sum of the group's numbers in x[i], for who needs it) are
                  given for the first group and the first row; the other rows are x_stride and d_stride further
-                 once: nobody reads the panel again, nor did lately: it comes from memory, and what follows it too
+                 once: nobody reads the panel again, and what follows it is read next: it is asked for meanwhile
      rows8       one row of x times eight rows of w as they lie in memory, block after block, into sum[8], in the same
                  way; x is of bytes here, and zero where the last group is filled up; scale: bf16, eight for each group
      rows8_q4    the same for rows of Q4 */
@@ -625,8 +625,9 @@ static NOINLINE int32_t integer_dot(const int8_t *restrict x, const int8_t *rest
 static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
                               const int32_t *by128, size_t d_stride, const int8_t *panel, const float *scale, size_t n,
                               size_t groups, bool once) {
-    (void)by128, (void)once;
-    for (size_t g = 0; g < groups; g++, d++, x += n, panel += n * NR, more = true)
+    (void)by128;
+    for (size_t g = 0; g < groups; g++, d++, x += n, panel += n * NR, more = true) {
+        if (once) prefetch(panel, n * NR);
         for (size_t i = 0; i < 4; i++) {
             int32_t dot[NR] = { 0 };
             for (size_t k = 0; k < n; k++)
@@ -636,6 +637,7 @@ static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *
                 *to = (more ? *to : 0) + (float)dot[r] * (scale ? scale[g * NR + r] : 1) * d[i * d_stride];
             }
         }
+    }
 }
 #endif
 
@@ -987,8 +989,7 @@ static NOINLINE void float_strip(float *out, const SvTensor *w, const float *bia
                     from = few[0], stride = FLOAT_PANEL;
                 }
                 if (!whole && at) take_tile(tile, NF, to, w->rows, rows, cols);
-                float_product4(whole ? to : tile, whole ? w->rows : NF, at > 0, from, stride, panel[p], n,
-                               false);
+                float_product4(whole ? to : tile, whole ? w->rows : NF, at > 0, from, stride, panel[p], n, false);
                 if (!whole) put_tile(to, w->rows, tile, NF, rows, cols);
                 if (bias && at + n == w->cols) add_bias(to, w->rows, bias + first + p * NF, rows, cols);
             }
@@ -1104,12 +1105,13 @@ static NOINLINE void put_floats(const SvCache *c, const Parts *head, const float
     for (size_t e = 0; e < dim; e++) v[e / NF * NF * c->capacity + e % NF] = value[e];
 }
 
-/* Asks for the places of a position, which lie far apart, so that they are waited for at once and not one by one. */
+/* Asks for the lines of a q8 cache where one position's numbers go: some twenty a head, in as many places, so that they
+   are waited for together and not one by one. */
 static void ask_for_places(const SvCache *c, size_t head, size_t position) {
-    Parts part = parts_of(c, head);
+    enum { APART = 64 / NR > STEP ? 64 / NR : STEP };       /* numbers of a key in one line */
     size_t size = round_up(c->dim, 16);
-    if (!c->q8) return;
-    for (size_t e = 0; e < size; e += STEP)
+    Parts part = parts_of(c, head);
+    for (size_t e = 0; e < size; e += APART)
         ask_for(part.k + position / NR * NR * size + panel_at(e, position % NR), STEP);
     for (size_t e = 0; e < c->dim; e += NR)
         ask_for(part.v + e * c->capacity + position / KEYS * KEYS * NR + panel_at(position % KEYS, 0), NR * STEP);
@@ -1118,7 +1120,7 @@ static void ask_for_places(const SvCache *c, size_t head, size_t position) {
 static void cache(const SvCache *c, const float *k, const float *v, size_t at, size_t count, int threads) {
     size_t dim = c->dim, row = c->heads * dim;
     (void)threads;
-    if (count == 1)
+    if (c->q8 && count == 1)
         for (size_t h = 0; h < c->heads; h++) ask_for_places(c, h, at);
 #pragma omp parallel for num_threads(threads) if (count * row > WORTH_THREADS / 10)
     for (int64_t h = 0; h < (int64_t)c->heads; h++) {
@@ -1194,12 +1196,15 @@ static NOINLINE void float_scores(const Rows *row, size_t from, size_t to) {
     }
 }
 
-/* Where the share of a q8 cache's values that belongs to row i begins: all panels, cut into as many pieces as there are
-   rows. As the threads take rows in part two and panels in part three in the same order, mostly the thread that asks
-   for a share is the one that reads it. */
-static const int8_t *share_of_values(const Rows *row, size_t i) {
-    size_t panels = (row->c->dim + NR - 1) / NR, at = i * panels * row->keys / row->count;
-    return row->head.v + (at / row->keys * row->c->capacity + at % row->keys) * NR;
+/* A q8 cache's values are asked for while the weights are made, when memory has nothing else to do: with each score as
+   many bytes as a processor keeps in mind, from another place for each row. As the threads take rows in part two and
+   panels in part three in the same order, mostly the thread that asks is the one that reads. */
+enum { ASKED = 8 };
+
+static const int8_t *values_to_ask_for(const Rows *row, size_t i) {
+    size_t keys = row->keys, panels = (row->c->dim + NR - 1) / NR, at = i * panels * keys / row->count;
+    size_t first = at_most(at % keys, keys - keys * ASKED / NR);
+    return row->head.v + (at / keys * row->c->capacity + first) * NR;
 }
 
 /* LANES scores of a softmax to weights, e^(x - max), and weights into their sum; then `after`, unless it is NULL, is
@@ -1226,13 +1231,14 @@ static NOINLINE void weights_of(const Rows *row, size_t i) {
     bool q8 = row->c->q8;
     if (n) {
         const float *before = row->head.k_scale, *after = row->head.v_scale;
-        const int8_t *next = q8 && row->once ? share_of_values(row, i) : NULL;
+        const int8_t *next = q8 && row->once ? values_to_ask_for(row, i) : NULL;
         vf total[LANES / VL];
-        for (size_t j = 0; q8 && j < n; j += VL) v_store(x + j, v_load(x + j) * v_load(before + j));
+        if (q8)
+            for (size_t j = 0; j < n; j += VL) v_store(x + j, v_load(x + j) * v_load(before + j));
         vf max = v_set(max_of(x, n));
         for (size_t l = 0; l < LANES / VL; l++) total[l] = v_set(0.0f);
         for (size_t j = 0; j < whole; j += LANES) {
-            if (next) ask_for(next + j * 8, 8 * LANES);     /* memory has nothing else to do meanwhile */
+            if (next) ask_for(next + j * ASKED, LANES * ASKED);
             to_weights(x + j, max);
             sum_weights(x + j, q8 ? after + j : NULL, total);
         }
@@ -1313,8 +1319,8 @@ static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t r
 }
 
 /* Few queries (decoding): each part is shared out among the threads, as the cache may have fewer heads than there are
-   threads, or a number that does not divide well. Of the keys, each thread takes an equal stretch of all heads' one
-   after the other. */
+   threads, or a number that does not divide well. The keys of all heads, one head after the other, are cut into as many
+   equal stretches as there are threads. */
 static void attention_of_few(const Queries *a, int threads) {
     size_t heads = a->c->heads, dim = a->c->dim, count = a->n_q * (a->heads / heads), fours = (count + 3) / 4 * heads;
     size_t pieces = (a->n_k + WIDEST - 1) / WIDEST, strips = (dim + WIDEST - 1) / WIDEST;

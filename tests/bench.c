@@ -12,7 +12,8 @@
 
    and how the cost grows with tiles, with context, and with a video's frames. A table in Markdown on stdout; what is
    being measured on stderr. Pictures and ids are made up, as the time does not depend on what they show. A time is the
-   median of its repetitions, a limit the best of them: on a busy machine shares come out too low, not too high. */
+   median of its repetitions, a limit the best of them: on a busy machine shares come out too low rather than too
+   high. */
 #define _DEFAULT_SOURCE
 #include "smolvlm.h"
 
@@ -495,8 +496,11 @@ static double step_bytes(const SvModel *m, double context) {
     return bytes;
 }
 
-/* Whether a model stays in the caches. */
-static bool is_small(const SvModel *m) { return m->file_size < (size_t)64000000; }
+/* Whether a model stays in the caches, at least in part. */
+static bool is_small(const SvModel *m) {
+    size_t most = (size_t)64 << 20;
+    return m->file_size < (4 * last_cache() > most ? 4 * last_cache() : most);
+}
 
 /* ----------------------------------------------------------------------------------------------------------- memory */
 
@@ -614,8 +618,13 @@ static int forward(const Run *r, SvDecoder *d, const Feed *feed, int count) {
     return 0;
 }
 
-/* Bytes a second that memory is read with now, taken of the model's file; a small one would come from the caches, and
-   the limit measured first has to do. */
+/* Bytes that the middle one of the steps at context number k reads. */
+static double decode_bytes(const Run *r, int k) {
+    return step_bytes(r->model, r->contexts[k] + (r->steps + 1) / 2.0);
+}
+
+/* Bytes a second that memory is read with now, taken of the model's file; a small one would come from the caches: then
+   the limit measured at the start has to do. */
 static double read_now(const Run *r, const Limits *limits) {
     size_t bytes = r->model->file_size, most = (size_t)512 << 20;
     if (is_small(r->model)) return limits->read;
@@ -634,7 +643,7 @@ static int measure_steps(Run *r, int i, int k, SvDecoder *d, const Feed *feed) {
         add_time(&steps, sv_seconds() - t);
     }
     after = read_now(r, limits);
-    double seconds = median(&steps), bytes = step_bytes(r->model, r->contexts[k] + (r->steps + 1) / 2.0);
+    double seconds = median(&steps), bytes = decode_bytes(r, k);
     add_time(&r->decode[i][k], seconds);
     add_time(&r->decode_share[i][k], bytes / seconds / (after > before ? after : before));
     return 0;
@@ -791,13 +800,11 @@ static void print_phases(Run *r) {
         }
     }
     for (int k = 0; k < r->n_contexts; k++) {
-        double bytes = step_bytes(m, r->contexts[k] + (r->steps + 1) / 2.0);
-        printf("\n| decode at %d | %sB read |", r->contexts[k], amount(bytes, text));
+        printf("\n| decode at %d | %sB read |", r->contexts[k], amount(decode_bytes(r, k), text));
         for (int i = 0; i < n; i++) cells(median(&r->decode[i][k]), 1, median(&r->decode_share[i][k]));
     }
-    printf("\n");
-    if (is_small(m))
-        printf("\nSo small a model stays in the caches: decode's share of the memory says little.\n");
+    printf("\n\n%s\n", is_small(m) ? "So small a model stays in the caches: decode's share of the memory says little."
+                                   : "Decode's limit is what memory was read with right before and after its steps.");
 }
 
 /* Seconds that a prompt of n tokens takes with all threads: a n + b n^2 through what was measured. */
