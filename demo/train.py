@@ -517,11 +517,11 @@ class Team:
 class Ahead(torch.utils.data.Dataset):
     """Batches by their number, for a GPU's loader processes."""
 
-    def __init__(self, seed, tiles, steps):
-        self.seed, self.tiles, self.steps = seed, tiles, steps
+    def __init__(self, seed, tiles, batches, steps):
+        self.seed, self.tiles, self.batches, self.steps = seed, tiles, batches, steps
 
     def __len__(self):
-        return self.steps
+        return self.steps * self.batches
 
     @staticmethod
     def ignore(_):
@@ -531,7 +531,8 @@ class Ahead(torch.utils.data.Dataset):
 
     def __getitem__(self, number):
         torch.set_num_threads(1)
-        return make_batch(self.seed, number, number * self.tiles, self.tiles)
+        seen = number // self.batches * self.batches * self.tiles           # before its step
+        return make_batch(self.seed, number, seen, self.tiles)
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -622,9 +623,10 @@ def train(a):
 
     team = None if gpu else Team(model, a.processes, work)
     loader = iter(torch.utils.data.DataLoader(
-        torch.utils.data.Subset(Ahead(a.seed, a.tiles, a.steps), range(step, a.steps)), batch_size=None,
-        num_workers=os.cpu_count(), prefetch_factor=4, collate_fn=lambda batch: batch, worker_init_fn=Ahead.ignore,
-        multiprocessing_context="fork")) if gpu else None
+        torch.utils.data.Subset(Ahead(a.seed, a.tiles, a.batches, a.steps),
+                                range(step * a.batches, a.steps * a.batches)),
+        batch_size=None, num_workers=os.cpu_count(), prefetch_factor=4, collate_fn=lambda batch: batch,
+        worker_init_fn=Ahead.ignore, multiprocessing_context="fork")) if gpu else None
     optimizers = optimizers_of(model)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     for optimizer, saved in zip(optimizers, state["optimizers"] if state else ()):
@@ -637,11 +639,12 @@ def train(a):
         signal.signal(what, lambda *_: stop.append(1))
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(candidates)} answer ids, "
           f"from step {step} on {device}", flush=True)
-    tiles_a_step = a.tiles * (1 if gpu else a.batches)
+    tiles_a_step = a.tiles * a.batches
     while step < a.steps and not stop:
         began, seen = time.time(), step * tiles_a_step
         if gpu:
-            tallies = [work(step, seen, next(loader))]
+            tallies = [work(step * a.batches + i, seen, next(loader)) for i in range(a.batches)]
+            torch._foreach_div_([p.grad for p in model.parameters() if p.grad is not None], a.batches)
         else:
             tallies = team.step(step * a.batches, a.batches, seen)
         rate = slope(step, a.steps, a.fall) * lesson(seen)[1]
@@ -719,7 +722,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6920)
     parser.add_argument("--fall", type=float, default=.6, help="the share of the steps in which the rate falls")
     parser.add_argument("--tiles", type=int, default=20, help="tiles in a batch")
-    parser.add_argument("--batches", type=int, default=4, help="batches in a step (CPU)")
+    parser.add_argument("--batches", type=int, default=4, help="batches in a step")
     parser.add_argument("--processes", type=int, default=2, help="CPU processes, each with one thread")
     parser.add_argument("--report", type=int, default=50, help="steps from one line of progress to the next")
     parser.add_argument("--save-every", type=float, default=180, help="seconds from one checkpoint to the next")
