@@ -203,8 +203,8 @@ static inline void prefetch(const void *from, size_t bytes) {
 #endif
 }
 
-/* Asks for what is used soon, into the second-level cache: little by little, between other work, as a processor forgets
-   what it is asked for faster than memory can bring it (a Zen 5 what exceeds a line in 4 ns). */
+/* Asks for what is used soon, into the second-level cache: best little by little, between other work, as a processor
+   forgets what it is asked for faster than memory can bring it (a Zen 5 what exceeds a line in 4 ns). */
 static inline void ask_for(const void *from, size_t bytes) {
 #if defined(__GNUC__) && !defined(SV_NO_SIMD)
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + i, 0, 2);
@@ -913,12 +913,7 @@ static NOINLINE void add_bias(float *out, size_t stride, const float *bias, size
 
 /* So many pieces of memory are nothing that a processor foresees: asks for all before the first is used. */
 static inline void prefetch_blocks(const SvTensor *w, size_t first, size_t count, size_t g, size_t groups) {
-#if defined(__GNUC__) && !defined(SV_NO_SIMD)
-    for (size_t r = first; r < first + count; r += 8)
-        for (size_t b = 0; b < groups * block_bytes(w->format); b += 64) __builtin_prefetch(block_of(w, r, g) + b);
-#else
-    (void)w, (void)first, (void)count, (void)g, (void)groups;
-#endif
+    for (size_t r = first; r < first + count; r += 8) ask_for(block_of(w, r, g), groups * block_bytes(w->format));
 }
 
 /* The strip of STRIP panels from row `first` of w on, times the rows i0 .. i1 of x. */

@@ -498,8 +498,8 @@ static double step_bytes(const SvModel *m, double context) {
 
 /* Whether a model stays in the caches, at least in part. */
 static bool is_small(const SvModel *m) {
-    size_t most = (size_t)64 << 20;
-    return m->file_size < (4 * last_cache() > most ? 4 * last_cache() : most);
+    size_t least = (size_t)64 << 20, caches = 4 * last_cache();
+    return m->file_size < (caches > least ? caches : least);
 }
 
 /* ----------------------------------------------------------------------------------------------------------- memory */
@@ -545,7 +545,7 @@ typedef struct Run {
     Times load, touch, image;
     int width, height, picture_tiles;
     Times tile[MOST_COUNTS], prefill[MOST_COUNTS][MOST_CONTEXTS], decode[MOST_COUNTS][MOST_CONTEXTS];
-    Times decode_share[MOST_COUNTS][MOST_CONTEXTS];             /* of what memory was read with then */
+    Times read[MOST_COUNTS][MOST_CONTEXTS];     /* bytes a second that memory was read with beside each decode */
     int tiles[4], n_tiles;
     Times growth[4];
 } Run;
@@ -618,11 +618,6 @@ static int forward(const Run *r, SvDecoder *d, const Feed *feed, int count) {
     return 0;
 }
 
-/* Bytes that the middle one of the steps at context number k reads. */
-static double decode_bytes(const Run *r, int k) {
-    return step_bytes(r->model, r->contexts[k] + (r->steps + 1) / 2.0);
-}
-
 /* Bytes a second that memory is read with now, taken of the model's file; a small one would come from the caches: then
    the limit measured at the start has to do. */
 static double read_now(const Run *r, const Limits *limits) {
@@ -632,7 +627,8 @@ static double read_now(const Run *r, const Limits *limits) {
                         limits->threads, 5);
 }
 
-/* The median of several steps of decoding with thread count number i and context number k. */
+/* The median of several steps of decoding with thread count number i and context number k, and the best of what memory
+   was read with right before and after them. */
 static int measure_steps(Run *r, int i, int k, SvDecoder *d, const Feed *feed) {
     const Limits *limits = &r->bench->limits[i];
     double before = read_now(r, limits), after;
@@ -643,9 +639,8 @@ static int measure_steps(Run *r, int i, int k, SvDecoder *d, const Feed *feed) {
         add_time(&steps, sv_seconds() - t);
     }
     after = read_now(r, limits);
-    double seconds = median(&steps), bytes = decode_bytes(r, k);
-    add_time(&r->decode[i][k], seconds);
-    add_time(&r->decode_share[i][k], bytes / seconds / (after > before ? after : before));
+    add_time(&r->decode[i][k], median(&steps));
+    add_time(&r->read[i][k], after > before ? after : before);
     return 0;
 }
 
@@ -746,8 +741,8 @@ static const char *amount(double n, char text[32]) {
     return text;
 }
 
-/* The cells of one number of threads: time, tokens a second, share of the limit (or none). */
-static void cells(double seconds, double tokens, double share) {
+/* The cells of one number of threads: time, tokens a second, share of the limit. */
+static void cells(double seconds, double tokens, double work, double limit) {
     char text[32];
     if (seconds <= 0) {
         printf(" | | |");
@@ -755,7 +750,7 @@ static void cells(double seconds, double tokens, double share) {
     }
     printf(" %s |", clock_time(seconds, text));
     printf(tokens > 0 ? " %s |" : " |", rate(tokens, seconds, text));
-    if (share > 0) printf(" %.0f %% |", 100 * share);
+    if (work > 0) printf(" %.0f %% |", 100 * work / seconds / limit);
     else printf(" |");
 }
 
@@ -773,35 +768,31 @@ static void print_phases(Run *r) {
     printf("\n|---|---|");
     for (int i = 0; i < n; i++) printf("--:|--:|--:|");
     printf("\n| load | |");
-    cells(median(&r->load), 0, 0);
-    for (int i = 1; i < n; i++) cells(0, 0, 0);
+    cells(median(&r->load), 0, 0, 0);
+    for (int i = 1; i < n; i++) cells(0, 0, 0, 0);
     printf("\n| the file's pages, first touched | %sB |", amount((double)m->file_size, text));
-    cells(median(&r->touch), 0, 0);
-    for (int i = 1; i < n; i++) cells(0, 0, 0);
+    cells(median(&r->touch), 0, 0, 0);
+    for (int i = 1; i < n; i++) cells(0, 0, 0, 0);
     if (c->vision_num_hidden_layers) {
         bool vision8 = m->vision.layers[0].q_proj_weight.group != 0;
         printf("\n| image: %s %d x %d, to %d tile%s | |", r->bench->picture ? "read" : "cut", r->width, r->height,
                r->picture_tiles, r->picture_tiles == 1 ? "" : "s");
-        cells(median(&r->image), 0, 0);
-        for (int i = 1; i < n; i++) cells(0, 0, 0);
+        cells(median(&r->image), 0, 0, 0);
+        for (int i = 1; i < n; i++) cells(0, 0, 0, 0);
         printf("\n| vision, a tile | %s multiply-adds, %s |", amount(tile_work(c), text), vision8 ? "int8" : "f32");
-        for (int i = 0; i < n; i++) {
-            double seconds = median(&r->tile[i]);
-            cells(seconds, sv_image_tokens(c), tile_work(c) / seconds / (vision8 ? l[i].int8 : l[i].f32));
-        }
+        for (int i = 0; i < n; i++)
+            cells(median(&r->tile[i]), sv_image_tokens(c), tile_work(c), vision8 ? l[i].int8 : l[i].f32);
     }
     for (int k = 1, at = 0; k < r->n_contexts; at = r->contexts[k++] + r->steps) {
         double count = r->contexts[k] - at, work = text_work(c, at, count);
         printf("\n| prefill, tokens %d to %d | %s multiply-adds, %s |", at + 1, r->contexts[k], amount(work, text),
                int8 ? "int8" : "f32");
-        for (int i = 0; i < n; i++) {
-            double seconds = median(&r->prefill[i][k]);
-            cells(seconds, count, work / seconds / (int8 ? l[i].int8 : l[i].f32));
-        }
+        for (int i = 0; i < n; i++) cells(median(&r->prefill[i][k]), count, work, int8 ? l[i].int8 : l[i].f32);
     }
     for (int k = 0; k < r->n_contexts; k++) {
-        printf("\n| decode at %d | %sB read |", r->contexts[k], amount(decode_bytes(r, k), text));
-        for (int i = 0; i < n; i++) cells(median(&r->decode[i][k]), 1, median(&r->decode_share[i][k]));
+        double bytes = step_bytes(m, r->contexts[k] + (r->steps + 1) / 2.0);
+        printf("\n| decode at %d | %sB read |", r->contexts[k], amount(bytes, text));
+        for (int i = 0; i < n; i++) cells(median(&r->decode[i][k]), 1, bytes, median(&r->read[i][k]));
     }
     printf("\n\n%s\n", is_small(m) ? "So small a model stays in the caches: decode's share of the memory says little."
                                    : "Decode's limit is what memory was read with right before and after its steps.");
