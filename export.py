@@ -647,31 +647,34 @@ def quantized(levels, numbers, group, first_guesses):
     return indices(scale).reshape(rows, -1), scale.reshape(rows, groups)
 
 
-def in_eights(rows):
-    """[rows, groups, n] -> [eights of rows, groups, 8, n], the last of the eights filled up with zeros."""
-    filled = np.pad(rows, ((0, -len(rows) % 8), (0, 0), (0, 0)))
-    return np.ascontiguousarray(filled.reshape(-1, 8, *rows.shape[1:]).swapaxes(1, 2))
+def in_blocks(rows, together):
+    """[rows, groups, n] -> [blocks, groups, n / together, BLOCK_ROWS, together], the last block's rows filled up with
+    zeros."""
+    filled = np.pad(rows, ((0, -len(rows) % BLOCK_ROWS), (0, 0), (0, 0)))
+    blocks = filled.reshape(-1, BLOCK_ROWS, rows.shape[1], rows.shape[2] // together, together)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 3, 1, 4))
 
 
 def encode_q8(numbers):
-    """[rows, cols] -> (int8 [eights of rows, groups, 8, 64], scales u16 [eights, groups, 8, 1]); see smolvlm.h."""
+    """[rows, cols] -> (int8 [blocks, groups, 16, 16 rows, 4], scales u16 [blocks, groups, 16 rows]); see smolvlm.h."""
     chosen, scales = quantized(range(-127, 128), numbers, GROUPS["q8"], (127, 130, 133, 124, 121, 136))
     integers = (chosen.astype("<i2") - 127).astype(np.int8)
-    return in_eights(integers.reshape(len(chosen), -1, GROUPS["q8"])), in_eights(scales[..., None])
+    return in_blocks(integers.reshape(len(chosen), -1, GROUPS["q8"]), 4), in_blocks(scales[..., None], 1)
 
 
 def encode_q4(numbers):
-    """[rows, cols] -> (u8 [eights of rows, groups, 8, 32], scales u16 [eights, groups, 8, 1]); see smolvlm.h."""
+    """[rows, cols] -> (u8 [blocks, groups, 8, 16 rows, 4], scales u16 [blocks, groups, 16 rows]); see smolvlm.h."""
     chosen, scales = quantized(read_layout().q4_values, numbers, GROUPS["q4"], (-63, -56, -69, 63, 56, 49))
     halves = chosen.reshape(len(chosen), -1, 2, GROUPS["q4"] // 2)
-    return in_eights(halves[:, :, 0] | halves[:, :, 1] << 4), in_eights(scales[..., None])
+    return in_blocks(halves[:, :, 0] | halves[:, :, 1] << 4, 4), in_blocks(scales[..., None], 1)
 
 
 GROUPS = {"f32": 0, "bf16": 0, "q8": 64, "q4": 64}
 
 NUMBER_BYTES = {"f32": 4, "bf16": 2}
-BLOCK_BYTES = {"q8": 8 * 64, "q4": 8 * 32}                          # a group of eight rows, without its scales
-# [rows, cols] f32, rows a multiple of 8 but for a tensor's last -> what is written of it: numbers, and scales or None
+BLOCK_ROWS = 16                                                     # rows that lie side by side in Q8 and Q4
+BLOCK_BYTES = {"q8": BLOCK_ROWS * 64, "q4": BLOCK_ROWS * 32}        # a group of them, without their scales
+# [rows, cols] f32, rows a multiple of BLOCK_ROWS but for a tensor's last -> what is written: numbers, scales or None
 ENCODERS = {"f32": lambda numbers: (encode_f32(numbers), None), "bf16": lambda numbers: (encode_bf16(numbers), None),
             "q8": encode_q8, "q4": encode_q4}
 
@@ -690,7 +693,7 @@ def size_of(format, rows, cols):
     """Bytes of a tensor."""
     if not GROUPS[format]:
         return rows * cols * NUMBER_BYTES[format]
-    return -(-rows // 8) * -(-cols // GROUPS[format]) * (BLOCK_BYTES[format] + 16)
+    return -(-rows // BLOCK_ROWS) * -(-cols // GROUPS[format]) * (BLOCK_BYTES[format] + BLOCK_ROWS * 2)
 
 
 def side_by_side(function, items):
@@ -766,10 +769,10 @@ def source_name(name, text_only):
 
 
 def rows_of(source, rows, cols):
-    """The tensor's f32 numbers, [some rows, cols] at a time: a multiple of eight rows, but for the last."""
+    """The tensor's f32 numbers, [some rows, cols] at a time: a multiple of BLOCK_ROWS, but for the last."""
     path, dtype, _, offset = source
     width, decode = SOURCES[dtype]
-    step = max(1, CHUNK // max(8 * cols, 1)) * 8
+    step = max(1, CHUNK // max(BLOCK_ROWS * cols, 1)) * BLOCK_ROWS
     with open(path, "rb") as f:
         f.seek(offset)
         for row in range(0, rows, step):

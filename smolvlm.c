@@ -334,7 +334,8 @@ static void swap_weights(SvModel *m) {
     for (uint32_t i = 0; i < m->n_entries; i++) {
         const SvEntry *e = &m->entries[i];
         size_t width = e->format == SV_F32 ? 4 : 2, swapped = e->size;
-        if (e->group) swapped = ((size_t)e->rows + 7) / 8 * ((e->cols + e->group - 1) / e->group) * 16;
+        size_t rows = ((size_t)e->rows + SV_BLOCK_ROWS - 1) / SV_BLOCK_ROWS * SV_BLOCK_ROWS;
+        if (e->group) swapped = rows * ((e->cols + e->group - 1) / e->group) * sizeof(uint16_t);
         for (uint8_t *end = m->file + e->offset + e->size, *b = end - swapped; b < end; b += width)
             for (size_t j = 0; j < width / 2; j++) {
                 uint8_t swap = b[j];

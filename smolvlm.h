@@ -63,7 +63,7 @@ int sv_fail(SvError *error, const char *format, ...)
    export.py reads the lists below out of this header, so that the layout is stated only here. */
 
 #define SV_FILE_MAGIC   "SMOLVLM\n"
-#define SV_FILE_VERSION 2
+#define SV_FILE_VERSION 3
 
 /* How a tensor's numbers are stored. f32 and bf16: row after row, as they are, with group = 0.
 
@@ -72,15 +72,17 @@ int sv_fail(SvError *error, const char *format, ...)
      Q8  int8, -127 .. 127: 64 bytes a group
      Q4  SV_Q4_VALUES[i], where i has 4 bits: 32 bytes a group; the low half of byte j is number j, the high half number
          j + 32
-   Eight rows lie side by side, group by group: blocks [rows / 8, groups] of [8, 64 or 32] bytes, since kernels work on
-   eight rows together, and what they read is one stretch of memory that way. After all blocks come the scales, in the
-   same order: bf16 [rows / 8, groups, 8]. The last of the eights is filled up as well.
+   Sixteen rows lie side by side, group by group, and of each group four bytes: blocks [rows / 16, groups] of
+   [16 or 8, 16 rows, 4] bytes. So a product reads one stretch of memory, and a vector of it, however wide, holds a few
+   numbers of as many rows as a sum of products has lanes (quant.c says more). After all blocks come the scales, in the
+   same order: bf16 [rows / 16, groups, 16 rows]. The last block's rows are filled up as well.
 
    The 16 values stand closer where weights are denser, at levels of least squared error over normal, Laplace and t(5)
    distributed numbers, rounded to integers that span less than 7 bits, for which kernels have use. Groups of 64 and
    such levels err less than groups of 32 and even steps, with a quarter of a bit less a number (README, "Formats"). */
 enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
 #define SV_GROUP     64
+#define SV_BLOCK_ROWS 16
 #define SV_Q4_VALUES { -63, -47, -36, -28, -21, -14, -9, -4, 1, 5, 10, 16, 22, 29, 38, 50 }
 
 /* Every dimension and setting, by the name it has in config.json, preprocessor_config.json or the tokenizer's files;

@@ -51,26 +51,27 @@ def read_header():
 
 
 Q4_VALUES = np.array(re.search(r"SV_Q4_VALUES \{(.*?)\}", read_header())[1].split(","), np.int32)
-GROUP = 64
+GROUP, ROWS = 64, 16
 
 
 def unpack(form, data, rows, cols):
-    """The integers of a Q8 (2) or Q4 (3) tensor, int32 [rows, cols], from blocks [rows / 8, groups, 8, bytes]."""
-    eights, groups, size = -(-rows // 8), -(-cols // GROUP), {2: 64, 3: 32}[form]
-    blocks = np.frombuffer(data, np.uint8, eights * groups * 8 * size).reshape(eights, groups, 8, size)
+    """The integers of a Q8 (2) or Q4 (3) tensor, int32 [rows, cols], from blocks [rows / 16, groups, fours, 16, 4]."""
+    tall, groups, size = -(-rows // ROWS), -(-cols // GROUP), {2: 64, 3: 32}[form]
+    blocks = np.frombuffer(data, np.uint8, tall * groups * ROWS * size).reshape(tall, groups, size // 4, ROWS, 4)
     numbers = np.zeros((rows, cols), np.int32)
     for row in range(rows):
         for column in range(cols):
-            group, k = blocks[row // 8, column // GROUP, row % 8], column % GROUP
-            numbers[row, column] = (group[k].astype(np.int8) if form == 2 else
-                                    Q4_VALUES[group[k % 32] >> 4 if k >= 32 else group[k] & 15])
+            block, k = blocks[row // ROWS, column // GROUP], column % GROUP
+            byte = block[k % size // 4, row % ROWS, k % 4]
+            numbers[row, column] = (byte.astype(np.int8) if form == 2 else
+                                    Q4_VALUES[byte >> 4 if k >= 32 else byte & 15])
     return numbers
 
 
 def unpack_scales(data, rows, cols):
-    """The scales of a Q8 or Q4 tensor, f32 [rows, groups], from bf16 [rows / 8, groups, 8]."""
+    """The scales of a Q8 or Q4 tensor, f32 [rows, groups], from bf16 [rows / 16, groups, 16]."""
     groups = -(-cols // GROUP)
-    bits = np.frombuffer(data, "<u2", -(-rows // 8) * groups * 8).reshape(-1, groups, 8).transpose(0, 2, 1)
+    bits = np.frombuffer(data, "<u2", -(-rows // ROWS) * groups * ROWS).reshape(-1, groups, ROWS).transpose(0, 2, 1)
     return (bits.reshape(-1, groups)[:rows].astype("<u4") << 16).view("<f4")
 
 
@@ -83,7 +84,7 @@ def read_file(path):
     """The file as smolvlm.h's comment describes it: config {}, tensors {name: array}, formats {name: int} and more."""
     data = read(path)
     magic, version, metadata_crc, data_offset, size, weights_crc, n_tensors = struct.unpack_from("<8sIIQQII", data)
-    assert (magic, version, size, data_offset % 64) == (b"SMOLVLM\n", 2, len(data), 0)
+    assert (magic, version, size, data_offset % 64) == (b"SMOLVLM\n", 3, len(data), 0)
     assert metadata_crc == zlib.crc32(data[16:data_offset]) and weights_crc == zlib.crc32(data[data_offset:])
     at = 40
 
@@ -110,15 +111,16 @@ def read_file(path):
     tensors, formats, end = {}, {}, data_offset
     for _ in range(n_tensors):
         name, (form, group, rows, cols), (offset, size) = take_string().decode(), take("4I"), take("2Q")
-        blocks = -(-rows // 8) * -(-cols // 64)
-        at_scales = offset + blocks * (0, 0, 512, 256)[form]
+        blocks = -(-rows // ROWS) * -(-cols // GROUP)
+        at_scales = offset + blocks * (0, 0, 1024, 512)[form]
         assert group == (0, 0, 64, 64)[form] and offset == end
-        assert size == (blocks * (512, 256)[form - 2] + blocks * 16 if group else rows * cols * (4, 2)[form])
+        assert size == (blocks * (1024, 512)[form - 2] + blocks * 32 if group else rows * cols * (4, 2)[form])
         end = (offset + size + 63) // 64 * 64
         assert not any(data[offset + size:end])
         if group:
             numbers = np.frombuffer(data, np.uint8, at_scales - offset, offset)
-            assert not numbers.reshape(-(-rows // 8), -(-cols // 64), 8, -1)[-1, :, (rows - 1) % 8 + 1:].any()
+            tall = numbers.reshape(-(-rows // ROWS), -(-cols // GROUP), -1, ROWS, 4)
+            assert not tall[-1, :, :, (rows - 1) % ROWS + 1:].any()
             tensors[name] = (unpack(form, data[offset:at_scales], rows, cols),
                              unpack_scales(data[at_scales:offset + size], rows, cols))
         else:

@@ -557,11 +557,11 @@ static uint16_t some_scale(uint64_t seed, size_t i) {
 }
 
 /* Any numbers there are, Q8's -128 among them, which export.py never writes. What a file may hold where nobody looks is
-   not zero: what groups and eights of rows are filled up with. */
+   not zero: what groups and sixteens of rows are filled up with. */
 static Matrix make_matrix(uint32_t format, size_t rows, size_t cols, uint64_t seed) {
     static const int8_t values[16] = SV_Q4_VALUES;
     size_t groups = (cols + GROUP - 1) / GROUP, group = format == SV_Q8 ? GROUP : GROUP / 2;
-    size_t first_scale = up_to(rows, 8) * groups * group, size = first_scale + up_to(rows, 8) * groups * 2;
+    size_t first_scale = up_to(rows, 16) * groups * group, size = first_scale + up_to(rows, 16) * groups * 2;
     uint8_t *data = bytes(size);
     memset(data, 0xa5, size);
     Matrix m = { { data, format, GROUP, (uint32_t)rows, (uint32_t)cols }, bytes(rows * cols), floats(rows * groups),
@@ -570,21 +570,21 @@ static Matrix make_matrix(uint32_t format, size_t rows, size_t cols, uint64_t se
         for (size_t c = 0; c < cols; c++) {
             int any = (int)((noise(seed, r * cols + c) + 1) * 128);
             int8_t *number = m.numbers + r * cols + c;
-            uint8_t *row = data + ((r / 8 * groups + c / 64) * 8 + r % 8) * group;
+            size_t k = c % 64 % group;                      /* the block's byte that holds it, wholly or in one half */
+            uint8_t *at = data + (r / 16 * groups + c / 64) * 16 * group + (k / 4 * 16 + r % 16) * 4 + k % 4;
             if (format == SV_Q8) {
-                row[c % 64] = (uint8_t)any;
+                *at = (uint8_t)any;
                 *number = (int8_t)(any - (any > 127 ? 256 : 0));
             } else {
-                uint8_t *both = row + c % 32;
-                *both = c % 64 < 32 ? (uint8_t)((*both & 0xf0) | any / 16) : (uint8_t)((*both & 15) | any / 16 << 4);
+                *at = c % 64 < 32 ? (uint8_t)((*at & 0xf0) | any / 16) : (uint8_t)((*at & 15) | any / 16 << 4);
                 *number = values[any / 16];
             }
         }
     uint16_t *scales = (uint16_t *)(data + first_scale);
-    for (size_t r = 0; r < up_to(rows, 8); r++)
+    for (size_t r = 0; r < up_to(rows, 16); r++)
         for (size_t g = 0; g < groups; g++) {
             uint16_t bits = r < rows ? some_scale(seed + 1, r * groups + g) : 0x7fc0;
-            scales[(r / 8 * groups + g) * 8 + r % 8] = bits;
+            scales[(r / 16 * groups + g) * 16 + r % 16] = bits;
             if (r < rows) m.scales[r * groups + g] = bf16(bits);
         }
     return m;
@@ -597,7 +597,7 @@ static void free_matrix(Matrix *m) {
 }
 
 TEST quantized_rows(uint32_t format) {
-    const size_t heights[] = { 1, 7, 8, 9, 17 }, widths[] = { 1, 31, 32, 33, 64, 65, 100, 577 };
+    const size_t heights[] = { 1, 15, 16, 17, 33 }, widths[] = { 1, 31, 32, 33, 64, 65, 100, 577 };
     for (size_t h = 0; h < LENGTH(heights); h++)
         for (size_t k = 0; k < LENGTH(widths); k++) {
             size_t rows = heights[h], cols = widths[k];
@@ -617,11 +617,11 @@ TEST quantized_rows(uint32_t format) {
 TEST tensor_sizes(void) {
     static const struct { uint32_t format, group, rows, cols; uint64_t size; } sizes[] = {
         { SV_F32, 0, 3, 5, 60 }, { SV_BF16, 0, 3, 5, 30 }, { SV_F32, 0, 1, 1, 4 },
-        { SV_Q8, 64, 1, 1, 512 + 16 }, { SV_Q8, 64, 8, 64, 512 + 16 }, { SV_Q8, 64, 9, 65, 4 * (512 + 16) },
-        { SV_Q8, 64, 960, 960, 921600 + 120 * 15 * 16 }, { SV_Q8, 64, 2, 32, 512 + 16 },
-        { SV_Q4, 64, 1, 1, 256 + 16 }, { SV_Q4, 64, 8, 64, 256 + 16 }, { SV_Q4, 64, 9, 65, 4 * (256 + 16) },
-        { SV_Q4, 64, 576, 576, 165888 + 72 * 9 * 16 }, { SV_Q4, 64, 1, 4304, 68 * (256 + 16) },
-        { SV_Q8, 64, 0xffffffff, 64, 536870912ull * (512 + 16) },
+        { SV_Q8, 64, 1, 1, 1024 + 32 }, { SV_Q8, 64, 16, 64, 1024 + 32 }, { SV_Q8, 64, 17, 65, 4 * (1024 + 32) },
+        { SV_Q8, 64, 960, 960, 921600 + 60 * 15 * 32 }, { SV_Q8, 64, 2, 32, 1024 + 32 },
+        { SV_Q4, 64, 1, 1, 512 + 32 }, { SV_Q4, 64, 16, 64, 512 + 32 }, { SV_Q4, 64, 17, 65, 4 * (512 + 32) },
+        { SV_Q4, 64, 576, 576, 165888 + 36 * 9 * 32 }, { SV_Q4, 64, 1, 4304, 68 * (512 + 32) },
+        { SV_Q8, 64, 0xffffffff, 64, 268435456ull * (1024 + 32) },
         { SV_F32, 64, 3, 5, 0 }, { SV_BF16, 64, 3, 5, 0 }, { SV_Q8, 0, 3, 5, 0 }, { SV_Q8, 16, 3, 5, 0 },
         { SV_Q8, 32, 3, 5, 0 }, { SV_Q8, 48, 3, 5, 0 }, { SV_Q8, 128, 3, 5, 0 }, { SV_Q4, 0, 3, 5, 0 },
         { SV_Q4, 16, 3, 5, 0 }, { SV_Q4, 32, 3, 5, 0 }, { SV_Q4, 63, 3, 5, 0 }, { 4, 0, 3, 5, 0 }, { 4, 64, 3, 5, 0 },
@@ -743,11 +743,11 @@ TEST scales_that_are_no_numbers(uint32_t format) {
     enum { ROWS = 43, COLS = 200, N = 9 };
     Matrix m = make_matrix(format, ROWS, COLS, 44);
     uint16_t *scales = (uint16_t *)((uint8_t *)m.w.data + sv_tensor_size(format, GROUP, ROWS, COLS)) -
-                       up_to(ROWS, 8) * m.groups;
+                       up_to(ROWS, 16) * m.groups;
     for (size_t r = 0; r < ROWS; r += 5) {
         uint16_t bad[] = { 0x7f80, 0xff80, 0x7fc0 };
         size_t g = r % m.groups;
-        scales[(r / 8 * m.groups + g) * 8 + r % 8] = bad[r % 3];
+        scales[(r / 16 * m.groups + g) * 16 + r % 16] = bad[r % 3];
         m.scales[r * m.groups + g] = bf16(bad[r % 3]);
     }
     float *x = noises(45, N * COLS, 1), want[N * ROWS], out[N * ROWS];

@@ -90,18 +90,21 @@ PLAIN __m512i plain_dpbusd_512(__m512i sum, __m512i a, __m512i b) {
     return plain_loadu_si512(s);
 }
 
-PLAIN __m256i plain_dpbusd_256(__m256i sum, __m256i a, __m256i b) {
-    int32_t s[8];
-    uint8_t x[32];
-    int8_t y[32];
-    memcpy(s, &sum, sizeof s), memcpy(x, &a, sizeof x), memcpy(y, &b, sizeof y);
-    plain_dpbusd(s, x, y, 8);
-    return _mm256_loadu_si256((const __m256i *)s);
+PLAIN __m512i plain_broadcast_i32x4(__m128i x) {
+    __m128i four[4] = { x, x, x, x };
+    return plain_loadu_si512(four);
+}
+
+/* In each 16 bytes: of a, the byte that each byte's four lowest bits name; zero where its highest bit is set. */
+PLAIN __m512i plain_shuffle_epi8(__m512i a, __m512i i) {
+    uint8_t from[64], at[64], to[64];
+    memcpy(from, &a, sizeof from), memcpy(at, &i, sizeof at);
+    for (int k = 0; k < 64; k++) to[k] = at[k] & 128 ? 0 : from[k / 16 * 16 + (at[k] & 15)];
+    return plain_loadu_si512(to);
 }
 
 #undef _mm512_slli_epi32                                   /* macros where nothing is optimised */
 #undef _mm512_dpbusd_epi32
-#undef _mm256_dpbusd_epi32
 #define _mm512_loadu_si512(from) plain_loadu_si512(from)
 #define _mm512_set1_epi32(x) plain_set1_epi32(x)
 #define _mm512_slli_epi32(a, n) plain_slli_epi32(a, n)
@@ -115,5 +118,6 @@ PLAIN __m256i plain_dpbusd_256(__m256i sum, __m256i a, __m256i b) {
 #define _mm512_min_ps(a, b) plain_min_ps(a, b)
 #define _mm512_fmadd_ps(a, b, c) plain_fmadd_ps(a, b, c)
 #define _mm512_dpbusd_epi32(sum, a, b) plain_dpbusd_512(sum, a, b)
-#define _mm256_dpbusd_epi32(sum, a, b) plain_dpbusd_256(sum, a, b)
+#define _mm512_broadcast_i32x4(x) plain_broadcast_i32x4(x)
+#define _mm512_shuffle_epi8(a, i) plain_shuffle_epi8(a, i)
 #endif
