@@ -70,7 +70,9 @@
 #define NOINLINE
 #endif
 
-/* Starting threads costs some microseconds: work of fewer operations than this is done by the caller's alone. */
+/* Starting threads costs some microseconds: work of fewer operations than this is done by the caller's alone. A region
+   with an `if` that says so is still a quarter of a microsecond, so what decoding calls ten times a layer, with one row,
+   does not enter one. */
 #define WORTH_THREADS 100000
 
 enum { LANES = 16 };                                        /* of a sum over a row */
@@ -267,18 +269,22 @@ static NOINLINE float sum_of_squares(const float *x, size_t n, float mean) {
     return tree(s);
 }
 
-static float max_of(const float *x, size_t n) {
-    float best = x[0];
+/* The largest number of x, each of which is first multiplied by its scale, unless that is NULL. */
+static NOINLINE float max_of(float *x, const float *scale, size_t n) {
+    float lane[VL], best = -INFINITY;
+    vf v = v_set(best);
     size_t i = 0;
-    if (n >= VL) {
-        vf v = v_load(x);
-        for (i = VL; i + VL <= n; i += VL) v = v_max(v, v_load(x + i));
-        float lane[VL];
-        v_store(lane, v);
-        best = lane[0];
-        for (int l = 1; l < VL; l++) best = lane[l] > best ? lane[l] : best;
+    for (; i + VL <= n; i += VL) {
+        vf one = v_load(x + i);
+        if (scale) one *= v_load(scale + i), v_store(x + i, one);
+        v = v_max(v, one);
     }
-    for (; i < n; i++) best = x[i] > best ? x[i] : best;
+    v_store(lane, v);
+    for (int l = 0; l < VL; l++) best = lane[l] > best ? lane[l] : best;
+    for (; i < n; i++) {
+        if (scale) x[i] *= scale[i];
+        best = x[i] > best ? x[i] : best;
+    }
     return best;
 }
 
@@ -1033,9 +1039,12 @@ static void multiply_all(const SvProduct *products, int count, const float *x, s
     for (int i = 0; i < count; i++) units += units_of(products[i].w, n, strip), rows += products[i].w->rows;
     if (group) {
         xq = quantized_in(scratch, round_up(n, 4), cols, group);            /* product4 reads rows that nobody uses */
+        if (n == 1) quantize_row(&xq, 0, x, cols, true);
+        else {
 #pragma omp parallel for num_threads(threads) if (n * cols > WORTH_THREADS)
-        for (int64_t i = 0; i < (int64_t)n; i++)
-            quantize_row(&xq, (size_t)i, x + (size_t)i * cols, cols, n <= FEW);
+            for (int64_t i = 0; i < (int64_t)n; i++)
+                quantize_row(&xq, (size_t)i, x + (size_t)i * cols, cols, n <= FEW);
+        }
     }
     if (n <= FEW) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (n * rows * cols > WORTH_THREADS)
@@ -1112,20 +1121,26 @@ static void ask_for_places(const SvCache *c, size_t head, size_t position) {
         ask_for(part.v + e * c->capacity + position / KEYS * KEYS * NR + panel_at(position % KEYS, 0), NR * STEP);
 }
 
-static void cache(const SvCache *c, const float *k, const float *v, size_t at, size_t count, int threads) {
+/* What head h gets of k and v [count, heads * dim]. */
+static void cache_head(const SvCache *c, const float *k, const float *v, size_t at, size_t count, size_t h) {
     size_t dim = c->dim, row = c->heads * dim;
-    (void)threads;
-    if (c->q8 && count == 1)
-        for (size_t h = 0; h < c->heads; h++) ask_for_places(c, h, at);
-#pragma omp parallel for num_threads(threads) if (count * row > WORTH_THREADS / 10)
-    for (int64_t h = 0; h < (int64_t)c->heads; h++) {
-        Parts head = parts_of(c, (size_t)h);
-        for (size_t i = 0; i < count; i++) {
-            const float *key = k + i * row + (size_t)h * dim, *value = v + i * row + (size_t)h * dim;
-            if (c->q8) put_integers(c, &head, key, value, at + i);
-            else put_floats(c, &head, key, value, at + i);
-        }
+    Parts head = parts_of(c, h);
+    for (size_t i = 0; i < count; i++) {
+        const float *key = k + i * row + h * dim, *value = v + i * row + h * dim;
+        if (c->q8) put_integers(c, &head, key, value, at + i);
+        else put_floats(c, &head, key, value, at + i);
     }
+}
+
+static void cache(const SvCache *c, const float *k, const float *v, size_t at, size_t count, int threads) {
+    (void)threads;
+    if (count == 1) {
+        for (size_t h = 0; h < c->heads && c->q8; h++) ask_for_places(c, h, at);
+        for (size_t h = 0; h < c->heads; h++) cache_head(c, k, v, at, count, h);
+        return;
+    }
+#pragma omp parallel for num_threads(threads) if (count * c->heads * c->dim > WORTH_THREADS / 10)
+    for (int64_t h = 0; h < (int64_t)c->heads; h++) cache_head(c, k, v, at, count, (size_t)h);
 }
 
 /* Room for four rows: their scores, one over the sums of their weights, the weights as integers. */
@@ -1218,35 +1233,41 @@ static inline void sum_weights(float *x, const float *after, vf total[LANES / VL
 
 /* Part two: row i's scores x become the softmax's weights, not yet divided by their sum: x[j] = e^(x[j] - max) for the
    n keys that the row sees, zero from there on; one over the sum is kept beside. In a q8 cache the scores are first
-   multiplied by the keys' scales, and the weights, once they are summed, by the values'; then they become integers. If
-   there is no such row, all weights are zero. */
+   multiplied by the keys' scales, and the weights, once they are summed, by the values'; then they become integers. */
 static NOINLINE void weights_of(const Rows *row, size_t i) {
-    size_t n = i < row->count ? row->seen[i] : 0, whole = n / LANES * LANES;
+    size_t n = row->seen[i], whole = n / LANES * LANES;
     float *x = row->room.scores + i * row->keys, s[LANES];
     bool q8 = row->c->q8;
-    if (n) {
-        const float *before = row->head.k_scale, *after = row->head.v_scale;
-        const int8_t *next = q8 && row->once ? values_to_ask_for(row, i) : NULL;
-        vf total[LANES / VL];
-        if (q8)
-            for (size_t j = 0; j < n; j += VL) v_store(x + j, v_load(x + j) * v_load(before + j));
-        vf max = v_set(max_of(x, n));
-        for (size_t l = 0; l < LANES / VL; l++) total[l] = v_set(0.0f);
-        for (size_t j = 0; j < whole; j += LANES) {
-            if (next) ask_for(next + j * ASKED, LANES * ASKED);
-            to_weights(x + j, max);
-            sum_weights(x + j, q8 ? after + j : NULL, total);
-        }
-        if (whole < n) {
-            to_weights(x + whole, max);
-            memset(x + n, 0, (whole + LANES - n) * sizeof *x);
-            sum_weights(x + whole, q8 ? after + whole : NULL, total);
-        }
-        for (size_t l = 0; l < LANES / VL; l++) v_store(s + l * VL, total[l]);
-        row->room.one_over[i] = 1.0f / tree(s);
+    const float *before = q8 ? row->head.k_scale : NULL, *after = q8 ? row->head.v_scale : NULL;
+    const int8_t *next = q8 && row->once ? values_to_ask_for(row, i) : NULL;
+    vf total[LANES / VL], max = v_set(max_of(x, before, n));
+    for (size_t l = 0; l < LANES / VL; l++) total[l] = v_set(0.0f);
+    for (size_t j = 0; j < whole; j += LANES) {
+        if (next) ask_for(next + j * ASKED, LANES * ASKED);
+        to_weights(x + j, max);
+        sum_weights(x + j, q8 ? after + j : NULL, total);
     }
+    if (whole < n) {
+        to_weights(x + whole, max);
+        memset(x + n, 0, (whole + LANES - n) * sizeof *x);
+        sum_weights(x + whole, q8 ? after + whole : NULL, total);
+    }
+    for (size_t l = 0; l < LANES / VL; l++) v_store(s + l * VL, total[l]);
+    row->room.one_over[i] = 1.0f / tree(s);
     memset(x + n, 0, (row->keys - n) * sizeof *x);          /* whatever `after` is there */
     if (q8) quantize_row(&row->room.weights, i, x, row->keys, false);
+}
+
+/* A row that is not there, but that the products of four read: all its weights are zero. */
+static void no_weights(const Rows *row, size_t i) {
+    const Quantized *w = &row->room.weights;
+    if (!row->c->q8) {
+        memset(row->room.scores + i * row->keys, 0, row->keys * sizeof(float));
+        return;
+    }
+    memset(w->q + i * w->stride, 0, w->stride * sizeof *w->q);
+    memset(w->d + i * w->marks, 0, w->groups * sizeof *w->d);
+    memset(w->by128 + i * w->marks, 0, w->groups * sizeof *w->by128);
 }
 
 /* Part three: the values' dimensions first .. first + WIDEST, weighted. */
@@ -1331,16 +1352,19 @@ static void attention_of_few(const Queries *a, int threads) {
             first = next;
         }
 #pragma omp barrier
+        Rows row;
+        size_t now = fours;
 #pragma omp for schedule(static)
         for (int64_t u = 0; u < (int64_t)(fours * 4); u++) {
-            size_t four = (size_t)u / 4;
-            Rows row = rows_of(a, four % heads, four / heads * 4, count, four);
-            weights_of(&row, (size_t)u % 4);
+            size_t four = (size_t)u / 4, i = (size_t)u % 4;
+            if (four != now) row = rows_of(a, four % heads, four / heads * 4, count, four), now = four;
+            if (i < row.count) weights_of(&row, i);
+            else no_weights(&row, i);
         }
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (int64_t u = 0; u < (int64_t)(fours * strips); u++) {
             size_t four = (size_t)u / strips;
-            Rows row = rows_of(a, four % heads, four / heads * 4, count, four);
+            if (four != now) row = rows_of(a, four % heads, four / heads * 4, count, four), now = four;
             values(&row, (size_t)u % strips * WIDEST);
         }
     }
@@ -1356,7 +1380,8 @@ static void attention_of_many(const Queries *a, int threads) {
         for (size_t i = first; i < at_most(first + ROWS, count); i += 4) {
             Rows row = rows_of(a, (size_t)u % heads, i, count, (size_t)thread_index());
             scores(&row, 0, row.seen[3]);
-            for (size_t r = 0; r < 4; r++) weights_of(&row, r);
+            for (size_t r = 0; r < row.count; r++) weights_of(&row, r);
+            for (size_t r = row.count; r < 4; r++) no_weights(&row, r);
             for (size_t e = 0; e < a->c->dim; e += WIDEST) values(&row, e);
         }
     }
@@ -1401,6 +1426,10 @@ static NOINLINE void rms_norm_row(float *out, const float *x, const float *weigh
 
 static void rms_norm(float *out, const float *x, const float *weight, size_t n, size_t size, float eps, int threads) {
     (void)threads;
+    if (n == 1) {
+        rms_norm_row(out, x, weight, size, eps);
+        return;
+    }
 #pragma omp parallel for num_threads(threads) if (n * size > WORTH_THREADS)
     for (int64_t i = 0; i < (int64_t)n; i++)
         rms_norm_row(out + (size_t)i * size, x + (size_t)i * size, weight, size, eps);
@@ -1432,24 +1461,40 @@ static NOINLINE void silu_piece(float *gate, const float *up, size_t n) {
     memcpy(gate + i, a.x, (n - i) * sizeof *gate);
 }
 
+static void add_piece(float *x, const float *y, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] += y[i];
+}
+
 enum { PIECE = 4096 };                                      /* numbers that a thread takes at a time */
 
 static void gelu_tanh(float *x, size_t n, int threads) {
     (void)threads;
-#pragma omp parallel for num_threads(threads) if (n > WORTH_THREADS / 10)
+    if (n <= WORTH_THREADS / 10) {
+        gelu_piece(x, n);
+        return;
+    }
+#pragma omp parallel for num_threads(threads)
     for (int64_t at = 0; at < (int64_t)n; at += PIECE) gelu_piece(x + at, at_most(PIECE, n - (size_t)at));
 }
 
 static void silu_mul(float *gate, const float *up, size_t n, int threads) {
     (void)threads;
-#pragma omp parallel for num_threads(threads) if (n > WORTH_THREADS / 10)
+    if (n <= WORTH_THREADS / 10) {
+        silu_piece(gate, up, n);
+        return;
+    }
+#pragma omp parallel for num_threads(threads)
     for (int64_t at = 0; at < (int64_t)n; at += PIECE) silu_piece(gate + at, up + at, at_most(PIECE, n - (size_t)at));
 }
 
 static void add(float *x, const float *y, size_t n, int threads) {
     (void)threads;
-#pragma omp parallel for num_threads(threads) if (n > WORTH_THREADS)
-    for (int64_t i = 0; i < (int64_t)n; i++) x[i] += y[i];
+    if (n <= WORTH_THREADS) {
+        add_piece(x, y, n);
+        return;
+    }
+#pragma omp parallel for num_threads(threads)
+    for (int64_t at = 0; at < (int64_t)n; at += PIECE) add_piece(x + at, y + at, at_most(PIECE, n - (size_t)at));
 }
 
 /* ------------------------------------------------------------------------------------------------------- the table */
@@ -1548,7 +1593,7 @@ float sv_exp(float x) {
 
 /* softmax(x) in place: exp(x - max) / sum. */
 void sv_softmax(float *x, size_t n) {
-    float max = max_of(x, n);
+    float max = max_of(x, NULL, n);
     for (size_t i = 0; i < n; i++) x[i] = sv_exp(x[i] - max);
     float scale = 1.0f / sum(x, n);
     for (size_t i = 0; i < n; i++) x[i] *= scale;
