@@ -71,8 +71,8 @@
 #endif
 
 /* Starting threads costs some microseconds: work of fewer operations than this is done by the caller's alone. A region
-   with an `if` that says so is still a quarter of a microsecond, so what decoding calls ten times a layer, with one row,
-   does not enter one. */
+   with an `if` that says so still takes a quarter of one, so what decoding calls ten times a layer, with one row, does
+   not enter it. */
 #define WORTH_THREADS 100000
 
 enum { LANES = 16 };                                        /* of a sum over a row */
@@ -797,16 +797,20 @@ static Quantized quantized_in(void *scratch, size_t n, size_t cols, size_t group
     return x;
 }
 
-static NOINLINE void quantize_row(const Quantized *x, size_t row, const float *from, size_t cols, bool to_bytes) {
+/* Group g of `cols` numbers from `from` on, into a row of x. */
+static inline void quantize_group(const Quantized *x, size_t row, const float *from, size_t cols, size_t g,
+                                  bool to_bytes) {
     int8_t room[MAX_GROUP];
     bool same = sizeof(xint) == 1 || to_bytes;
-    for (size_t g = 0; g < x->groups; g++) {
-        size_t at = g * x->group;
-        int8_t *bytes = same ? x->bytes + row * x->stride + at : room;
-        x->d[row * x->marks + g] = quantize(bytes, from + at, at_most(x->group, cols - at), x->group,
-                                            to_bytes || BY128 ? &x->by128[row * x->marks + g] : NULL);
-        if (!same) widen(x->q + row * x->stride + at, bytes, x->group);
-    }
+    size_t at = g * x->group;
+    int8_t *bytes = same ? x->bytes + row * x->stride + at : room;
+    x->d[row * x->marks + g] = quantize(bytes, from + at, at_most(x->group, cols - at), x->group,
+                                        to_bytes || BY128 ? &x->by128[row * x->marks + g] : NULL);
+    if (!same) widen(x->q + row * x->stride + at, bytes, x->group);
+}
+
+static NOINLINE void quantize_row(const Quantized *x, size_t row, const float *from, size_t cols, bool to_bytes) {
+    for (size_t g = 0; g < x->groups; g++) quantize_group(x, row, from, cols, g, to_bytes);
 }
 
 /* ------------------------------------------------------------------------------------------------- products of floats
@@ -1206,9 +1210,10 @@ static NOINLINE void float_scores(const Rows *row, size_t from, size_t to) {
     }
 }
 
-/* A q8 cache's values are asked for while the weights are made, when memory has nothing else to do: with each score as
-   many bytes as a processor keeps in mind, from another place for each row. As the threads take rows in part two and
-   panels in part three in the same order, mostly the thread that asks is the one that reads. */
+/* A q8 cache's values are asked for while the weights are made, when memory has nothing else to do: with each score so
+   many bytes, from another place for each row, half of them while e^x is taken, half while the weights become integers,
+   which is about as fast as a processor keeps in mind. As the threads take rows in part two and panels in part three in the
+   same order, mostly the thread that asks is the one that reads. */
 enum { ASKED = 8 };
 
 static const int8_t *values_to_ask_for(const Rows *row, size_t i) {
@@ -1243,7 +1248,7 @@ static NOINLINE void weights_of(const Rows *row, size_t i) {
     vf total[LANES / VL], max = v_set(max_of(x, before, n));
     for (size_t l = 0; l < LANES / VL; l++) total[l] = v_set(0.0f);
     for (size_t j = 0; j < whole; j += LANES) {
-        if (next) ask_for(next + j * ASKED, LANES * ASKED);
+        if (next) ask_for(next + j * ASKED / 2, LANES * ASKED / 2);
         to_weights(x + j, max);
         sum_weights(x + j, q8 ? after + j : NULL, total);
     }
@@ -1255,7 +1260,10 @@ static NOINLINE void weights_of(const Rows *row, size_t i) {
     for (size_t l = 0; l < LANES / VL; l++) v_store(s + l * VL, total[l]);
     row->room.one_over[i] = 1.0f / tree(s);
     memset(x + n, 0, (row->keys - n) * sizeof *x);          /* whatever `after` is there */
-    if (q8) quantize_row(&row->room.weights, i, x, row->keys, false);
+    for (size_t g = 0; q8 && g < row->room.weights.groups; g++) {
+        if (next) ask_for(next + (row->keys + g * KEYS) * ASKED / 2, KEYS * ASKED / 2);
+        quantize_group(&row->room.weights, i, x, row->keys, g, false);
+    }
 }
 
 /* A row that is not there, but that the products of four read: all its weights are zero. */
