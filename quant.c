@@ -1195,6 +1195,10 @@ static NOINLINE void integer_scores(const Rows *row, size_t from, size_t to) {
     }
     for (size_t j = from; j < to; j += NR) {
         const int8_t *panel = row->head.k + j * size;
+        if (row->once) {                                    /* part two's */
+            ask_for(row->head.k_scale + j, NR * sizeof(float));
+            ask_for(row->head.v_scale + j, NR * sizeof(float));
+        }
         product4(row->room.scores + j, row->keys, false, x, size, d, by128, 1, panel, NULL, size, 1, row->once);
     }
 }
@@ -1212,8 +1216,8 @@ static NOINLINE void float_scores(const Rows *row, size_t from, size_t to) {
 
 /* A q8 cache's values are asked for while the weights are made, when memory has nothing else to do: with each score so
    many bytes, from another place for each row, half of them while e^x is taken, half while the weights become integers,
-   which is about as fast as a processor keeps in mind. As the threads take rows in part two and panels in part three in the
-   same order, mostly the thread that asks is the one that reads. */
+   which is about as fast as a processor keeps in mind. As the threads take rows in part two and panels in part three in
+   the same order, mostly the thread that asks is the one that reads. */
 enum { ASKED = 8 };
 
 static const int8_t *values_to_ask_for(const Rows *row, size_t i) {
