@@ -205,7 +205,7 @@ static inline vf v_exp(vf x) {
 }
 
 /* What is read once, from end to end, is asked for when it is this many bytes off, as the processor's prefetcher stops
-   at the end of every page; into the first-level cache alone, since nobody asks for it again. The others so keep what is
+   at the end of every page; into the first-level cache alone, as nobody asks for it again. So the others keep what is
    needed again: on a Zen 5, decoding Q8 with two threads took 2 to 3 % longer with hints for all levels, or with none
    (though a thread alone, with AVX-512, some 6 % less with none). */
 enum { AHEAD = 5120 };
