@@ -166,16 +166,6 @@ static inline int32_t v_total(vi x) {
 }
 #endif
 
-static inline vf v_float(vi x) {
-#if defined(WITH_VNNI)
-    return _mm512_cvtepi32_ps((__m512i)x);
-#elif defined(__GNUC__) && !defined(SV_NO_SIMD)
-    return __builtin_convertvector(x, vf);
-#else
-    return (float)x;
-#endif
-}
-
 /* a * b + c, rounded once where the machine can: for f32 and bf16 products alone */
 #if defined(WITH_VNNI)
 static inline vf v_fused(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
@@ -330,9 +320,6 @@ static const uint16_t *scales_of(const SvTensor *w, size_t r, size_t g) {
     return first + (r / BLOCK_ROWS * groups_of(w) + g) * BLOCK_ROWS;
 }
 
-/* Where a block of Q8 has number k of row r: fours of a row's numbers lie together. */
-static inline size_t block_at(size_t k, size_t r) { return (k / 4 * BLOCK_ROWS + r % BLOCK_ROWS) * 4 + k % 4; }
-
 /* A block of Q4 as one of Q8. */
 static NOINLINE void unpack_q4(int8_t to[BLOCK_ROWS * GROUP], const uint8_t *from) {
     const size_t half = BLOCK_ROWS * GROUP / 2;
@@ -386,6 +373,16 @@ static NOINLINE void unpack_q4(int8_t to[BLOCK_ROWS * GROUP], const uint8_t *fro
 #define PLAIN_PRODUCTS
 #endif
 
+#ifndef PLAIN_PRODUCTS
+static inline vf v_float(vi x) {
+#if defined(WITH_VNNI)
+    return _mm512_cvtepi32_ps((__m512i)x);
+#else
+    return __builtin_convertvector(x, vf);
+#endif
+}
+#endif
+
 /* Whether product4 and rows16 look at by128; rows16_q4 may always. */
 #ifdef WITH_VNNI
 enum { BY128 = 1 };
@@ -408,6 +405,7 @@ typedef __m512i Wide;
 enum { NR = 32, STEP = 4 };
 static inline Wide wide_load(const int8_t *from) { return _mm512_loadu_si512(from); }
 static inline Wide wide_four(const xint *x) { int32_t four; memcpy(&four, x, 4); return _mm512_set1_epi32(four); }
+static inline Wide wide_flip(Wide w) { return w ^ _mm512_set1_epi32((int)0x80808080); }
 static inline vi wide_start(int32_t by128) { return (vi){ 0 } - (vi)_mm512_set1_epi32(by128); }
 static inline vi wide_dot(vi s, Wide w, Wide x) { return (vi)_mm512_dpbusd_epi32((__m512i)s, w, x); }
 
@@ -417,11 +415,11 @@ static inline Bytes bytes_four(const int8_t *x) { return wide_four(x); }
 static inline Bytes bytes_of_16(__m128i x) { return _mm512_broadcast_i32x4(x); }
 static inline Bytes bytes_pick(Bytes values, Bytes i) { return _mm512_shuffle_epi8(values, i); }
 static inline vi unsigned_dot(vi s, Bytes w, Bytes x) { return wide_dot(s, w, x); }
-static inline vi bytes_dot(vi s, Bytes w, Bytes x) { return wide_dot(s, w ^ _mm512_set1_epi32((int)0x80808080), x); }
+static inline vi bytes_dot(vi s, Bytes w, Bytes x) { return wide_dot(s, wide_flip(w), x); }
 
 static NOINLINE void pack(int8_t *panel, size_t r, const int8_t *block) {
     for (size_t k = 0; k < GROUP; k += 4) {
-        Bytes fours = bytes_load(block + k * BLOCK_ROWS) ^ _mm512_set1_epi32((int)0x80808080);
+        Bytes fours = wide_flip(bytes_load(block + k * BLOCK_ROWS));
         memcpy(panel + k * NR + r * 4, &fours, sizeof fours);
     }
 }
@@ -509,6 +507,14 @@ static inline vi q4_dot(vi s, Bytes w, Bytes x) { return unsigned_dot(s, w, x); 
 /* sdot adds four products of bytes to each int32; panel: [n / 4][16 rows][4]. Without it, smlal adds products of int16;
    panel: [n][16 rows]. */
 #ifdef NEON_PRODUCTS
+typedef int8x16_t Bytes;
+static inline Bytes bytes_load(const void *from) { return vld1q_s8(from); }
+static inline Bytes bytes_four(const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    return vreinterpretq_s8_s32(vdupq_n_s32(four));
+}
+
 #ifdef __ARM_FEATURE_DOTPROD
 typedef int8_t xint;
 enum { NR = 16, STEP = 4 };
@@ -520,15 +526,12 @@ static inline void add_products(int32x4_t s[4][4], const xint *x, size_t x_strid
         int8x16_t w[4];
         for (int j = 0; j < 4; j++) w[j] = vld1q_s8(panel + 16 * j);
         for (size_t i = 0; i < 4; i++) {
-            int32_t four;
-            memcpy(&four, x + i * x_stride + k, 4);
-            int8x16_t v = vreinterpretq_s8_s32(vdupq_n_s32(four));
-            for (int j = 0; j < 4; j++) s[i][j] = vdotq_s32(s[i][j], w[j], v);
+            Bytes four = bytes_four(x + i * x_stride + k);
+            for (int j = 0; j < 4; j++) s[i][j] = vdotq_s32(s[i][j], w[j], four);
         }
     }
 }
 
-typedef int8x16_t Bytes;
 static inline vi bytes_dot(vi s, Bytes w, Bytes x) { return (vi)vdotq_s32((int32x4_t)s, w, x); }
 #else
 typedef int16_t xint;
@@ -555,7 +558,6 @@ static inline void add_products(int32x4_t s[4][4], const xint *x, size_t x_strid
     }
 }
 
-typedef int8x16_t Bytes;
 static inline vi bytes_dot(vi s, Bytes w, Bytes x) {
     int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
     return s + (vi)vpaddq_s32(low, vpaddlq_s16(vmull_high_s8(w, x)));
@@ -582,12 +584,6 @@ static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *
     }
 }
 
-static inline Bytes bytes_load(const void *from) { return vld1q_s8(from); }
-static inline Bytes bytes_four(const int8_t *x) {
-    int32_t four;
-    memcpy(&four, x, 4);
-    return vreinterpretq_s8_s32(vdupq_n_s32(four));
-}
 static inline vi wide_start(int32_t by128) { (void)by128; return (vi){ 0 }; }
 static inline vi q4_start(int32_t by128) { (void)by128; return (vi){ 0 }; }
 static inline Bytes q4_table(void) { return vld1q_s8(q4_values); }
@@ -606,8 +602,9 @@ typedef int8_t xint;
 enum { NR = 16, STEP = 1 };
 
 static NOINLINE void pack(int8_t *panel, size_t r, const int8_t *block) {
-    for (size_t k = 0; k < GROUP; k++)
-        for (size_t i = 0; i < BLOCK_ROWS; i++) panel[k * NR + r + i] = block[block_at(k, i)];
+    for (size_t k = 0; k < GROUP; k += 4)
+        for (size_t i = 0; i < BLOCK_ROWS; i++, block += 4)
+            for (size_t j = 0; j < 4; j++) panel[(k + j) * NR + r + i] = block[j];
 }
 
 static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *x, size_t x_stride, const float *d,
@@ -1137,7 +1134,8 @@ static void cache_head(const SvCache *c, const float *k, const float *v, size_t 
 static void cache(const SvCache *c, const float *k, const float *v, size_t at, size_t count, int threads) {
     (void)threads;
     if (count == 1) {
-        for (size_t h = 0; h < c->heads && c->q8; h++) ask_for_places(c, h, at);
+        if (c->q8)
+            for (size_t h = 0; h < c->heads; h++) ask_for_places(c, h, at);
         for (size_t h = 0; h < c->heads; h++) cache_head(c, k, v, at, count, h);
         return;
     }
@@ -1193,7 +1191,7 @@ static NOINLINE void integer_scores(const Rows *row, size_t from, size_t to) {
     }
     for (size_t j = from; j < to; j += NR) {
         const int8_t *panel = row->head.k + j * size;
-        if (row->once) {                                    /* part two's */
+        if (row->once) {                                    /* what part two reads next */
             ask_for(row->head.k_scale + j, NR * sizeof(float));
             ask_for(row->head.v_scale + j, NR * sizeof(float));
         }
@@ -1212,10 +1210,10 @@ static NOINLINE void float_scores(const Rows *row, size_t from, size_t to) {
     }
 }
 
-/* A q8 cache's values are asked for while the weights are made, when memory has nothing else to do: with each score so
-   many bytes, from another place for each row, half of them while e^x is taken, half while the weights become integers,
-   which is about as fast as a processor keeps in mind. As the threads take rows in part two and panels in part three in
-   the same order, mostly the thread that asks is the one that reads. */
+/* A q8 cache's values are asked for while the weights are made, when memory has nothing else to do: ASKED bytes for
+   each score, from another place for each row, half of them while e^x is taken, half while the weights become integers;
+   asked for faster, much would be forgotten. As the threads take rows in part two and panels in part three in the same
+   order, mostly the thread that asks is the one that reads. */
 enum { ASKED = 8 };
 
 static const int8_t *values_to_ask_for(const Rows *row, size_t i) {
@@ -1252,17 +1250,18 @@ static NOINLINE void weights_of(const Rows *row, size_t i) {
     for (size_t j = 0; j < whole; j += LANES) {
         if (next) ask_for(next + j * ASKED / 2, LANES * ASKED / 2);
         to_weights(x + j, max);
-        sum_weights(x + j, q8 ? after + j : NULL, total);
+        sum_weights(x + j, after ? after + j : NULL, total);
     }
     if (whole < n) {
         to_weights(x + whole, max);
         memset(x + n, 0, (whole + LANES - n) * sizeof *x);
-        sum_weights(x + whole, q8 ? after + whole : NULL, total);
+        sum_weights(x + whole, after ? after + whole : NULL, total);
     }
     for (size_t l = 0; l < LANES / VL; l++) v_store(s + l * VL, total[l]);
     row->room.one_over[i] = 1.0f / tree(s);
     memset(x + n, 0, (row->keys - n) * sizeof *x);          /* whatever `after` is there */
-    for (size_t g = 0; q8 && g < row->room.weights.groups; g++) {
+    if (!q8) return;
+    for (size_t g = 0; g < row->room.weights.groups; g++) {
         if (next) ask_for(next + (row->keys + g * KEYS) * ASKED / 2, KEYS * ASKED / 2);
         quantize_group(&row->room.weights, i, x, row->keys, g, false);
     }
@@ -1587,10 +1586,10 @@ void sv_row(const SvTensor *w, size_t row, float *out) {
     } else {
         for (size_t g = 0; g * GROUP < n; g++) {
             int8_t unpacked[BLOCK_ROWS * GROUP];
-            const int8_t *numbers = integers(w, block_of(w, row, g), unpacked);
+            const int8_t *fours = integers(w, block_of(w, row, g), unpacked) + row % BLOCK_ROWS * 4;
             float scale = from_bf16(scales_of(w, row, g)[row % BLOCK_ROWS]);
             for (size_t k = 0; k < at_most(GROUP, n - g * GROUP); k++)
-                out[g * GROUP + k] = (float)numbers[block_at(k, row)] * scale;
+                out[g * GROUP + k] = (float)fours[k / 4 * BLOCK_ROWS * 4 + k % 4] * scale;
         }
     }
 }

@@ -73,9 +73,9 @@ int sv_fail(SvError *error, const char *format, ...)
      Q4  SV_Q4_VALUES[i], where i has 4 bits: 32 bytes a group; the low half of byte j is number j, the high half number
          j + 32
    Sixteen rows lie side by side, group by group, and of each group four bytes: blocks [rows / 16, groups] of
-   [16 or 8, 16 rows, 4] bytes. So a product reads one stretch of memory, and a vector of it, however wide, holds a few
-   numbers of as many rows as a sum of products has lanes (quant.c says more). After all blocks come the scales, in the
-   same order: bf16 [rows / 16, groups, 16 rows]. The last block's rows are filled up as well.
+   [16 or 8, 16 rows, 4] bytes. So a product reads one stretch of memory, and a vector of it, however wide, holds four
+   numbers of each of as many rows as it has lanes of 32 bits (quant.c says more). After all blocks come the scales, in
+   the same order: bf16 [rows / 16, groups, 16 rows]. The last block's rows are filled up as well.
 
    The 16 values stand closer where weights are denser, at levels of least squared error over normal, Laplace and t(5)
    distributed numbers, rounded to integers that span less than 7 bits, for which kernels have use. Groups of 64 and

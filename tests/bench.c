@@ -173,7 +173,7 @@ __attribute__((target("avx512f"))) static double run_fma512(long rounds) {
 #undef SUM
 }
 
-/* As rows8 multiplies; a panel's way, vpmovsxbw, vpmaddwd of int16 and vpaddd, has twice the additions: some two thirds
+/* As rows16 multiplies; a panel's way, vpmovsxbw, vpmaddwd of int16, vpaddd, has twice the additions: some two thirds
    of it. */
 __attribute__((target("avx2"))) static double run_maddubs(long rounds) {
 #define START(i) __m256i s##i = _mm256_set1_epi32(i);
@@ -339,7 +339,7 @@ static double measure_peak(const Peak *peak, int threads, bool quick) {
 
    All sums count, so that nothing can be left out; four stretches side by side, as a processor's prefetchers follow
    several streams and one alone does not fill the lines to the memory; in the widest registers there are, as a core has
-   only so many loads under way. n: a multiple of 32. */
+   only so many loads under way. `from` at the beginning of a line, n a multiple of 32. */
 #define READ_ALL(name, Wide)                                                                                           \
     static uint64_t name(const uint64_t *from, size_t n) {                                                             \
         enum { WIDE = sizeof(Wide) / 8, SUMS = 32 / WIDE };                                                            \
@@ -383,11 +383,11 @@ static double measure_read(const uint64_t *buffer, size_t n, int threads, int ti
         double start = sv_seconds();
 #pragma omp parallel for num_threads(threads) reduction(+ : total)
         for (int t = 0; t < threads; t++) {
-            size_t part = n / (size_t)threads;
+            size_t part = n / (size_t)threads / 32 * 32;
             total += read_all(buffer + (size_t)t * part, part);
         }
         sink = (double)total;
-        double rate = (double)(n / (size_t)threads * (size_t)threads * 8) / (sv_seconds() - start);
+        double rate = (double)(n / (size_t)threads / 32 * 32 * (size_t)threads * 8) / (sv_seconds() - start);
         if (rate > best) best = rate;
     }
     return best;
@@ -428,8 +428,9 @@ static int measure_machine(Bench *b) {
     size_t bytes = (size_t)256 << 20, most = (size_t)1 << 30;
     if (4 * last_cache() > bytes) bytes = 4 * last_cache() < most ? 4 * last_cache() : most;
     int64_t n = (int64_t)(bytes / 8);
-    uint64_t *buffer = malloc(bytes);
-    if (!buffer) return complain("out of memory for the %zu MB that measure memory", bytes >> 20);
+    uint64_t *room = malloc(bytes + 64);
+    if (!room) return complain("out of memory for the %zu MB that measure memory", bytes >> 20);
+    uint64_t *buffer = room + (64 - (uintptr_t)room % 64) / 8;                      /* at a line's beginning */
 #pragma omp parallel for
     for (int64_t i = 0; i < n; i++) buffer[i] = (uint64_t)i;
 
@@ -441,7 +442,7 @@ static int measure_machine(Bench *b) {
         l->int8 = measure_peak(&int8, l->threads, b->quick);
         l->f32 = measure_peak(&f32, l->threads, b->quick);
     }
-    free(buffer);
+    free(room);
 
     char name[128];
     processor(name);

@@ -76,17 +76,12 @@ PLAIN __m512 plain_fmadd_ps(__m512 a, __m512 b, __m512 c) {
 }
 
 /* To each int32, the four products of a's unsigned and b's signed bytes. */
-PLAIN void plain_dpbusd(int32_t *sum, const uint8_t *a, const int8_t *b, int n) {
-    for (int i = 0; i < n; i++)
-        for (int j = 4 * i; j < 4 * i + 4; j++) sum[i] = (int32_t)((uint32_t)sum[i] + (uint32_t)(a[j] * b[j]));
-}
-
 PLAIN __m512i plain_dpbusd_512(__m512i sum, __m512i a, __m512i b) {
     int32_t s[16];
     uint8_t x[64];
     int8_t y[64];
     memcpy(s, &sum, sizeof s), memcpy(x, &a, sizeof x), memcpy(y, &b, sizeof y);
-    plain_dpbusd(s, x, y, 16);
+    for (int i = 0; i < 64; i++) s[i / 4] = (int32_t)((uint32_t)s[i / 4] + (uint32_t)(x[i] * y[i]));
     return plain_loadu_si512(s);
 }
 
