@@ -381,6 +381,8 @@ static inline vf v_float(vi x) {
     return __builtin_convertvector(x, vf);
 #endif
 }
+
+static inline int32_t four_bytes(const void *from) { int32_t four; memcpy(&four, from, 4); return four; }
 #endif
 
 /* Whether product4 and rows16 look at by128; rows16_q4 may always. */
@@ -404,14 +406,13 @@ typedef int8_t xint;
 typedef __m512i Wide;
 enum { NR = 32, STEP = 4 };
 static inline Wide wide_load(const int8_t *from) { return _mm512_loadu_si512(from); }
-static inline Wide wide_four(const xint *x) { int32_t four; memcpy(&four, x, 4); return _mm512_set1_epi32(four); }
+static inline Wide wide_four(const void *x) { return _mm512_set1_epi32(four_bytes(x)); }
 static inline Wide wide_flip(Wide w) { return w ^ _mm512_set1_epi32((int)0x80808080); }
 static inline vi wide_start(int32_t by128) { return (vi){ 0 } - (vi)_mm512_set1_epi32(by128); }
 static inline vi wide_dot(vi s, Wide w, Wide x) { return (vi)_mm512_dpbusd_epi32((__m512i)s, w, x); }
 
 typedef __m512i Bytes;
 static inline Bytes bytes_load(const void *from) { return _mm512_loadu_si512(from); }
-static inline Bytes bytes_four(const int8_t *x) { return wide_four(x); }
 static inline Bytes bytes_of_16(__m128i x) { return _mm512_broadcast_i32x4(x); }
 static inline Bytes bytes_pick(Bytes values, Bytes i) { return _mm512_shuffle_epi8(values, i); }
 static inline vi unsigned_dot(vi s, Bytes w, Bytes x) { return wide_dot(s, w, x); }
@@ -430,13 +431,12 @@ enum { NR = 16, STEP = 2 };
 static inline Wide wide_load(const int8_t *from) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)from));
 }
-static inline Wide wide_four(const xint *x) { int32_t four; memcpy(&four, x, 4); return _mm256_set1_epi32(four); }
+static inline Wide wide_four(const void *x) { return _mm256_set1_epi32(four_bytes(x)); }
 static inline vi wide_start(int32_t by128) { (void)by128; return (vi){ 0 }; }
 static inline vi wide_dot(vi s, Wide w, Wide x) { return s + (vi)_mm256_madd_epi16(w, x); }
 
 typedef __m256i Bytes;
 static inline Bytes bytes_load(const void *from) { return _mm256_loadu_si256((const __m256i *)from); }
-static inline Bytes bytes_four(const int8_t *x) { int32_t four; memcpy(&four, x, 4); return _mm256_set1_epi32(four); }
 static inline Bytes bytes_of_16(__m128i x) { return _mm256_broadcastsi128_si256(x); }
 static inline Bytes bytes_pick(Bytes values, Bytes i) { return _mm256_shuffle_epi8(values, i); }
 static inline vi unsigned_dot(vi s, Bytes w, Bytes x) {
@@ -490,7 +490,8 @@ static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *
         for (size_t j = 0; j < 2; j++) v_store(sum + i * stride + j * VL, total[i][j]);
 }
 
-static inline vi q4_start(int32_t by128) { return wide_start(0) + by128 / 128 * q4_values[0]; }
+static inline Bytes bytes_four(const int8_t *x) { return wide_four(x); }
+static inline vi q4_start(int32_t by128) { return (vi){ 0 } + by128 / 128 * q4_values[0]; }
 static inline Bytes q4_table(void) {
     __m128i values = _mm_loadu_si128((const __m128i *)q4_values);
     return bytes_of_16(_mm_sub_epi8(values, _mm_set1_epi8((char)q4_values[0])));
@@ -509,11 +510,7 @@ static inline vi q4_dot(vi s, Bytes w, Bytes x) { return unsigned_dot(s, w, x); 
 #ifdef NEON_PRODUCTS
 typedef int8x16_t Bytes;
 static inline Bytes bytes_load(const void *from) { return vld1q_s8(from); }
-static inline Bytes bytes_four(const int8_t *x) {
-    int32_t four;
-    memcpy(&four, x, 4);
-    return vreinterpretq_s8_s32(vdupq_n_s32(four));
-}
+static inline Bytes bytes_four(const int8_t *x) { return vreinterpretq_s8_s32(vdupq_n_s32(four_bytes(x))); }
 
 #ifdef __ARM_FEATURE_DOTPROD
 typedef int8_t xint;
@@ -937,9 +934,9 @@ static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *b
             for (size_t g = 0; g < groups; g++)
                 for (size_t r = 0; r < NR; r += BLOCK_ROWS) {
                     size_t row = at_most(first + p * NR + r, w->rows - 1);  /* past the last: that block once more */
+                    const uint16_t *bf16 = scales_of(w, row, g0 + g);
                     pack(panel[p] + g * GROUP * NR, r, integers(w, block_of(w, row, g0 + g), unpacked));
-                    for (size_t i = 0; i < BLOCK_ROWS; i++)
-                        scale[p][g * NR + r + i] = from_bf16(scales_of(w, row, g0 + g)[i]);
+                    for (size_t i = 0; i < BLOCK_ROWS; i++) scale[p][g * NR + r + i] = from_bf16(bf16[i]);
                 }
         for (size_t i = i0; i < i1; i += 4)
             for (size_t p = 0; p * NR < width; p++) {
@@ -1343,6 +1340,12 @@ static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t r
     return row;
 }
 
+/* Makes *row number `four` of all fours of rows, the first four of each head first, unless *now says that it is. */
+static void turn_to(Rows *row, size_t *now, const Queries *a, size_t four, size_t count) {
+    if (*now != four) *row = rows_of(a, four % a->c->heads, four / a->c->heads * 4, count, four);
+    *now = four;
+}
+
 /* Few queries (decoding): each part is shared out among the threads, as the cache may have fewer heads than there are
    threads, or a number that does not divide well. The keys of all heads, one head after the other, are cut into as many
    equal stretches as there are threads. */
@@ -1352,28 +1355,28 @@ static void attention_of_few(const Queries *a, int threads) {
     (void)threads;
 #pragma omp parallel num_threads(threads)
     {
+        Rows row;
+        size_t now = fours;                                 /* none yet */
         size_t all = fours * pieces, first = all * (size_t)thread_index() / (size_t)thread_count();
         size_t end = all * ((size_t)thread_index() + 1) / (size_t)thread_count();
         while (first < end) {
             size_t four = first / pieces, before = four * pieces, next = at_most(end, before + pieces);
-            Rows row = rows_of(a, four % heads, four / heads * 4, count, four);
+            turn_to(&row, &now, a, four, count);
             scores(&row, (first - before) * WIDEST, at_most((next - before) * WIDEST, row.seen[3]));
             first = next;
         }
 #pragma omp barrier
-        Rows row;
-        size_t now = fours;
 #pragma omp for schedule(static)
         for (int64_t u = 0; u < (int64_t)(fours * 4); u++) {
             size_t four = (size_t)u / 4, i = (size_t)u % 4;
-            if (four != now) row = rows_of(a, four % heads, four / heads * 4, count, four), now = four;
+            turn_to(&row, &now, a, four, count);
             if (i < row.count) weights_of(&row, i);
             else no_weights(&row, i);
         }
 #pragma omp for schedule(static) nowait
         for (int64_t u = 0; u < (int64_t)(fours * strips); u++) {
             size_t four = (size_t)u / strips;
-            if (four != now) row = rows_of(a, four % heads, four / heads * 4, count, four), now = four;
+            turn_to(&row, &now, a, four, count);
             values(&row, (size_t)u % strips * WIDEST);
         }
     }
@@ -1478,11 +1481,7 @@ enum { PIECE = 4096 };                                      /* numbers that a th
 
 static void gelu_tanh(float *x, size_t n, int threads) {
     (void)threads;
-    if (n <= WORTH_THREADS / 10) {
-        gelu_piece(x, n);
-        return;
-    }
-#pragma omp parallel for num_threads(threads)
+#pragma omp parallel for num_threads(threads) if (n > WORTH_THREADS / 10)
     for (int64_t at = 0; at < (int64_t)n; at += PIECE) gelu_piece(x + at, at_most(PIECE, n - (size_t)at));
 }
 

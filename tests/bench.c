@@ -369,25 +369,23 @@ __attribute__((target("avx512f"))) READ_ALL(read_512, Eight)
 
 static uint64_t read_all(const uint64_t *from, size_t n) {
 #ifdef X86
-    if (__builtin_cpu_supports("avx512f")) return read_512(from, n / 32 * 32);
-    if (__builtin_cpu_supports("avx2")) return read_256(from, n / 32 * 32);
+    if (__builtin_cpu_supports("avx512f")) return read_512(from, n);
+    if (__builtin_cpu_supports("avx2")) return read_256(from, n);
 #endif
-    return read_128(from, n / 32 * 32);
+    return read_128(from, n);
 }
 
 /* Bytes a second that `threads` threads together read of a buffer of n numbers: the best of so many times. */
 static double measure_read(const uint64_t *buffer, size_t n, int threads, int times) {
     double best = 0;
+    size_t part = n / (size_t)threads / 32 * 32;
     for (int i = 0; i < times; i++) {
         uint64_t total = 0;
         double start = sv_seconds();
 #pragma omp parallel for num_threads(threads) reduction(+ : total)
-        for (int t = 0; t < threads; t++) {
-            size_t part = n / (size_t)threads / 32 * 32;
-            total += read_all(buffer + (size_t)t * part, part);
-        }
+        for (int t = 0; t < threads; t++) total += read_all(buffer + (size_t)t * part, part);
         sink = (double)total;
-        double rate = (double)(n / (size_t)threads / 32 * 32 * (size_t)threads * 8) / (sv_seconds() - start);
+        double rate = (double)(part * (size_t)threads * 8) / (sv_seconds() - start);
         if (rate > best) best = rate;
     }
     return best;
