@@ -20,6 +20,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#if !defined(_OPENMP) && defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
+#endif
 
 /* Positions that go through the layers together: enough to make matrix products of it, few enough for the cache. */
 enum { CHUNK = 512 };
@@ -115,27 +118,31 @@ void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x) 
 /* Rotates each head of x [count, heads * dim]: element i with element i + dim/2, by the angle of its position. */
 static void rope(const SvDecoder *d, float *x, size_t count, size_t heads) {
     size_t dim = d->model->config.head_dim, half = dim / 2;
-    for (size_t t = 0; t < count; t++) {
-        const float *sine = d->sine + (d->position + t) * half, *cosine = d->cosine + (d->position + t) * half;
-        for (size_t h = 0; h < heads; h++) {
-            float *a = x + (t * heads + h) * dim, *b = a + half;
-            for (size_t i = 0; i < half; i++) {
-                float u = a[i], v = b[i];
-                a[i] = u * cosine[i] - v * sine[i];
-                b[i] = v * cosine[i] + u * sine[i];
-            }
+#pragma omp for schedule(static) nowait
+    for (int64_t u = 0; u < (int64_t)(count * heads); u++) {
+        size_t at = (d->position + (size_t)u / heads) * half;
+        const float *sine = d->sine + at, *cosine = d->cosine + at;
+        float *a = x + (size_t)u * dim, *b = a + half;
+        for (size_t i = 0; i < half; i++) {
+            float first = a[i], second = b[i];
+            a[i] = first * cosine[i] - second * sine[i];
+            b[i] = second * cosine[i] + first * sine[i];
         }
     }
 }
 
-/* Up to CHUNK positions through all layers. */
-static void forward_chunk(SvDecoder *d, float *x, size_t count, const SvEvents *events) {
+/* The weights of a layer, each of which meets each position once. */
+static uint64_t layer_numbers(const SvConfig *c) {
+    uint64_t heads = 2 * ((uint64_t)c->num_attention_heads + c->num_key_value_heads);
+    return c->hidden_size * (heads * c->head_dim + 3 * (uint64_t)c->intermediate_size);
+}
+
+/* Up to CHUNK positions through all layers. All threads of a team are here, and share what each function has to do. */
+static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *events) {
     const SvConfig *c = &d->model->config;
     const SvKernels *cpu = d->model->kernels;
-    int threads = d->threads;
     float *norm = d->norm, *q = d->q, *k = d->k, *v = d->v, *gate = d->gate, *up = d->up, *scratch = d->scratch;
     size_t dim = c->hidden_size, heads = c->num_attention_heads, kv_heads = c->num_key_value_heads;
-    size_t seen = d->position + count;
     const char *name = c->vision_num_hidden_layers ? "model.text_model.layers.%d" : "model.layers.%d";   /* Llama's */
 
     for (uint32_t l = 0; l < c->num_hidden_layers; l++) {
@@ -144,26 +151,25 @@ static void forward_chunk(SvDecoder *d, float *x, size_t count, const SvEvents *
         cache.data += l * d->cache_floats;
 
         /* x += o_proj(attention(input_layernorm(x))) */
-        cpu->rms_norm(norm, x, layer->input_layernorm.data, count, dim, c->rms_norm_eps, threads);
+        cpu->rms_norm(norm, x, layer->input_layernorm.data, count, dim, c->rms_norm_eps);
         SvProduct qkv[] = { { q, &layer->q_proj, NULL }, { k, &layer->k_proj, NULL }, { v, &layer->v_proj, NULL } };
-        cpu->matmul(qkv, 3, norm, count, scratch, threads);
+        cpu->matmul(qkv, 3, norm, count, scratch);
         rope(d, q, count, heads);
         rope(d, k, count, kv_heads);
-        cpu->cache(&cache, k, v, d->position, count, threads);
-        cpu->attention(d->attention, q, &cache, count, seen, heads, true, scratch, threads);
-        cpu->matmul(&(SvProduct){ q, &layer->o_proj, NULL }, 1, d->attention, count, scratch, threads);
-        cpu->add(x, q, count * dim, threads);
+        cpu->cache(&cache, k, v, d->position, count);
+        cpu->attention(d->attention, q, &cache, count, d->position + count, heads, true, scratch);
+        cpu->matmul(&(SvProduct){ q, &layer->o_proj, NULL }, 1, d->attention, count, scratch);
+        cpu->add(x, q, count, dim);
 
         /* x += down_proj(silu(gate_proj(norm)) * up_proj(norm)) */
-        cpu->rms_norm(norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps, threads);
+        cpu->rms_norm(norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps);
         SvProduct gate_up[] = { { gate, &layer->gate_proj, NULL }, { up, &layer->up_proj, NULL } };
-        cpu->matmul(gate_up, 2, norm, count, scratch, threads);
-        cpu->silu_mul(gate, up, count * c->intermediate_size, threads);
-        cpu->matmul(&(SvProduct){ q, &layer->down_proj, NULL }, 1, gate, count, scratch, threads);
-        cpu->add(x, q, count * dim, threads);
+        cpu->matmul(gate_up, 2, norm, count, scratch);
+        cpu->silu_mul(gate, up, count, c->intermediate_size);
+        cpu->matmul(&(SvProduct){ q, &layer->down_proj, NULL }, 1, gate, count, scratch);
+        cpu->add(x, q, count, dim);
         sv_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
     }
-    d->position = seen;
 }
 
 int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, const SvEvents *events, SvError *error) {
@@ -176,22 +182,31 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
                        d->position, d->capacity);
 
     bool listening = events && events->activation;
-    for (size_t done = 0; done < count;) {
-        size_t chunk = count - done < CHUNK ? count - done : CHUNK;
+    const char *name = c->vision_num_hidden_layers ? "model.text_model.norm" : "model.norm";
+    for (size_t done = 0, chunk; done < count; done += chunk) {
+        chunk = count - done < CHUNK ? count - done : CHUNK;
         if (events && events->progress && count > 1 &&
             events->progress(events->user, "prefill", (int)(done + chunk), (int)count))
             return sv_fail(error, "stopped in the middle of the prompt");
-        forward_chunk(d, x + done * dim, chunk, events);
-        if (listening) {                                    /* HF normalises every position; an answer needs the last */
-            cpu->rms_norm(d->norm, x + done * dim, d->model->text.norm.data, chunk, dim, c->rms_norm_eps, d->threads);
-            const char *name = c->vision_num_hidden_layers ? "model.text_model.norm" : "model.norm";
-            sv_emit(events, name, 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
+        float *from = x + done * dim;
+        int threads = sv_team(d->threads, chunk * layer_numbers(c));
+#pragma omp parallel num_threads(threads)
+        {
+            layers(d, from, chunk, events);
+            if (listening) {                                /* HF normalises every position; an answer needs the last */
+                cpu->rms_norm(d->norm, from, d->model->text.norm.data, chunk, dim, c->rms_norm_eps);
+                sv_emit(events, name, 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
+            }
         }
-        done += chunk;
+        d->position += chunk;
     }
     if (logits) {
-        cpu->rms_norm(d->norm, x + (count - 1) * dim, d->model->text.norm.data, 1, dim, c->rms_norm_eps, d->threads);
-        cpu->matmul(&(SvProduct){ logits, &d->model->text.lm_head, NULL }, 1, d->norm, 1, d->scratch, d->threads);
+        int threads = sv_team(d->threads, (uint64_t)c->vocab_size * dim);
+#pragma omp parallel num_threads(threads)
+        {
+            cpu->rms_norm(d->norm, x + (count - 1) * dim, d->model->text.norm.data, 1, dim, c->rms_norm_eps);
+            cpu->matmul(&(SvProduct){ logits, &d->model->text.lm_head, NULL }, 1, d->norm, 1, d->scratch);
+        }
         sv_emit(events, "lm_head", 0, logits, 3, (int[]){ 1, 1, (int)c->vocab_size }, 1);
     }
     return 0;

@@ -70,11 +70,6 @@
 #define NOINLINE
 #endif
 
-/* Starting threads costs some microseconds: work of fewer operations than this is done by the caller's alone. A region
-   with an `if` that says so still takes a quarter of one, so what decoding calls ten times a layer, with one row, does
-   not enter it. */
-#define WORTH_THREADS 100000
-
 enum { LANES = 16 };                                        /* of a sum over a row */
 
 static size_t at_most(size_t a, size_t b) { return a < b ? a : b; }
@@ -1027,34 +1022,31 @@ static void multiply_unit(const SvProduct *p, size_t u, const float *x, const Qu
 }
 
 /* Products of one x with several w of the same group, for which x is quantized once. */
-static void multiply_all(const SvProduct *products, int count, const float *x, size_t n, float *scratch, int threads) {
+static void multiply_all(const SvProduct *products, int count, const float *x, size_t n, float *scratch) {
     size_t group = products->w->group, cols = products->w->cols, strip = STRIP * (group ? (size_t)NR : (size_t)NF);
-    size_t units = 0, rows = 0;
+    size_t units = 0;
     Quantized xq = { 0 };
-    (void)threads;
-    for (int i = 0; i < count; i++) units += units_of(products[i].w, n, strip), rows += products[i].w->rows;
+    for (int i = 0; i < count; i++) units += units_of(products[i].w, n, strip);
     if (group) {
         xq = quantized_in(scratch, round_up(n, 4), cols, group);            /* product4 reads rows that nobody uses */
-        if (n == 1) quantize_row(&xq, 0, x, cols, true);
-        else {
-#pragma omp parallel for num_threads(threads) if (n * cols > WORTH_THREADS)
-            for (int64_t i = 0; i < (int64_t)n; i++)
-                quantize_row(&xq, (size_t)i, x + (size_t)i * cols, cols, n <= FEW);
-        }
+#pragma omp for schedule(static) nowait
+        for (int64_t i = 0; i < (int64_t)n; i++)
+            quantize_row(&xq, (size_t)i, x + (size_t)i * cols, cols, n <= FEW);
     }
+#pragma omp barrier
     if (n <= FEW) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (n * rows * cols > WORTH_THREADS)
+#pragma omp for schedule(static)
         for (int64_t u = 0; u < (int64_t)units; u++) multiply_unit(products, (size_t)u, x, &xq, n, strip);
     } else {
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (n * rows * cols > WORTH_THREADS)
+#pragma omp for schedule(dynamic)
         for (int64_t u = 0; u < (int64_t)units; u++) multiply_unit(products, (size_t)u, x, &xq, n, strip);
     }
 }
 
-static void matmul(const SvProduct *products, int count, const float *x, size_t n, float *scratch, int threads) {
+static void matmul(const SvProduct *products, int count, const float *x, size_t n, float *scratch) {
     for (int first = 0, next; first < count; first = next) {
         for (next = first + 1; next < count && products[next].w->group == products[first].w->group;) next++;
-        multiply_all(products + first, next - first, x, n, scratch, threads);
+        multiply_all(products + first, next - first, x, n, scratch);
     }
 }
 
@@ -1117,27 +1109,20 @@ static void ask_for_places(const SvCache *c, size_t head, size_t position) {
         ask_for(part.v + e * c->capacity + position / KEYS * KEYS * NR + panel_at(position % KEYS, 0), NR * STEP);
 }
 
-/* What head h gets of k and v [count, heads * dim]. */
-static void cache_head(const SvCache *c, const float *k, const float *v, size_t at, size_t count, size_t h) {
-    size_t dim = c->dim, row = c->heads * dim;
-    Parts head = parts_of(c, h);
-    for (size_t i = 0; i < count; i++) {
-        const float *key = k + i * row + h * dim, *value = v + i * row + h * dim;
+static void cache(const SvCache *c, const float *k, const float *v, size_t at, size_t count) {
+    size_t heads = c->heads, dim = c->dim;
+    if (count == 1 && c->q8) {
+#pragma omp for schedule(static) nowait
+        for (int64_t h = 0; h < (int64_t)heads; h++) ask_for_places(c, (size_t)h, at);
+    }
+#pragma omp for schedule(static) nowait
+    for (int64_t u = 0; u < (int64_t)(count * heads); u++) {
+        size_t i = (size_t)u / heads, h = (size_t)u % heads;
+        const float *key = k + (size_t)u * dim, *value = v + (size_t)u * dim;
+        Parts head = parts_of(c, h);
         if (c->q8) put_integers(c, &head, key, value, at + i);
         else put_floats(c, &head, key, value, at + i);
     }
-}
-
-static void cache(const SvCache *c, const float *k, const float *v, size_t at, size_t count, int threads) {
-    (void)threads;
-    if (count == 1) {
-        if (c->q8)
-            for (size_t h = 0; h < c->heads; h++) ask_for_places(c, h, at);
-        for (size_t h = 0; h < c->heads; h++) cache_head(c, k, v, at, count, h);
-        return;
-    }
-#pragma omp parallel for num_threads(threads) if (count * c->heads * c->dim > WORTH_THREADS / 10)
-    for (int64_t h = 0; h < (int64_t)c->heads; h++) cache_head(c, k, v, at, count, (size_t)h);
 }
 
 /* Room for four rows: their scores, one over the sums of their weights, the weights as integers. */
@@ -1349,44 +1334,39 @@ static void turn_to(Rows *row, size_t *now, const Queries *a, size_t four, size_
 /* Few queries (decoding): each part is shared out among the threads, as the cache may have fewer heads than there are
    threads, or a number that does not divide well. The keys of all heads, one head after the other, are cut into as many
    equal stretches as there are threads. */
-static void attention_of_few(const Queries *a, int threads) {
+static void attention_of_few(const Queries *a) {
     size_t heads = a->c->heads, dim = a->c->dim, count = a->n_q * (a->heads / heads), fours = (count + 3) / 4 * heads;
     size_t pieces = (a->n_k + WIDEST - 1) / WIDEST, strips = (dim + WIDEST - 1) / WIDEST;
-    (void)threads;
-#pragma omp parallel num_threads(threads)
-    {
-        Rows row;
-        size_t now = fours;                                 /* none yet */
-        size_t all = fours * pieces, first = all * (size_t)thread_index() / (size_t)thread_count();
-        size_t end = all * ((size_t)thread_index() + 1) / (size_t)thread_count();
-        while (first < end) {
-            size_t four = first / pieces, before = four * pieces, next = at_most(end, before + pieces);
-            turn_to(&row, &now, a, four, count);
-            scores(&row, (first - before) * WIDEST, at_most((next - before) * WIDEST, row.seen[3]));
-            first = next;
-        }
+    Rows row;
+    size_t now = fours;                                     /* none yet */
+    size_t all = fours * pieces, first = all * (size_t)thread_index() / (size_t)thread_count();
+    size_t end = all * ((size_t)thread_index() + 1) / (size_t)thread_count();
+    while (first < end) {
+        size_t four = first / pieces, before = four * pieces, next = at_most(end, before + pieces);
+        turn_to(&row, &now, a, four, count);
+        scores(&row, (first - before) * WIDEST, at_most((next - before) * WIDEST, row.seen[3]));
+        first = next;
+    }
 #pragma omp barrier
 #pragma omp for schedule(static)
-        for (int64_t u = 0; u < (int64_t)(fours * 4); u++) {
-            size_t four = (size_t)u / 4, i = (size_t)u % 4;
-            turn_to(&row, &now, a, four, count);
-            if (i < row.count) weights_of(&row, i);
-            else no_weights(&row, i);
-        }
-#pragma omp for schedule(static) nowait
-        for (int64_t u = 0; u < (int64_t)(fours * strips); u++) {
-            size_t four = (size_t)u / strips;
-            turn_to(&row, &now, a, four, count);
-            values(&row, (size_t)u % strips * WIDEST);
-        }
+    for (int64_t u = 0; u < (int64_t)(fours * 4); u++) {
+        size_t four = (size_t)u / 4, i = (size_t)u % 4;
+        turn_to(&row, &now, a, four, count);
+        if (i < row.count) weights_of(&row, i);
+        else no_weights(&row, i);
+    }
+#pragma omp for schedule(static)
+    for (int64_t u = 0; u < (int64_t)(fours * strips); u++) {
+        size_t four = (size_t)u / strips;
+        turn_to(&row, &now, a, four, count);
+        values(&row, (size_t)u % strips * WIDEST);
     }
 }
 
 /* Many: blocks of ROWS rows, everything about a block by one thread. */
-static void attention_of_many(const Queries *a, int threads) {
+static void attention_of_many(const Queries *a) {
     size_t heads = a->c->heads, count = a->n_q * (a->heads / heads), blocks = (count + ROWS - 1) / ROWS;
-    (void)threads;
-#pragma omp parallel for schedule(static, 1) num_threads(threads)
+#pragma omp for schedule(static, 1)
     for (int64_t u = 0; u < (int64_t)(heads * blocks); u++) {
         size_t first = (size_t)u / heads * ROWS;
         for (size_t i = first; i < at_most(first + ROWS, count); i += 4) {
@@ -1400,11 +1380,11 @@ static void attention_of_many(const Queries *a, int threads) {
 }
 
 static void attention(float *out, const float *q, const SvCache *c, size_t n_q, size_t n_k, size_t heads, bool causal,
-                      float *scratch, int threads) {
+                      float *scratch) {
     Queries all = { out, q, c, n_q, n_k, heads, causal, scratch };
-    if (n_q * n_k * heads * c->dim < WORTH_THREADS / 4) threads = 1;    /* the keys' part: less than half of the work */
-    if (n_q <= FEW) attention_of_few(&all, threads);
-    else attention_of_many(&all, threads);
+#pragma omp barrier
+    if (n_q <= FEW) attention_of_few(&all);
+    else attention_of_many(&all);
 }
 
 /* -------------------------------------------------------------------------------------------- norms and activations */
@@ -1421,9 +1401,8 @@ static NOINLINE void layer_norm_row(float *out, const float *x, const float *wei
 }
 
 static void layer_norm(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size,
-                       float eps, int threads) {
-    (void)threads;
-#pragma omp parallel for num_threads(threads) if (n * size > WORTH_THREADS)
+                       float eps) {
+#pragma omp for schedule(static) nowait
     for (int64_t i = 0; i < (int64_t)n; i++)
         layer_norm_row(out + (size_t)i * size, x + (size_t)i * size, weight, bias, size, eps);
 }
@@ -1436,13 +1415,8 @@ static NOINLINE void rms_norm_row(float *out, const float *x, const float *weigh
     for (; j < n; j++) out[j] = x[j] * scale * weight[j];
 }
 
-static void rms_norm(float *out, const float *x, const float *weight, size_t n, size_t size, float eps, int threads) {
-    (void)threads;
-    if (n == 1) {
-        rms_norm_row(out, x, weight, size, eps);
-        return;
-    }
-#pragma omp parallel for num_threads(threads) if (n * size > WORTH_THREADS)
+static void rms_norm(float *out, const float *x, const float *weight, size_t n, size_t size, float eps) {
+#pragma omp for schedule(static) nowait
     for (int64_t i = 0; i < (int64_t)n; i++)
         rms_norm_row(out + (size_t)i * size, x + (size_t)i * size, weight, size, eps);
 }
@@ -1457,7 +1431,7 @@ static inline vf v_gelu(vf x) {
 /* silu(gate) * up, silu(x) = x / (1 + e^-x) */
 static inline vf v_silu_mul(vf gate, vf up) { return gate / (v_set(1.0f) + v_exp(-gate)) * up; }
 
-static NOINLINE void gelu_piece(float *x, size_t n) {
+static NOINLINE void gelu_row(float *x, size_t n) {
     size_t i = 0;
     for (; i + VL <= n; i += VL) v_store(x + i, v_gelu(v_load(x + i)));
     Rest rest = rest_of(x + i, n - i);
@@ -1465,7 +1439,7 @@ static NOINLINE void gelu_piece(float *x, size_t n) {
     memcpy(x + i, rest.x, (n - i) * sizeof *x);
 }
 
-static NOINLINE void silu_piece(float *gate, const float *up, size_t n) {
+static NOINLINE void silu_row(float *gate, const float *up, size_t n) {
     size_t i = 0;
     for (; i + VL <= n; i += VL) v_store(gate + i, v_silu_mul(v_load(gate + i), v_load(up + i)));
     Rest a = rest_of(gate + i, n - i), b = rest_of(up + i, n - i);
@@ -1473,36 +1447,23 @@ static NOINLINE void silu_piece(float *gate, const float *up, size_t n) {
     memcpy(gate + i, a.x, (n - i) * sizeof *gate);
 }
 
-static void add_piece(float *x, const float *y, size_t n) {
+static NOINLINE void add_row(float *x, const float *y, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] += y[i];
 }
 
-enum { PIECE = 4096 };                                      /* numbers that a thread takes at a time */
-
-static void gelu_tanh(float *x, size_t n, int threads) {
-    (void)threads;
-#pragma omp parallel for num_threads(threads) if (n > WORTH_THREADS / 10)
-    for (int64_t at = 0; at < (int64_t)n; at += PIECE) gelu_piece(x + at, at_most(PIECE, n - (size_t)at));
+static void gelu_tanh(float *x, size_t n, size_t size) {
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < (int64_t)n; i++) gelu_row(x + (size_t)i * size, size);
 }
 
-static void silu_mul(float *gate, const float *up, size_t n, int threads) {
-    (void)threads;
-    if (n <= WORTH_THREADS / 10) {
-        silu_piece(gate, up, n);
-        return;
-    }
-#pragma omp parallel for num_threads(threads)
-    for (int64_t at = 0; at < (int64_t)n; at += PIECE) silu_piece(gate + at, up + at, at_most(PIECE, n - (size_t)at));
+static void silu_mul(float *gate, const float *up, size_t n, size_t size) {
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < (int64_t)n; i++) silu_row(gate + (size_t)i * size, up + (size_t)i * size, size);
 }
 
-static void add(float *x, const float *y, size_t n, int threads) {
-    (void)threads;
-    if (n <= WORTH_THREADS) {
-        add_piece(x, y, n);
-        return;
-    }
-#pragma omp parallel for num_threads(threads)
-    for (int64_t at = 0; at < (int64_t)n; at += PIECE) add_piece(x + at, y + at, at_most(PIECE, n - (size_t)at));
+static void add(float *x, const float *y, size_t n, size_t size) {
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < (int64_t)n; i++) add_row(x + (size_t)i * size, y + (size_t)i * size, size);
 }
 
 /* ------------------------------------------------------------------------------------------------------- the table */
@@ -1545,6 +1506,15 @@ const SvKernels *sv_kernels(int i) {
 #define COUNT_DOWN(name) if (HAS_##name() && i-- == 0) return &sv_kernels_##name;
     SV_SETS(COUNT_DOWN)
     return i == 0 ? &sv_kernels_base : NULL;
+}
+
+/* A layer's threads meet some twelve times, at 0.2 us and more. So another one must find enough to do: 5 us, at one
+   multiply-add for each byte that comes from memory. */
+enum { WORTH_A_THREAD = 200000 };
+
+int sv_team(int threads, uint64_t work) {
+    uint64_t most = 1 + work / WORTH_A_THREAD;
+    return (uint64_t)threads < most ? threads : (int)most;
 }
 
 int sv_threads(int wanted) {

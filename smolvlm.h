@@ -323,7 +323,8 @@ typedef struct SvEvents {
     void (*activation)(void *user, const SvActivation *activation);
 } SvEvents;
 
-/* How the forward passes report an activation, if anybody listens; %d in module is the layer. */
+/* How the forward passes report an activation, if anybody listens; %d in module is the layer. All threads of a team call
+   it together: they wait until data is whole, and while the first of them tells. */
 void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
              int axis);
 
@@ -425,31 +426,35 @@ uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t di
 /* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: none) */
 typedef struct SvProduct { float *out; const SvTensor *w; const float *bias; } SvProduct;
 
-/* What an instruction set has its own code for. */
+/* What an instruction set has its own code for. All threads of a team call such a function (within #pragma omp parallel)
+   and share its work; or one thread calls it alone. What goes row by row, all but matmul and attention, gives a thread
+   the same rows whenever there are as many, so that one such function may follow another without waiting. matmul and
+   attention read everybody's rows: they wait for all threads before, and again when they are done. For anything else
+   there is #pragma omp barrier. */
 struct SvKernels {
     const char *name;                                                     /* "plain", "avx2", "avx512", "neon", ... */
 
     /* The products of the n rows of x with `count` matrices: together, because then x is quantized once, and threads
-       start once. All have the same cols, and no out is x. scratch: sv_matmul_scratch(n, cols) floats. */
-    void (*matmul)(const SvProduct *products, int count, const float *x, size_t n, float *scratch, int threads);
+       wait once. All have the same cols, and no out is x. scratch: sv_matmul_scratch(n, cols) floats. */
+    void (*matmul)(const SvProduct *products, int count, const float *x, size_t n, float *scratch);
 
-    /* k, v [count, heads * dim] become the positions at, at + 1, ... of the cache. */
-    void (*cache)(const SvCache *cache, const float *k, const float *v, size_t at, size_t count, int threads);
+    /* k, v [count, heads * dim] become the positions at, at + 1, ... of the cache. Its rows are [count * heads, dim]. */
+    void (*cache)(const SvCache *cache, const float *k, const float *v, size_t at, size_t count);
 
     /* Attention for n_q queries over the first n_k positions of the cache, all heads: out and q [n_q, heads * dim];
        query head h reads the cache's head h / (heads / cache.heads). causal: query i sees the keys 0 .. n_k - n_q + i.
        scratch: sv_attention_scratch() floats. */
     void (*attention)(float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k, size_t heads,
-                      bool causal, float *scratch, int threads);
+                      bool causal, float *scratch);
 
-    /* Norms over each of n rows of `size`; out may be x. */
+    /* Over each of n rows of `size`; out may be x. */
     void (*layer_norm)(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size,
-                       float eps, int threads);
-    void (*rms_norm)(float *out, const float *x, const float *weight, size_t n, size_t size, float eps, int threads);
+                       float eps);
+    void (*rms_norm)(float *out, const float *x, const float *weight, size_t n, size_t size, float eps);
 
-    void (*gelu_tanh)(float *x, size_t n, int threads);                   /* gelu_pytorch_tanh */
-    void (*silu_mul)(float *gate, const float *up, size_t n, int threads);/* gate = silu(gate) * up */
-    void (*add)(float *x, const float *y, size_t n, int threads);         /* x += y */
+    void (*gelu_tanh)(float *x, size_t n, size_t size);                     /* gelu_pytorch_tanh */
+    void (*silu_mul)(float *gate, const float *up, size_t n, size_t size);  /* gate = silu(gate) * up */
+    void (*add)(float *x, const float *y, size_t n, size_t size);           /* x += y */
 };
 
 /* The kernels that this machine can run, the fastest first; NULL past the last. */
@@ -469,6 +474,7 @@ void sv_softmax(float *x, size_t n);                                      /* x =
 float sv_exp(float x);                                                    /* e^x, within 2 ulp */
 void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| <= 2^24 */
 int sv_threads(int wanted);                                               /* 0: all there are */
+int sv_team(int threads, uint64_t work);                                  /* how many of these are worth having */
 double sv_seconds(void);                                                  /* a clock, for differences */
 
 /* Allocates `count` arrays of sizes[i] floats as one block, all zero, and points *parts[i] to each; the caller frees

@@ -22,6 +22,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#if !defined(_OPENMP) && defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
+#endif
 
 /* Rows of a batch: one tile of the published models; many of a small one, whose products would be too small alone. */
 enum { BATCH_ROWS = 1024 };
@@ -143,63 +146,68 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
     pixel_values(c, value);
 
     for (size_t first = 0; first < (size_t)count; first += batch) {
-        size_t b = (size_t)count - first < batch ? (size_t)count - first : batch;
-        size_t rows = b * n;
+        size_t b = (size_t)count - first < batch ? (size_t)count - first : batch, rows = b * n;
         int shape[] = { (int)b, (int)n, (int)width };
         if (events && events->progress && events->progress(events->user, "tile", (int)(first + b), count)) {
             sv_fail(error, "stopped at tile %zu of %d", first + 1, count);
             goto done;
         }
-
-        /* embeddings = patch_embedding(pixel_values) + position_embedding */
         const uint8_t *pixels = tiles + first * tile_bytes;
+        float *out = features + first * tokens * dim;
         if (emit_pixels(c, pixels, (int)b, value, events, error) != 0) goto done;
         for (size_t t = 0; t < b; t++)
             cut_patches(c, pixels + t * tile_bytes, value, wide + t * n * 3 * c->patch_size * c->patch_size);
-        cpu->matmul(&(SvProduct){ x, &w->patch_embedding_weight, w->patch_embedding_bias.data }, 1, wide, rows, scratch,
-                    threads);
-        for (size_t t = 0; t < b; t++) cpu->add(x + t * n * width, w->position_embedding.data, n * width, threads);
-        sv_emit(events, "model.vision_model.embeddings", 0, x, 3, shape, 0);
 
-        for (uint32_t l = 0; l < c->vision_num_hidden_layers; l++) {
-            const SvVisionLayer *layer = &w->layers[l];
+        int team = sv_team(threads, rows * width * (4 * (uint64_t)width + 2 * (uint64_t)mlp));
+#pragma omp parallel num_threads(team)
+        {
+            /* embeddings = patch_embedding(pixel_values) + position_embedding */
+            SvProduct patch_embedding = { x, &w->patch_embedding_weight, w->patch_embedding_bias.data };
+            cpu->matmul(&patch_embedding, 1, wide, rows, scratch);
+            for (size_t t = 0; t < b; t++) cpu->add(x + t * n * width, w->position_embedding.data, n, width);
+#pragma omp barrier
+            sv_emit(events, "model.vision_model.embeddings", 0, x, 3, shape, 0);
 
-            /* x += out_proj(attention(layer_norm1(x))) */
-            cpu->layer_norm(norm, x, layer->layer_norm1_weight.data, layer->layer_norm1_bias.data, rows, width, eps,
-                            threads);
-            SvProduct qkv[] = { { q, &layer->q_proj_weight, layer->q_proj_bias.data },
-                                { k, &layer->k_proj_weight, layer->k_proj_bias.data },
-                                { v, &layer->v_proj_weight, layer->v_proj_bias.data } };
-            SvProduct out_proj = { q, &layer->out_proj_weight, layer->out_proj_bias.data };
-            SvProduct fc1 = { wide, &layer->fc1_weight, layer->fc1_bias.data };
-            SvProduct fc2 = { q, &layer->fc2_weight, layer->fc2_bias.data };
-            cpu->matmul(qkv, 3, norm, rows, scratch, threads);
-            for (size_t t = 0; t < b; t++) {
-                size_t at = t * n * width;
-                cpu->cache(&cache, k + at, v + at, 0, n, threads);
-                cpu->attention(norm + at, q + at, &cache, n, n, heads, false, scratch, threads);
+            for (uint32_t l = 0; l < c->vision_num_hidden_layers; l++) {
+                const SvVisionLayer *layer = &w->layers[l];
+                SvProduct qkv[] = { { q, &layer->q_proj_weight, layer->q_proj_bias.data },
+                                    { k, &layer->k_proj_weight, layer->k_proj_bias.data },
+                                    { v, &layer->v_proj_weight, layer->v_proj_bias.data } };
+                SvProduct out_proj = { q, &layer->out_proj_weight, layer->out_proj_bias.data };
+                SvProduct fc1 = { wide, &layer->fc1_weight, layer->fc1_bias.data };
+                SvProduct fc2 = { q, &layer->fc2_weight, layer->fc2_bias.data };
+
+                /* x += out_proj(attention(layer_norm1(x))) */
+                cpu->layer_norm(norm, x, layer->layer_norm1_weight.data, layer->layer_norm1_bias.data, rows, width, eps);
+                cpu->matmul(qkv, 3, norm, rows, scratch);
+                for (size_t t = 0; t < b; t++) {
+                    size_t at = t * n * width;
+                    cpu->cache(&cache, k + at, v + at, 0, n);
+                    cpu->attention(norm + at, q + at, &cache, n, n, heads, false, scratch);
+                }
+                cpu->matmul(&out_proj, 1, norm, rows, scratch);
+                cpu->add(x, q, rows, width);
+
+                /* x += fc2(gelu_tanh(fc1(layer_norm2(x)))) */
+                cpu->layer_norm(norm, x, layer->layer_norm2_weight.data, layer->layer_norm2_bias.data, rows, width, eps);
+                cpu->matmul(&fc1, 1, norm, rows, scratch);
+                cpu->gelu_tanh(wide, rows, mlp);
+                cpu->matmul(&fc2, 1, wide, rows, scratch);
+                cpu->add(x, q, rows, width);
+                sv_emit(events, "model.vision_model.encoder.layers.%d", (int)l, x, 3, shape, 0);
             }
-            cpu->matmul(&out_proj, 1, norm, rows, scratch, threads);
-            cpu->add(x, q, rows * width, threads);
 
-            /* x += fc2(gelu_tanh(fc1(layer_norm2(x)))) */
-            cpu->layer_norm(norm, x, layer->layer_norm2_weight.data, layer->layer_norm2_bias.data, rows, width, eps,
-                            threads);
-            cpu->matmul(&fc1, 1, norm, rows, scratch, threads);
-            cpu->gelu_tanh(wide, rows * mlp, threads);
-            cpu->matmul(&fc2, 1, wide, rows, scratch, threads);
-            cpu->add(x, q, rows * width, threads);
-            sv_emit(events, "model.vision_model.encoder.layers.%d", (int)l, x, 3, shape, 0);
+            cpu->layer_norm(norm, x, w->post_layernorm_weight.data, w->post_layernorm_bias.data, rows, width, eps);
+#pragma omp barrier
+            sv_emit(events, "model.vision_model.post_layernorm", 0, norm, 3, shape, 0);
+
+            /* features = modality_projection(pixel_shuffle(x)) */
+#pragma omp for
+            for (int64_t t = 0; t < (int64_t)b; t++)
+                pixel_shuffle(c, norm + (size_t)t * n * width, q + (size_t)t * n * width);
+            cpu->matmul(&(SvProduct){ out, &w->modality_projection, NULL }, 1, q, b * tokens, scratch);
+            sv_emit(events, "model.connector", 0, out, 3, (int[]){ (int)b, (int)tokens, (int)dim }, 0);
         }
-
-        cpu->layer_norm(norm, x, w->post_layernorm_weight.data, w->post_layernorm_bias.data, rows, width, eps, threads);
-        sv_emit(events, "model.vision_model.post_layernorm", 0, norm, 3, shape, 0);
-
-        /* features = modality_projection(pixel_shuffle(x)) */
-        float *out = features + first * tokens * dim;
-        for (size_t t = 0; t < b; t++) pixel_shuffle(c, norm + t * n * width, q + t * n * width);
-        cpu->matmul(&(SvProduct){ out, &w->modality_projection, NULL }, 1, q, b * tokens, scratch, threads);
-        sv_emit(events, "model.connector", 0, out, 3, (int[]){ (int)b, (int)tokens, (int)dim }, 0);
     }
     result = 0;
 

@@ -9,6 +9,9 @@
 
 #include <float.h>
 #include <math.h>
+#if !defined(_OPENMP) && defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
+#endif
 
 #define FUNCTIONS GOLDEN "functions.golden"
 #define EXP_HASH 0xb1057f8540a71fd6u
@@ -161,7 +164,7 @@ TEST functions_have_the_same_bits_everywhere(void) {
 TEST gelu_as_torch(void) {
     Golden want = golden(FUNCTIONS, "gelu");
     float *x = noises(2, want.count, 12);
-    cpu->gelu_tanh(x, want.count, 1);
+    cpu->gelu_tanh(x, 1, want.count);
     double worst = 0, near = 0;
     for (size_t i = 0; i < want.count; i++) {
         float argument = noise(2, i) * 12;
@@ -183,11 +186,11 @@ TEST silu_as_torch(void) {
     float *x = noises(3, want.count, 30), *up = noises(14, want.count, 2), *alone = noises(3, want.count, 30);
     float *ones = floats(want.count);
     for (size_t i = 0; i < want.count; i++) ones[i] = 1;
-    cpu->silu_mul(alone, ones, want.count, 1);
+    cpu->silu_mul(alone, ones, 1, want.count);
     double worst = worst_ulps(alone, want.data.f, want.count);
     say("silu", worst, "ulp");
     ASSERT_LTE(worst, 3);
-    cpu->silu_mul(x, up, want.count, 1);
+    cpu->silu_mul(x, up, 1, want.count);
     for (size_t i = 0; i < want.count; i++) ASSERT_EQ(alone[i] * up[i], x[i]);
     free(x);
     free(up);
@@ -200,8 +203,8 @@ TEST silu_as_torch(void) {
 TEST activations_at_their_ends(void) {
     float x[] = { 0, 1e4f, -1e4f, 1e10f, -1e10f, 100, -100 }, ones[] = { 1, 1, 1, 1, 1, 1, 1 }, y[LENGTH(x)];
     memcpy(y, x, sizeof x);
-    cpu->gelu_tanh(x, LENGTH(x), 1);
-    cpu->silu_mul(y, ones, LENGTH(y), 1);
+    cpu->gelu_tanh(x, 1, LENGTH(x));
+    cpu->silu_mul(y, ones, 1, LENGTH(y));
     const float want[] = { 0, 1e4f, 0, 1e10f, 0, 100, 0 };
     for (size_t i = 0; i < LENGTH(x); i++) {
         ASSERT_IN_RANGE(want[i], x[i], 1e-20);
@@ -288,9 +291,9 @@ TEST norms_as_torch(void) {
         float *out = floats(n * size);
         for (size_t j = 0; j < n * size; j++) x[j] += 1;
         Golden layer = golden(FUNCTIONS, "layer_norm %zu", size), rms = golden(FUNCTIONS, "rms_norm %zu", size);
-        cpu->layer_norm(out, x, weight, bias, n, size, 1e-6f, 1);
+        cpu->layer_norm(out, x, weight, bias, n, size, 1e-6f);
         worst = fmax(worst, distance(out, layer.data.f, n * size));
-        cpu->rms_norm(out, x, weight, n, size, 1e-5f, 1);
+        cpu->rms_norm(out, x, weight, n, size, 1e-5f);
         worst = fmax(worst, distance(out, rms.data.f, n * size));
         free(x);
         free(weight);
@@ -319,17 +322,19 @@ TEST norms_bit_for_bit(size_t n, size_t size) {
         }
     }
     for (size_t i = 0; i < n; i++) {
-        cpu->layer_norm(out, x + i * size, weight, bias, 1, size, 1e-6f, 1);
+        cpu->layer_norm(out, x + i * size, weight, bias, 1, size, 1e-6f);
         ASSERT(same(out, layer + i * size, size));
-        cpu->rms_norm(out, x + i * size, weight, 1, size, 1e-5f, 1);
+        cpu->rms_norm(out, x + i * size, weight, 1, size, 1e-5f);
         ASSERT(same(out, rms + i * size, size));
     }
     for (int threads = 1; threads <= 4; threads++) {
         memcpy(out, x, n * size * sizeof *x);
-        cpu->layer_norm(out, out, weight, bias, n, size, 1e-6f, threads);
+#pragma omp parallel num_threads(threads)
+        cpu->layer_norm(out, out, weight, bias, n, size, 1e-6f);
         ASSERT(same(out, layer, n * size));
         memcpy(out, x, n * size * sizeof *x);
-        cpu->rms_norm(out, out, weight, n, size, 1e-5f, threads);
+#pragma omp parallel num_threads(threads)
+        cpu->rms_norm(out, out, weight, n, size, 1e-5f);
         ASSERT(same(out, rms, n * size));
     }
     free(x);
@@ -341,8 +346,9 @@ TEST norms_bit_for_bit(size_t n, size_t size) {
     PASS();
 }
 
-/* The same for the activations and the sum; 100003 is above the size from which threads are worth it. */
-TEST activations_bit_for_bit(size_t n) {
+/* The same for the activations and the sum. */
+TEST activations_bit_for_bit(size_t rows, size_t size) {
+    size_t n = rows * size;
     float *x = noises(19, n, 5), *up = noises(20, n, 1), *out = floats(n), *want = floats(n);
     for (int what = 0; what < 3; what++) {
         for (size_t i = 0; i < n; i++) {
@@ -352,9 +358,12 @@ TEST activations_bit_for_bit(size_t n) {
         }
         for (int threads = 1; threads <= 4; threads++) {
             memcpy(out, x, n * sizeof *x);
-            if (what == 0) cpu->gelu_tanh(out, n, threads);
-            else if (what == 1) cpu->silu_mul(out, up, n, threads);
-            else cpu->add(out, up, n, threads);
+#pragma omp parallel num_threads(threads)
+            {
+                if (what == 0) cpu->gelu_tanh(out, rows, size);
+                else if (what == 1) cpu->silu_mul(out, up, rows, size);
+                else cpu->add(out, up, rows, size);
+            }
             ASSERT(same(out, want, n));
         }
     }
@@ -370,15 +379,15 @@ TEST rows_that_are_no_numbers(void) {
     for (int i = 0; i < SIZE; i++) {
         float *x = noises(33, SIZE, 1), *ones = floats(SIZE), out[SIZE];
         x[i] = NAN;
-        cpu->rms_norm(out, x, x, 1, SIZE, 1e-5f, 1);
+        cpu->rms_norm(out, x, x, 1, SIZE, 1e-5f);
         for (int j = 0; j < SIZE; j++) ASSERT(isnan(out[j]));
-        cpu->layer_norm(out, x, x, x, 1, SIZE, 1e-5f, 1);
+        cpu->layer_norm(out, x, x, x, 1, SIZE, 1e-5f);
         for (int j = 0; j < SIZE; j++) ASSERT(isnan(out[j]));
         memcpy(out, x, sizeof out);
-        cpu->gelu_tanh(out, SIZE, 1);
+        cpu->gelu_tanh(out, 1, SIZE);
         for (int j = 0; j < SIZE; j++) ASSERT(isnan(out[j]) == (j == i));
         memcpy(out, x, sizeof out);
-        cpu->silu_mul(out, ones, SIZE, 1);
+        cpu->silu_mul(out, ones, 1, SIZE);
         for (int j = 0; j < SIZE; j++) ASSERT(isnan(out[j]) == (j == i));
         sv_softmax(x, SIZE);
         for (int j = 0; j < SIZE; j++) ASSERT(isnan(x[j]));
@@ -404,7 +413,9 @@ static SvTensor encode(const float *w, uint32_t format, size_t rows, size_t cols
 
 static void multiply(float *out, const float *x, const SvTensor *w, const float *bias, size_t n, int threads) {
     float *room = scratch(sv_matmul_scratch(n, w->cols));
-    cpu->matmul(&(SvProduct){ out, w, bias }, 1, x, n, room, threads);
+    (void)threads;
+#pragma omp parallel num_threads(threads)
+    cpu->matmul(&(SvProduct){ out, w, bias }, 1, x, n, room);
     free(room);
 }
 
@@ -785,7 +796,8 @@ TEST products_together(const uint32_t *formats) {
             size_t n = counts[k];
             float *room = scratch(sv_matmul_scratch(n, COLS));
             for (int i = 0; i < COUNT; i++) memset(products[i].out, 0x55, N * heights[i] * sizeof(float));
-            cpu->matmul(products, COUNT, x, n, room, threads);
+#pragma omp parallel num_threads(threads)
+            cpu->matmul(products, COUNT, x, n, room);
             free(room);
             for (int i = 0; i < COUNT; i++) {
                 float *alone = floats(n * heights[i]);
@@ -848,12 +860,14 @@ static void free_case(Case *c) {
 static void attend(float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k, size_t heads, bool causal,
                    int threads) {
     float *room = scratch(sv_attention_scratch(n_k, heads, threads));
-    cpu->attention(out, q, cache, n_q, n_k, heads, causal, room, threads);
+#pragma omp parallel num_threads(threads)
+    cpu->attention(out, q, cache, n_q, n_k, heads, causal, room);
     free(room);
 }
 
 static void attend_all(const Attention *a, Case *c, float *out, int threads) {
-    cpu->cache(&c->cache, c->k, c->v, 0, a->n_k, threads);
+#pragma omp parallel num_threads(threads)
+    cpu->cache(&c->cache, c->k, c->v, 0, a->n_k);
     attend(out, c->q, &c->cache, a->n_q, a->n_k, a->heads, a->causal, threads);
 }
 
@@ -988,7 +1002,8 @@ TEST integer_attention(const Heads *h) {
             SvCache cache = new_cache(true, n, h->kv_heads, dim);
             for (size_t at = 0, count; at < n; at += count) {
                 count = n - at < chunks[c] ? n - at : chunks[c];
-                cpu->cache(&cache, k + at * kv, v + at * kv, at, count, threads);
+#pragma omp parallel num_threads(threads)
+                cpu->cache(&cache, k + at * kv, v + at * kv, at, count);
                 attend(out + at * row, q + at * row, &cache, count, at + count, h->heads, true, threads);
             }
             for (size_t i = 0; i < n; i++) {
@@ -1005,7 +1020,8 @@ TEST integer_attention(const Heads *h) {
     SvCache cache = new_cache(true, n, h->kv_heads, dim);
     for (size_t i = LENGTH(keys); i-- > 0 && !h->broken;) {
         size_t n_k = keys[i] < n ? keys[i] : n;
-        cpu->cache(&cache, k, v, 0, n_k, 2);
+#pragma omp parallel num_threads(2)
+        cpu->cache(&cache, k, v, 0, n_k);
         for (size_t query = 0; query < n_k; query++)
             for (size_t head = 0; head < h->heads; head++) {
                 size_t at = head / (h->heads / h->kv_heads) * dim;
@@ -1070,10 +1086,10 @@ SUITE(rows) {
     const size_t sizes[] = { 1, 2, 15, 16, 17, 33, 100 };
     for (size_t i = 0; i < LENGTH(sizes); i++) {
         RUN_TESTp(norms_bit_for_bit, 3, sizes[i]);
-        RUN_TEST1(activations_bit_for_bit, sizes[i]);
+        RUN_TESTp(activations_bit_for_bit, 1, sizes[i]);
     }
-    RUN_TESTp(norms_bit_for_bit, 130, 1153);                /* above the size from which threads are worth it */
-    RUN_TEST1(activations_bit_for_bit, 100003);
+    RUN_TESTp(norms_bit_for_bit, 130, 1153);
+    RUN_TESTp(activations_bit_for_bit, 7, 1153);
     RUN_TEST(rows_that_are_no_numbers);
 }
 
