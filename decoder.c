@@ -190,6 +190,7 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
             return sv_fail(error, "stopped in the middle of the prompt");
         float *from = x + done * dim;
         int threads = sv_team(d->threads, chunk * layer_numbers(c));
+        (void)threads;                                      /* without OpenMP */
 #pragma omp parallel num_threads(threads)
         {
             layers(d, from, chunk, events);
@@ -202,6 +203,7 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
     }
     if (logits) {
         int threads = sv_team(d->threads, (uint64_t)c->vocab_size * dim);
+        (void)threads;
 #pragma omp parallel num_threads(threads)
         {
             cpu->rms_norm(d->norm, x + (count - 1) * dim, d->model->text.norm.data, 1, dim, c->rms_norm_eps);

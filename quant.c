@@ -21,7 +21,7 @@
    reason: a libm's are its own. And no multiply-add is fused (-ffp-contract=off). f32 and bf16 products are free of
    this: they use the machine's fused multiply-add, and are held against Hugging Face by tolerance.
 
-   All threads of a team walk through the model together, and each of the functions below gives each its share; smolvlm.h
+   All threads of a team walk through the model together, and each of these functions gives each its share; smolvlm.h
    says, at SvKernels, who waits for whom.
 
    The file is compiled once for every instruction set worth having (see the Makefile): each compilation gives one
@@ -668,8 +668,8 @@ static NOINLINE void rows16_q4(float sum[BLOCK_ROWS], const uint8_t *w, const in
     }
 }
 #else
-/* A group's steps are not unrolled as a whole, as gcc would: so few instructions a line of memory let a Zen 5 run further
-   ahead than does it good. Its faster memory then gave 4 to 6 % less, and gave them back for nops between the steps. */
+/* A group's steps are not unrolled as a whole, as gcc would: so few instructions a line of memory let a Zen 5 run ahead
+   further than does it good. Its faster memory then gave 4 to 6 % less, and gave them back for nops between the steps. */
 static inline void block_product(float sum[BLOCK_ROWS], const uint8_t *w, const int8_t *x, const float *d,
                                  const int32_t *by128, const uint16_t *scale, size_t groups, bool q4) {
     enum { VECTORS = BLOCK_ROWS / VL };

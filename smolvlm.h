@@ -323,8 +323,8 @@ typedef struct SvEvents {
     void (*activation)(void *user, const SvActivation *activation);
 } SvEvents;
 
-/* How the forward passes report an activation, if anybody listens; %d in module is the layer. All threads of a team call
-   it together: they wait until data is whole, and while the first of them tells. */
+/* How the forward passes report an activation, if anybody listens; %d in module is the layer. All threads of a team
+   call it together: they wait until data is whole, and while the first of them tells. */
 void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
              int axis);
 
@@ -426,11 +426,11 @@ uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t di
 /* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: none) */
 typedef struct SvProduct { float *out; const SvTensor *w; const float *bias; } SvProduct;
 
-/* What an instruction set has its own code for. All threads of a team call such a function (within #pragma omp parallel)
-   and share its work; or one thread calls it alone. What goes row by row, all but matmul and attention, gives a thread
-   the same rows whenever there are as many, so that one such function may follow another without waiting. matmul and
-   attention read everybody's rows: they wait for all threads before, and again when they are done. For anything else
-   there is #pragma omp barrier. */
+/* What an instruction set has its own code for. All threads of a team call such a function together, within #pragma omp
+   parallel, and share its work; or one thread calls it alone. What goes row by row, all but matmul and attention, gives
+   a thread the same rows whenever there are as many, so that one such function may follow another without waiting.
+   matmul and attention read everybody's rows: they wait for all threads before, and again when they are done. For
+   anything else there is #pragma omp barrier. */
 struct SvKernels {
     const char *name;                                                     /* "plain", "avx2", "avx512", "neon", ... */
 
@@ -438,7 +438,7 @@ struct SvKernels {
        wait once. All have the same cols, and no out is x. scratch: sv_matmul_scratch(n, cols) floats. */
     void (*matmul)(const SvProduct *products, int count, const float *x, size_t n, float *scratch);
 
-    /* k, v [count, heads * dim] become the positions at, at + 1, ... of the cache. Its rows are [count * heads, dim]. */
+    /* k, v [count, heads * dim] become the positions at, at + 1, ... of the cache. Rows are heads: count * heads. */
     void (*cache)(const SvCache *cache, const float *k, const float *v, size_t at, size_t count);
 
     /* Attention for n_q queries over the first n_k positions of the cache, all heads: out and q [n_q, heads * dim];

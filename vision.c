@@ -140,6 +140,7 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
     if (!block)
         return sv_fail(error, "%s: out of memory for the vision tower (%llu MB)", model->path,
                        (unsigned long long)(sv_sum(N_PARTS, size) * sizeof(float) >> 20));
+    threads = sv_team(threads, batch * n * width * (4 * (uint64_t)width + 2 * (uint64_t)mlp));
     int result = -1;
 
     float value[3][256];
@@ -158,8 +159,7 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
         for (size_t t = 0; t < b; t++)
             cut_patches(c, pixels + t * tile_bytes, value, wide + t * n * 3 * c->patch_size * c->patch_size);
 
-        int team = sv_team(threads, rows * width * (4 * (uint64_t)width + 2 * (uint64_t)mlp));
-#pragma omp parallel num_threads(team)
+#pragma omp parallel num_threads(threads)
         {
             /* embeddings = patch_embedding(pixel_values) + position_embedding */
             SvProduct patch_embedding = { x, &w->patch_embedding_weight, w->patch_embedding_bias.data };
@@ -178,7 +178,8 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
                 SvProduct fc2 = { q, &layer->fc2_weight, layer->fc2_bias.data };
 
                 /* x += out_proj(attention(layer_norm1(x))) */
-                cpu->layer_norm(norm, x, layer->layer_norm1_weight.data, layer->layer_norm1_bias.data, rows, width, eps);
+                cpu->layer_norm(norm, x, layer->layer_norm1_weight.data, layer->layer_norm1_bias.data, rows, width,
+                                eps);
                 cpu->matmul(qkv, 3, norm, rows, scratch);
                 for (size_t t = 0; t < b; t++) {
                     size_t at = t * n * width;
@@ -189,7 +190,8 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
                 cpu->add(x, q, rows, width);
 
                 /* x += fc2(gelu_tanh(fc1(layer_norm2(x)))) */
-                cpu->layer_norm(norm, x, layer->layer_norm2_weight.data, layer->layer_norm2_bias.data, rows, width, eps);
+                cpu->layer_norm(norm, x, layer->layer_norm2_weight.data, layer->layer_norm2_bias.data, rows, width,
+                                eps);
                 cpu->matmul(&fc1, 1, norm, rows, scratch);
                 cpu->gelu_tanh(wide, rows, mlp);
                 cpu->matmul(&fc2, 1, wide, rows, scratch);
