@@ -669,7 +669,7 @@ static NOINLINE void rows16_q4(float sum[BLOCK_ROWS], const uint8_t *w, const in
 }
 #else
 /* A group's steps are not unrolled as a whole, as gcc would: so few instructions a line of memory let a Zen 5 run ahead
-   further than does it good. Its faster memory then gave 4 to 6 % less, and gave them back for nops between the steps. */
+   further than does it good. Its faster memory then gave 4 to 6 % less, and gave it back for nops between the steps. */
 static inline void block_product(float sum[BLOCK_ROWS], const uint8_t *w, const int8_t *x, const float *d,
                                  const int32_t *by128, const uint16_t *scale, size_t groups, bool q4) {
     enum { VECTORS = BLOCK_ROWS / VL };
