@@ -4,6 +4,7 @@
 #                 EVAL="--every 10"
 # make test       the tests: a C compiler and make are all they need
 # make sanitize   the same under AddressSanitizer and UndefinedBehaviorSanitizer
+# make races      the tests with threads under ThreadSanitizer: clang and libomp
 # make parity     against Hugging Face transformers, in a venv made by itself
 # make bench      what this machine can do, and the share of it that each phase gets: MODEL="file.bin ..."
 # make bench-peers    beside llama.cpp and transformers, on the published shapes (hours); BENCH="--models 500m --quick"
@@ -90,10 +91,18 @@ eval: $(BUILD)/eval
 test: $(TESTS:%=$(BUILD)/%) $(BUILD)/smolvlm $(BUILD)/eval
 	@tests/run.sh $(BUILD) $(TESTS)
 
-# gcc's OpenMP runtime is not instrumented, and one thread finds the same errors.
+# gcc's OpenMP runtime is not instrumented, and one thread finds the same errors. (What threads do to each other: races.)
 sanitize:
 	$(MAKE) test BUILD=build/sanitize SV_SANITIZE=1 OMP=0 \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+
+# Whether threads wait for each other where they must, by clang's ThreadSanitizer, to which libomp's archer explains
+# OpenMP; with teams however small the work.
+ARCHER ?= $(lastword $(wildcard /usr/lib/llvm-*/lib/libarcher.so))
+races:
+	$(MAKE) build/races/test_model BUILD=build/races CC=clang CFLAGS="-O1 -g -fsanitize=thread" \
+	    CFLAGS_EXTRA=-DWORTH_THREADS=1
+	OMP_TOOL_LIBRARIES=$(ARCHER) TSAN_OPTIONS=ignore_noninstrumented_modules=1 build/races/test_model
 
 $(VENV)/ready: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -128,5 +137,5 @@ clean:
 	rm -rf build smolvlm
 
 FORCE:
-.PHONY: demo eval test sanitize parity parity-full bench bench-peers accuracy clean
+.PHONY: demo eval test sanitize races parity parity-full bench bench-peers accuracy clean
 .SECONDARY:

@@ -131,10 +131,12 @@ static void rope(const SvDecoder *d, float *x, size_t count, size_t heads) {
     }
 }
 
-/* The weights of a layer, each of which meets each position once. */
-static uint64_t layer_numbers(const SvConfig *c) {
+/* Multiply-adds of `count` positions in one layer, about: with all weights, and with what the cache then holds. */
+static uint64_t layer_work(const SvDecoder *d, size_t count) {
+    const SvConfig *c = &d->model->config;
     uint64_t heads = 2 * ((uint64_t)c->num_attention_heads + c->num_key_value_heads);
-    return c->hidden_size * (heads * c->head_dim + 3 * (uint64_t)c->intermediate_size);
+    uint64_t weights = c->hidden_size * (heads * c->head_dim + 3 * (uint64_t)c->intermediate_size);
+    return count * (weights + 2 * (d->position + count) * c->num_attention_heads * c->head_dim);
 }
 
 /* Up to CHUNK positions through all layers. All threads of a team are here, and share what each function has to do. */
@@ -168,7 +170,7 @@ static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *e
         cpu->silu_mul(gate, up, count, c->intermediate_size);
         cpu->matmul(&(SvProduct){ q, &layer->down_proj, NULL }, 1, gate, count, scratch);
         cpu->add(x, q, count, dim);
-        sv_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
+        sv_team_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
     }
 }
 
@@ -189,14 +191,14 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
             events->progress(events->user, "prefill", (int)(done + chunk), (int)count))
             return sv_fail(error, "stopped in the middle of the prompt");
         float *from = x + done * dim;
-        int threads = sv_team(d->threads, chunk * layer_numbers(c));
+        int threads = sv_team(d->threads, layer_work(d, chunk));
         (void)threads;                                      /* without OpenMP */
 #pragma omp parallel num_threads(threads)
         {
             layers(d, from, chunk, events);
             if (listening) {                                /* HF normalises every position; an answer needs the last */
                 cpu->rms_norm(d->norm, from, d->model->text.norm.data, chunk, dim, c->rms_norm_eps);
-                sv_emit(events, name, 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
+                sv_team_emit(events, name, 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
             }
         }
         d->position += chunk;

@@ -34,9 +34,6 @@
 #else
 #define HAVE_MMAP 0
 #endif
-#if !defined(_OPENMP) && defined(__GNUC__)
-#pragma GCC diagnostic ignored "-Wunknown-pragmas"
-#endif
 
 int sv_fail(SvError *error, const char *format, ...) {
     char whole[8192];
@@ -453,10 +450,7 @@ void sv_emit(const SvEvents *events, const char *module, int layer, const float 
     snprintf(name, sizeof name, module, layer);
     SvActivation a = { .module = name, .data = data, .dims = dims, .axis = axis };
     memcpy(a.shape, shape, (size_t)dims * sizeof(int));
-#pragma omp barrier
-#pragma omp master
     events->activation(events->user, &a);
-#pragma omp barrier
 }
 
 /* ------------------------------------------------------------------------------------------- conversation -> prompt */

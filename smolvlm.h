@@ -314,7 +314,8 @@ uint64_t sv_memory_needed(const SvModel *model, int positions, int tiles, int th
                terminated). Not called for the end token; with id -1 at the end, if a character stayed unfinished.
                Return true to end the answer there.
    activation  one module's output: data is a piece of a tensor, of this shape; the pieces of a module come in order and
-               are joined along axis. The names and the joined shapes are those of the HF modules' outputs. */
+               are joined along axis. The names and the joined shapes are those of the HF modules' outputs. Called by
+               the caller's thread, while the others of its team wait: it must return. */
 typedef struct SvActivation { const char *module; const float *data; int dims, shape[5], axis; } SvActivation;
 typedef struct SvEvents {
     void *user;
@@ -323,10 +324,12 @@ typedef struct SvEvents {
     void (*activation)(void *user, const SvActivation *activation);
 } SvEvents;
 
-/* How the forward passes report an activation, if anybody listens; %d in module is the layer. All threads of a team
-   call it together: they wait until data is whole, and while the first of them tells. */
+/* How the forward passes report an activation, if anybody listens; %d in module is the layer. sv_team_emit is called
+   by all threads of a team together: they wait until data is whole, and while the first, the caller's own, tells. */
 void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
              int axis);
+void sv_team_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims,
+                  const int *shape, int axis);
 
 /* ------------------------------------------------------------------------------- conversation to answer (smolvlm.c) */
 
@@ -429,13 +432,14 @@ typedef struct SvProduct { float *out; const SvTensor *w; const float *bias; } S
 /* What an instruction set has its own code for. All threads of a team call such a function together, within #pragma omp
    parallel, and share its work; or one thread calls it alone. What goes row by row, all but matmul and attention, gives
    a thread the same rows whenever there are as many, so that one such function may follow another without waiting.
-   matmul and attention read everybody's rows: they wait for all threads before, and again when they are done. For
-   anything else there is #pragma omp barrier. */
+   matmul and attention wait for all threads before they read another's rows, and again when they are done. For anything
+   else there is #pragma omp barrier. */
 struct SvKernels {
     const char *name;                                                     /* "plain", "avx2", "avx512", "neon", ... */
 
     /* The products of the n rows of x with `count` matrices: together, because then x is quantized once, and threads
-       wait once. All have the same cols, and no out is x. scratch: sv_matmul_scratch(n, cols) floats. */
+       wait once. All have the same cols, and no out is x. scratch: sv_matmul_scratch(n, cols) floats. A thread may put
+       its own rows of x there before all have come. */
     void (*matmul)(const SvProduct *products, int count, const float *x, size_t n, float *scratch);
 
     /* k, v [count, heads * dim] become the positions at, at + 1, ... of the cache. Rows are heads: count * heads. */
@@ -474,7 +478,7 @@ void sv_softmax(float *x, size_t n);                                      /* x =
 float sv_exp(float x);                                                    /* e^x, within 2 ulp */
 void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| <= 2^24 */
 int sv_threads(int wanted);                                               /* 0: all there are */
-int sv_team(int threads, uint64_t work);                                  /* how many of these are worth having */
+int sv_team(int threads, uint64_t work);                                  /* as many, or 1 for so few operations */
 double sv_seconds(void);                                                  /* a clock, for differences */
 
 /* Allocates `count` arrays of sizes[i] floats as one block, all zero, and points *parts[i] to each; the caller frees

@@ -166,7 +166,7 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
             cpu->matmul(&patch_embedding, 1, wide, rows, scratch);
             for (size_t t = 0; t < b; t++) cpu->add(x + t * n * width, w->position_embedding.data, n, width);
 #pragma omp barrier
-            sv_emit(events, "model.vision_model.embeddings", 0, x, 3, shape, 0);
+            sv_team_emit(events, "model.vision_model.embeddings", 0, x, 3, shape, 0);
 
             for (uint32_t l = 0; l < c->vision_num_hidden_layers; l++) {
                 const SvVisionLayer *layer = &w->layers[l];
@@ -196,19 +196,19 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
                 cpu->gelu_tanh(wide, rows, mlp);
                 cpu->matmul(&fc2, 1, wide, rows, scratch);
                 cpu->add(x, q, rows, width);
-                sv_emit(events, "model.vision_model.encoder.layers.%d", (int)l, x, 3, shape, 0);
+                sv_team_emit(events, "model.vision_model.encoder.layers.%d", (int)l, x, 3, shape, 0);
             }
 
             cpu->layer_norm(norm, x, w->post_layernorm_weight.data, w->post_layernorm_bias.data, rows, width, eps);
 #pragma omp barrier
-            sv_emit(events, "model.vision_model.post_layernorm", 0, norm, 3, shape, 0);
+            sv_team_emit(events, "model.vision_model.post_layernorm", 0, norm, 3, shape, 0);
 
             /* features = modality_projection(pixel_shuffle(x)) */
-#pragma omp for
+#pragma omp for schedule(static)
             for (int64_t t = 0; t < (int64_t)b; t++)
                 pixel_shuffle(c, norm + (size_t)t * n * width, q + (size_t)t * n * width);
             cpu->matmul(&(SvProduct){ out, &w->modality_projection, NULL }, 1, q, b * tokens, scratch);
-            sv_emit(events, "model.connector", 0, out, 3, (int[]){ (int)b, (int)tokens, (int)dim }, 0);
+            sv_team_emit(events, "model.connector", 0, out, 3, (int[]){ (int)b, (int)tokens, (int)dim }, 0);
         }
     }
     result = 0;

@@ -7,6 +7,9 @@
 #include "../smolvlm.h"
 
 #include <math.h>
+#if !defined(_OPENMP) && defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wunknown-pragmas"
+#endif
 
 #define TOLERANCE 5e-6      /* of a tensor's largest magnitude, as in tests/parity.py */
 #define MARGIN 1e-3         /* below this transformers itself is undecided between two tokens */
@@ -238,7 +241,7 @@ TEST prefill_in_any_chunks(SvModel *m) {
     for (size_t i = 0; i < n * vocab; i++) largest = fmax(largest, fabs(alone[i]));
     for (size_t i = 0; i < LENGTH(chunks); i++) {
         float *first = NULL;
-        for (int threads = 1; threads <= (chunks[i] < 64 ? 1 : 3); threads++) {
+        for (int threads = 1; threads <= 3; threads++) {
             float *logits = logits_in_chunks(m, x, n, chunks[i], threads);
             for (size_t at = 0; at < n * vocab; at++)
                 if ((at / vocab + 1) % chunks[i] == 0 || at / vocab == n - 1)
@@ -253,6 +256,40 @@ TEST prefill_in_any_chunks(SvModel *m) {
     ASSERT(worst <= (sv_same_bits(m) ? 0 : TOLERANCE * largest));
     free(alone);
     free(x);
+    PASS();
+}
+
+static void count_one(void *user, const SvActivation *activation) {
+    (void)activation;
+    ++*(int *)user;
+}
+
+/* A model is shared, a decoder belongs to one thread: two of the caller's own threads, each with a decoder and somebody
+   who listens, are told what one is told alone. */
+TEST threads_of_the_caller(SvModel *m) {
+    enum { N = 3 };
+    size_t dim = m->config.hidden_size, vocab = m->config.vocab_size;
+    float *x = noises(33, 3 * N * dim, 1), *logits = calloc(3 * vocab, sizeof *logits);
+    int told[3] = { 0 }, failed = 0;
+    for (int i = 1; i < 3; i++) memcpy(x + (size_t)i * N * dim, x, N * dim * sizeof *x);
+#pragma omp parallel for num_threads(2) schedule(static, 1) reduction(+ : failed)
+    for (int i = 0; i < 3; i++) {                           /* one thread has two */
+        SvEvents events = { .user = &told[i], .activation = count_one };
+        SvDecoder *decoder;
+        SvError e;
+        if (sv_decoder_new(m, N, 2, &decoder, &e) != 0) failed++;
+        else {
+            failed += sv_decoder_forward(decoder, x + (size_t)i * N * dim, N, logits + (size_t)i * vocab, &events, &e);
+            sv_decoder_free(decoder);
+        }
+    }
+    ASSERT_EQ(0, failed);
+    for (int i = 0; i < 3; i++) {
+        ASSERT_EQ((int)m->config.num_hidden_layers + 2, told[i]);
+        ASSERT_MEM_EQ(logits, logits + (size_t)i * vocab, vocab * sizeof *logits);
+    }
+    free(x);
+    free(logits);
     PASS();
 }
 
@@ -774,6 +811,8 @@ SUITE(against_transformers) {
 }
 
 SUITE(bit_for_bit) {
+    RUN_TEST1(threads_of_the_caller, vlm);
+    RUN_TEST1(threads_of_the_caller, quantized[0].model);
     RUN_TEST1(prefill_in_any_chunks, vlm);
     RUN_TEST1(prefill_in_any_chunks, llama);
     RUN_TEST1(vision_in_any_company, vlm);
