@@ -91,7 +91,7 @@ eval: $(BUILD)/eval
 test: $(TESTS:%=$(BUILD)/%) $(BUILD)/smolvlm $(BUILD)/eval
 	@tests/run.sh $(BUILD) $(TESTS)
 
-# gcc's OpenMP runtime is not instrumented, and one thread finds the same errors. (What threads do to each other: races.)
+# gcc's OpenMP runtime is not instrumented, and one thread finds the same errors (see races for the others).
 sanitize:
 	$(MAKE) test BUILD=build/sanitize SV_SANITIZE=1 OMP=0 \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
@@ -102,7 +102,8 @@ ARCHER ?= $(lastword $(wildcard /usr/lib/llvm-*/lib/libarcher.so))
 races:
 	$(MAKE) build/races/test_model BUILD=build/races CC=clang CFLAGS="-O1 -g -fsanitize=thread" \
 	    CFLAGS_EXTRA=-DWORTH_THREADS=1
-	OMP_TOOL_LIBRARIES=$(ARCHER) TSAN_OPTIONS=ignore_noninstrumented_modules=1 build/races/test_model
+	echo called_from_lib:libomp.so >build/races/suppressions
+	OMP_TOOL_LIBRARIES=$(ARCHER) TSAN_OPTIONS=suppressions=build/races/suppressions build/races/test_model
 
 $(VENV)/ready: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
