@@ -115,8 +115,8 @@ void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x) 
     for (size_t i = 0; i < count; i++) sv_row(&model->text.embed_tokens, (size_t)ids[i], x + i * dim);
 }
 
-/* Rotates each head of x [count, heads * dim]: element i with element i + dim/2, by the angle of its position. Heads are
-   shared out as in SvKernels' cache: a thread caches the keys that it has rotated. */
+/* Rotates each head of x [count, heads * dim]: element i with element i + dim/2, by the angle of its position. Heads
+   are shared out as in SvKernels' cache: a thread caches the keys that it has rotated. */
 static void rope(const SvDecoder *d, float *x, size_t count, size_t heads) {
     size_t dim = d->model->config.head_dim, half = dim / 2;
 #pragma omp for schedule(static) nowait
