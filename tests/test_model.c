@@ -271,17 +271,16 @@ TEST threads_of_the_caller(SvModel *m) {
     size_t dim = m->config.hidden_size, vocab = m->config.vocab_size;
     float *x = noises(33, 3 * N * dim, 1), *logits = calloc(3 * vocab, sizeof *logits);
     int told[3] = { 0 }, failed = 0;
+    ASSERT(logits);
     for (int i = 1; i < 3; i++) memcpy(x + (size_t)i * N * dim, x, N * dim * sizeof *x);
 #pragma omp parallel for num_threads(2) schedule(static, 1) reduction(+ : failed)
     for (int i = 0; i < 3; i++) {                           /* one thread has two */
         SvEvents events = { .user = &told[i], .activation = count_one };
         SvDecoder *decoder;
         SvError e;
-        if (sv_decoder_new(m, N, 2, &decoder, &e) != 0) failed++;
-        else {
-            failed += sv_decoder_forward(decoder, x + (size_t)i * N * dim, N, logits + (size_t)i * vocab, &events, &e);
-            sv_decoder_free(decoder);
-        }
+        failed += sv_decoder_new(m, N, 2, &decoder, &e) != 0 ||
+                  sv_decoder_forward(decoder, x + (size_t)i * N * dim, N, logits + (size_t)i * vocab, &events, &e) != 0;
+        sv_decoder_free(decoder);
     }
     ASSERT_EQ(0, failed);
     for (int i = 0; i < 3; i++) {
