@@ -39,7 +39,7 @@ import bench_peers as peers
 
 DEMO_FORMATS = ["f32", "bf16", "q8", "q4"]
 ALLOWED = {"q8": 0.2, "q4": 1.0}                            # points that a format may lose against f32
-FORMATS = ["ours-bf16", "ours-q8", "ours-q4", "llama-q8_0", "llama-q4_0"]
+FORMATS = ["ours-f32", "ours-bf16", "ours-q8", "ours-q4", "llama-q8_0", "llama-q4_0"]
 QUESTION = "What is in this picture?"
 TEXT = """A harbour town wakes slowly. Before six the first boats return, low in the water, and men in yellow coats
 throw ropes to each other without a word. By seven the market hall smells of fish, coffee and wet wood; a woman counts
