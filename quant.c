@@ -396,12 +396,14 @@ enum { BY128 = 0 };
    x (2 * 128 * 127 fits), and vpmaddwd by ones two of those to each int32; that is better there, as the bytes need not
    be widened first, and worse for a panel, as the signs move in the ports that multiply.
    Q4: the 16 values, less the smallest, are 0 .. 113: unsigned bytes, of which two products fit an int16 as they are;
-   what the smallest makes of x is added first. */
+   what the smallest makes of x is added first.
+   CHAINS: vpdpbusd waits for the sum before, so steps go to two sums in turn, 16 in all: with 8 a Zen 5 stands idle a
+   sixth of the time. AVX2's additions alone wait, and it has no registers to spare. */
 #ifdef X86_PRODUCTS
 #ifdef WITH_VNNI
 typedef int8_t xint;
 typedef __m512i Wide;
-enum { NR = 32, STEP = 4 };
+enum { NR = 32, STEP = 4, CHAINS = 2 };
 static inline Wide wide_load(const int8_t *from) { return _mm512_loadu_si512(from); }
 static inline Wide wide_four(const void *x) { return _mm512_set1_epi32(four_bytes(x)); }
 static inline Wide wide_flip(Wide w) { return w ^ _mm512_set1_epi32((int)0x80808080); }
@@ -424,7 +426,7 @@ static NOINLINE void pack(int8_t *panel, size_t r, const int8_t *block) {
 #else
 typedef int16_t xint;
 typedef __m256i Wide;
-enum { NR = 16, STEP = 2 };
+enum { NR = 16, STEP = 2, CHAINS = 1 };
 static inline Wide wide_load(const int8_t *from) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)from));
 }
@@ -464,23 +466,29 @@ static NOINLINE void product4(float *sum, size_t stride, bool more, const xint *
     for (size_t i = 0; i < 4; i++)
         for (size_t j = 0; j < 2; j++) total[i][j] = more ? v_load(sum + i * stride + j * VL) : v_set(0);
     for (size_t g = 0; g < groups; g++, d++, by128++) {
-        vi s[4][2];
-        for (size_t i = 0; i < 4; i++) s[i][0] = s[i][1] = wide_start(by128[i * d_stride]);
-        for (const xint *end = x + n; x < end; x += STEP, panel += STEP * NR) {
-            if (once) prefetch(panel, STEP * NR);
-            Wide w0 = wide_load(panel), w1 = wide_load(panel + STEP * NR / 2);
-            for (size_t i = 0; i < 4; i++) {
-                Wide four = wide_four(x + i * x_stride);
-                s[i][0] = wide_dot(s[i][0], w0, four);
-                s[i][1] = wide_dot(s[i][1], w1, four);
+        vi s[CHAINS][4][2];
+        for (size_t i = 0; i < 4; i++) s[0][i][0] = s[0][i][1] = wide_start(by128[i * d_stride]);
+        for (size_t c = 1; c < CHAINS; c++)
+            for (size_t i = 0; i < 4; i++) s[c][i][0] = s[c][i][1] = (vi){ 0 };
+        for (const xint *end = x + n; x < end;) {
+            if (once) prefetch(panel, CHAINS * STEP * NR);
+            for (size_t c = 0; c < CHAINS; c++, x += STEP, panel += STEP * NR) {
+                Wide w0 = wide_load(panel), w1 = wide_load(panel + STEP * NR / 2);
+                for (size_t i = 0; i < 4; i++) {
+                    Wide four = wide_four(x + i * x_stride);
+                    s[c][i][0] = wide_dot(s[c][i][0], w0, four);
+                    s[c][i][1] = wide_dot(s[c][i][1], w1, four);
+                }
             }
         }
+        for (size_t c = 1; c < CHAINS; c++)
+            for (size_t i = 0; i < 4; i++) s[0][i][0] += s[c][i][0], s[0][i][1] += s[c][i][1];
         vf scale0 = v_set(1), scale1 = v_set(1);
         if (scale) scale0 = v_load(scale + g * NR), scale1 = v_load(scale + g * NR + VL);
         for (size_t i = 0; i < 4; i++) {
             vf di = v_set(d[i * d_stride]);
-            total[i][0] += v_float(s[i][0]) * scale0 * di;
-            total[i][1] += v_float(s[i][1]) * scale1 * di;
+            total[i][0] += v_float(s[0][i][0]) * scale0 * di;
+            total[i][1] += v_float(s[0][i][1]) * scale1 * di;
         }
     }
     for (size_t i = 0; i < 4; i++)
@@ -814,26 +822,35 @@ static NOINLINE void quantize_row(const Quantized *x, size_t row, const float *f
 /* ------------------------------------------------------------------------------------------------- products of floats
 
    In the same shape: four rows of x times a panel of NF rows of w, [n][NF], here of floats. */
-enum { NF = VL == 1 ? 4 : 2 * VL, NV = NF / VL };
+enum { NF = VL == 1 ? 4 : 2 * VL, NV = NF / VL, FLOAT_CHAINS = VL == 16 ? 2 : 1 };
+
+static inline void add_float_products(vf s[4][NV], const float *x, size_t x_stride, const float *panel) {
+    vf w[NV];
+    for (int j = 0; j < NV; j++) w[j] = v_load(panel + j * VL);
+    for (size_t i = 0; i < 4; i++) {
+        vf one = v_set(x[i * x_stride]);
+        for (int j = 0; j < NV; j++) s[i][j] = v_fused(one, w[j], s[i][j]);
+    }
+}
 
 static NOINLINE void float_product4(float *sum, size_t stride, bool more, const float *x, size_t x_stride,
                                     const float *panel, size_t n, bool once) {
-    vf s[4][NV];
-    for (int i = 0; i < 4; i++)
-        for (int j = 0; j < NV; j++) s[i][j] = v_set(0.0f);
-    for (size_t k = 0; k < n; k++, panel += NF) {
-        vf w[NV];
-        if (once) prefetch(panel, NF * sizeof *panel);
-        for (int j = 0; j < NV; j++) w[j] = v_load(panel + j * VL);
-        for (size_t i = 0; i < 4; i++) {
-            vf one = v_set(x[i * x_stride + k]);
-            for (int j = 0; j < NV; j++) s[i][j] = v_fused(one, w[j], s[i][j]);
+    vf s[FLOAT_CHAINS][4][NV];
+    for (int c = 0; c < FLOAT_CHAINS; c++)
+        for (int i = 0; i < 4; i++)
+            for (int j = 0; j < NV; j++) s[c][i][j] = v_set(0.0f);
+    for (size_t k = 0; k + FLOAT_CHAINS <= n; k += FLOAT_CHAINS)
+        for (size_t c = 0; c < FLOAT_CHAINS; c++, panel += NF) {
+            if (once) prefetch(panel, NF * sizeof *panel);
+            add_float_products(s[c], x + k + c, x_stride, panel);
         }
-    }
+    if (n % FLOAT_CHAINS) add_float_products(s[0], x + n - 1, x_stride, panel);
     for (size_t i = 0; i < 4; i++)
         for (size_t j = 0; j < NV; j++) {
             float *to = sum + i * stride + j * VL;
-            v_store(to, more ? v_load(to) + s[i][j] : s[i][j]);
+            vf all = s[0][i][j];
+            for (size_t c = 1; c < FLOAT_CHAINS; c++) all += s[c][i][j];
+            v_store(to, more ? v_load(to) + all : all);
         }
 }
 
@@ -882,7 +899,7 @@ static NOINLINE float dot_bf16(const float *x, const uint16_t *w, size_t n) {
    thread takes one strip of w for one block of x after the other. It packs PANEL numbers of the strip's rows, on its
    stack, and multiplies all of the block with them, so that w is packed once for ROWS rows of x and never copied as a
    whole, and a panel stays in the first-level cache while the block passes. */
-enum { FEW = 3, ROWS = 512, PANEL = 512, FLOAT_PANEL = 256, STRIP = 2 };
+enum { FEW = 3, ROWS = 512, PANEL = 1024, FLOAT_PANEL = 256 };
 
 /* The numbers of a block of Q8 or Q4; `unpacked` may be what is returned. */
 static inline const int8_t *integers(const SvTensor *w, const uint8_t *block, int8_t unpacked[BLOCK_ROWS * GROUP]) {
@@ -906,16 +923,16 @@ static NOINLINE void integer_rows(float *out, const SvTensor *w, const float *bi
     }
 }
 
-/* Copies a tile of four rows of sums, of which out has only so many rows and columns, in or out. */
-static void take_tile(float *tile, size_t width, const float *out, size_t stride, size_t rows, size_t cols) {
-    for (size_t i = 0; i < rows; i++) memcpy(tile + i * width, out + i * stride, cols * sizeof *out);
+/* Copies four rows of sums, of which out has only so many rows and columns, in or out. */
+static void take_sums(float *sums, size_t width, const float *out, size_t stride, size_t rows, size_t cols) {
+    for (size_t i = 0; i < rows; i++) memcpy(sums + i * width, out + i * stride, cols * sizeof *out);
 }
 
-static void put_tile(float *out, size_t stride, const float *tile, size_t width, size_t rows, size_t cols) {
-    for (size_t i = 0; i < rows; i++) memcpy(out + i * stride, tile + i * width, cols * sizeof *out);
+static void put_sums(float *out, size_t stride, const float *sums, size_t width, size_t rows, size_t cols) {
+    for (size_t i = 0; i < rows; i++) memcpy(out + i * stride, sums + i * width, cols * sizeof *out);
 }
 
-/* The last thing that happens to a tile. */
+/* The last thing that happens to them. */
 static NOINLINE void add_bias(float *out, size_t stride, const float *bias, size_t rows, size_t cols) {
     for (size_t i = 0; i < rows; i++)
         for (size_t r = 0; r < cols; r++) out[i * stride + r] += bias[r];
@@ -927,34 +944,34 @@ static inline void prefetch_blocks(const SvTensor *w, size_t first, size_t count
         ask_for(block_of(w, r, g), groups * block_bytes(w->format));
 }
 
-/* The strip of STRIP panels from row `first` of w on, times the rows i0 .. i1 of x. */
+/* The strip of NR rows of w from row `first` on, times the rows i0 .. i1 of x: one panel after the other, all about as
+   long. */
 static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *bias, const Quantized *x, size_t first,
                                    size_t i0, size_t i1) {
-    int8_t panel[STRIP][PANEL * NR], unpacked[BLOCK_ROWS * GROUP];
-    float scale[STRIP][PANEL / GROUP * NR];
-    size_t width = at_most(STRIP * NR, w->rows - first);
-    for (size_t g0 = 0; g0 < x->groups; g0 += PANEL / GROUP) {
-        size_t groups = at_most(PANEL / GROUP, x->groups - g0);
-        prefetch_blocks(w, first, width, g0, groups);
-        for (size_t p = 0; p * NR < width; p++)
-            for (size_t g = 0; g < groups; g++)
-                for (size_t r = 0; r < NR; r += BLOCK_ROWS) {
-                    size_t row = at_most(first + p * NR + r, w->rows - 1);  /* past the last: that block once more */
-                    const uint16_t *bf16 = scales_of(w, row, g0 + g);
-                    pack(panel[p] + g * GROUP * NR, r, integers(w, block_of(w, row, g0 + g), unpacked));
-                    for (size_t i = 0; i < BLOCK_ROWS; i++) scale[p][g * NR + r + i] = from_bf16(bf16[i]);
-                }
-        for (size_t i = i0; i < i1; i += 4)
-            for (size_t p = 0; p * NR < width; p++) {
-                float tile[4 * NR], *to = out + i * w->rows + first + p * NR;
-                size_t rows = at_most(4, i1 - i), cols = at_most(NR, width - p * NR), mark = i * x->marks + g0;
-                bool whole = rows == 4 && cols == NR;
-                if (!whole && g0) take_tile(tile, NR, to, w->rows, rows, cols);
-                product4(whole ? to : tile, whole ? w->rows : NR, g0 > 0, x->q + i * x->stride + g0 * GROUP, x->stride,
-                         x->d + mark, x->by128 + mark, x->marks, panel[p], scale[p], GROUP, groups, false);
-                if (!whole) put_tile(to, w->rows, tile, NR, rows, cols);
-                if (bias && g0 + groups == x->groups) add_bias(to, w->rows, bias + first + p * NR, rows, cols);
+    int8_t panel[PANEL * NR], unpacked[BLOCK_ROWS * GROUP];
+    float scale[PANEL / GROUP * NR];
+    size_t cols = at_most(NR, w->rows - first), panels = (x->groups + PANEL / GROUP - 1) / (PANEL / GROUP);
+    size_t most = (x->groups + panels - 1) / panels;
+    for (size_t g0 = 0; g0 < x->groups; g0 += most) {
+        size_t groups = at_most(most, x->groups - g0);
+        prefetch_blocks(w, first, cols, g0, groups);
+        for (size_t g = 0; g < groups; g++)
+            for (size_t r = 0; r < NR; r += BLOCK_ROWS) {
+                size_t row = at_most(first + r, w->rows - 1);                   /* past the last: that block once more */
+                const uint16_t *bf16 = scales_of(w, row, g0 + g);
+                pack(panel + g * GROUP * NR, r, integers(w, block_of(w, row, g0 + g), unpacked));
+                for (size_t i = 0; i < BLOCK_ROWS; i++) scale[g * NR + r + i] = from_bf16(bf16[i]);
             }
+        for (size_t i = i0; i < i1; i += 4) {
+            float sums[4 * NR], *to = out + i * w->rows + first;
+            size_t rows = at_most(4, i1 - i), mark = i * x->marks + g0;
+            bool whole = rows == 4 && cols == NR;
+            if (!whole && g0) take_sums(sums, NR, to, w->rows, rows, cols);
+            product4(whole ? to : sums, whole ? w->rows : NR, g0 > 0, x->q + i * x->stride + g0 * GROUP, x->stride,
+                     x->d + mark, x->by128 + mark, x->marks, panel, scale, GROUP, groups, false);
+            if (!whole) put_sums(to, w->rows, sums, NR, rows, cols);
+            if (bias && g0 + groups == x->groups) add_bias(to, w->rows, bias + first, rows, cols);
+        }
     }
 }
 
@@ -975,27 +992,26 @@ static NOINLINE void pack_floats(float *panel, const SvTensor *w, size_t first, 
 
 static NOINLINE void float_strip(float *out, const SvTensor *w, const float *bias, const float *x, size_t first,
                                  size_t i0, size_t i1) {
-    float panel[STRIP][FLOAT_PANEL * NF];
-    size_t width = at_most(STRIP * NF, w->rows - first);
+    float panel[FLOAT_PANEL * NF];
+    size_t cols = at_most(NF, w->rows - first);
     for (size_t at = 0; at < w->cols; at += FLOAT_PANEL) {
         size_t n = at_most(FLOAT_PANEL, w->cols - at);
-        for (size_t p = 0; p * NF < width; p++) pack_floats(panel[p], w, first + p * NF, at, n);
-        for (size_t i = i0; i < i1; i += 4)
-            for (size_t p = 0; p * NF < width; p++) {
-                float tile[4 * NF], few[4][FLOAT_PANEL], *to = out + i * w->rows + first + p * NF;
-                const float *from = x + i * w->cols + at;
-                size_t rows = at_most(4, i1 - i), cols = at_most(NF, width - p * NF), stride = w->cols;
-                bool whole = rows == 4 && cols == NF;
-                if (rows < 4) {                             /* a row that is not there is another one once more */
-                    for (size_t j = 0; j < 4; j++)
-                        memcpy(few[j], from + at_most(j, rows - 1) * stride, n * sizeof(float));
-                    from = few[0], stride = FLOAT_PANEL;
-                }
-                if (!whole && at) take_tile(tile, NF, to, w->rows, rows, cols);
-                float_product4(whole ? to : tile, whole ? w->rows : NF, at > 0, from, stride, panel[p], n, false);
-                if (!whole) put_tile(to, w->rows, tile, NF, rows, cols);
-                if (bias && at + n == w->cols) add_bias(to, w->rows, bias + first + p * NF, rows, cols);
+        pack_floats(panel, w, first, at, n);
+        for (size_t i = i0; i < i1; i += 4) {
+            float sums[4 * NF], few[4][FLOAT_PANEL], *to = out + i * w->rows + first;
+            const float *from = x + i * w->cols + at;
+            size_t rows = at_most(4, i1 - i), stride = w->cols;
+            bool whole = rows == 4 && cols == NF;
+            if (rows < 4) {                                 /* a row that is not there is another one once more */
+                for (size_t j = 0; j < 4; j++)
+                    memcpy(few[j], from + at_most(j, rows - 1) * stride, n * sizeof(float));
+                from = few[0], stride = FLOAT_PANEL;
             }
+            if (!whole && at) take_sums(sums, NF, to, w->rows, rows, cols);
+            float_product4(whole ? to : sums, whole ? w->rows : NF, at > 0, from, stride, panel, n, false);
+            if (!whole) put_sums(to, w->rows, sums, NF, rows, cols);
+            if (bias && at + n == w->cols) add_bias(to, w->rows, bias + first, rows, cols);
+        }
     }
 }
 
@@ -1034,7 +1050,7 @@ static void multiply_unit(const SvProduct *p, size_t u, const float *x, const Qu
 
 /* Products of one x with several w of the same group, for which x is quantized once. */
 static void multiply_all(const SvProduct *products, int count, const float *x, size_t n, float *scratch) {
-    size_t group = products->w->group, cols = products->w->cols, strip = STRIP * (group ? (size_t)NR : (size_t)NF);
+    size_t group = products->w->group, cols = products->w->cols, strip = group ? (size_t)NR : (size_t)NF;
     size_t units = 0;
     Quantized xq = { 0 };
     for (int i = 0; i < count; i++) units += units_of(products[i].w, n, strip);
