@@ -6,7 +6,8 @@
 # make sanitize   the same under AddressSanitizer and UndefinedBehaviorSanitizer
 # make races      the tests with threads under ThreadSanitizer: clang and libomp
 # make parity     against Hugging Face transformers, in a venv made by itself
-# make bench      what this machine can do, and the share of it that each phase gets: MODEL="file.bin ..."
+# make bench      what this machine can do, and the share of it that each phase of the demo model gets, and of
+#                 MODEL="file.bin ..."
 # make bench-peers    beside llama.cpp and transformers, on the published shapes (hours); BENCH="--models 500m --quick"
 # make accuracy   what Q8 and Q4 cost, beside llama.cpp's formats
 #
@@ -39,9 +40,9 @@ QUANT = -DSV_NO_SIMD
 else
 MACHINE := $(shell $(CC) $(CFLAGS) $(ARCH) -dumpmachine 2>/dev/null)
 SETS ?= $(if $(filter-out %mingw32,$(filter x86_64%,$(MACHINE))),avx512 avx2) \
-        $(if $(filter aarch64-%linux%,$(MACHINE)),dotprod)
+        $(if $(findstring linux,$(filter aarch64%,$(MACHINE))),dotprod)
 SET_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma
-SET_avx2 = -mavx2 -mfma
+SET_avx2 = -mavx2 -mfma -mno-avx512f
 SET_dotprod = -march=armv8.2-a+dotprod
 SETS := $(foreach set,$(SETS),$(if $(call try,$(SET_$(set))),$(set)))
 # Or gcc 12 copies the sums of the innermost loops around: 35 instead of 60 G multiply-adds a second with AVX2.
@@ -53,7 +54,7 @@ PARTS = smolvlm vision decoder tokenizer quant image $(SETS:%=quant_%)
 OBJECTS = $(PARTS:%=$(BUILD)/%.o)
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 
-smolvlm: $(BUILD)/main.o $(OBJECTS)
+smolvlm $(BUILD)/smolvlm: $(BUILD)/main.o $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -o $@ $^ -lm
 
 # What was built with other flags is built again.
@@ -70,9 +71,6 @@ $(BUILD)/quant.o: quant.c smolvlm.h Makefile $(BUILD)/flags
 
 $(BUILD)/quant_%.o: quant.c smolvlm.h Makefile $(BUILD)/flags
 	$(CC) $(FLAGS) $(QUANT_FLAGS) $(SET_$*) -DSV_KERNELS_ONLY -c -o $@ $<
-
-$(BUILD)/smolvlm: $(BUILD)/main.o $(OBJECTS)
-	$(CC) $(FLAGS) $(LDFLAGS) -o $@ $^ -lm
 
 $(BUILD)/test_%: tests/test_%.c tests/greatest.h $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
@@ -124,7 +122,7 @@ $(BUILD)/bench: tests/bench.c $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
 
 bench: $(BUILD)/bench
-	$(BUILD)/bench --image tests/pictures/coffee.jpg $(BENCH) $(MODEL)
+	$(BUILD)/bench --image tests/pictures/coffee.jpg $(BENCH) demo/demo.bin $(MODEL)
 
 bench-peers: smolvlm $(VENV)/ready
 	$(VENV)/bin/python tests/bench_peers.py $(BENCH)
@@ -135,8 +133,6 @@ accuracy: smolvlm $(BUILD)/eval $(VENV)/ready
 	$(VENV)/bin/python tests/accuracy.py $(ACCURACY)
 
 clean:
-	rm -rf build smolvlm
+	rm -rf $(BUILD) smolvlm
 
-FORCE:
-.PHONY: demo eval test sanitize races parity parity-full bench bench-peers accuracy clean
-.SECONDARY:
+.PHONY: FORCE demo eval test sanitize races parity parity-full bench bench-peers accuracy clean

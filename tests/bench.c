@@ -12,8 +12,8 @@
 
    and how the cost grows with tiles, with context, and with a video's frames. A table in Markdown on stdout; what is
    being measured on stderr. Pictures and ids are made up, as the time does not depend on what they show. A time is the
-   median of its repetitions, a limit the best of them: on a busy machine shares come out too low rather than too
-   high. */
+   median of its repetitions, a limit the best of them. The arithmetic's limits are measured once, at the start: on a
+   machine that others use too, shares of them can come out wrong either way. */
 #define _DEFAULT_SOURCE
 #include "smolvlm.h"
 
