@@ -15,7 +15,7 @@
 
    Image tokens are rows of x like any other: the pipeline put them there in place of the embeddings of <image>.
    A prompt goes through in chunks, as matrix products over many positions; an answer one position at a time. Both are
-   the same code, and give the same bits. */
+   the same code and, with Q8 or Q4 weights, give the same bits. */
 #include "smolvlm.h"
 
 #include <stdlib.h>

@@ -22,6 +22,8 @@
 #define make_directory(path) mkdir(path, 0777)
 #elif defined(_WIN32)
 #include <direct.h>
+#include <fcntl.h>
+#include <io.h>
 #define stderr_is_terminal() 0
 #define make_directory(path) _mkdir(path)
 #else
@@ -51,7 +53,7 @@ static const char HELP[] =
     "  -j, --threads N        default: all cores (1 without OpenMP)\n"
     "      --no-split         look only at the whole picture, not at its tiles: faster, less detail\n"
     "      --longest-edge PX  scale a picture's longer side to PX before it is cut into tiles: fewer tiles, less\n"
-    "                         detail, less time (default: the checkpoint's)\n"
+    "                         detail, less time (default: the checkpoint's; more than 4096 is 4096)\n"
     "      --json             one JSON object on stdout: text, ids, prompt_ids, finish_reason, timings in seconds,\n"
     "                         tokens per second\n"
     "      --dump DIR         write every activation of the prompt as DIR/<Hugging Face module>.npy\n"
@@ -59,8 +61,9 @@ static const char HELP[] =
     "      --tokenize         print the ids of the text on stdin, on one line\n"
     "      --detokenize       print the text of the ids on stdin\n"
     "      --info             what the checkpoint holds and the memory it needs; verifies its checksum\n"
-    "      --selftest         compute the same with each kernel set, thread count and order that this machine has,\n"
-    "                         and compare the bits, also with those that the file says it must give\n"
+    "      --selftest         compute the same with each kernel set that this machine has, with the fastest also on\n"
+    "                         one thread and token by token, and compare the bits, also with those that the file\n"
+    "                         says it must give\n"
     "      --kernels SET      use this set (--selftest lists them) instead of the fastest\n"
     "  -q, --quiet            no progress and no timings on stderr\n"
     "  -h, --help\n"
@@ -126,21 +129,24 @@ static bool real_number(const char *text, double low, double high, float *value)
 
 /* Fills *a from the command line. Returns -1 to go on, or the exit code. */
 static int parse_arguments(int argc, char **argv, Arguments *a) {
-    enum { NONE, IMAGE, PROMPT, SYSTEM, MAX_TOKENS, TEMPERATURE, TOP_P, TOP_K, SEED, THREADS, NO_SPLIT, LONGEST_EDGE,
-           JSON, DUMP, TILES, TOKENIZE, DETOKENIZE, INFO, SELFTEST, KERNELS, QUIET, HELP_OPTION, VERSION };
-    static const struct { const char *name, *letter; int id; bool takes_value; } options[] = {
-        { "--image", "-i", IMAGE, true },             { "--prompt", "-p", PROMPT, true },
-        { "--system", "-s", SYSTEM, true },           { "--max-tokens", "-n", MAX_TOKENS, true },
-        { "--temperature", "-t", TEMPERATURE, true }, { "--top-p", "", TOP_P, true },
-        { "--top-k", "", TOP_K, true },               { "--seed", "", SEED, true },
-        { "--threads", "-j", THREADS, true },         { "--no-split", "", NO_SPLIT, false },
-        { "--longest-edge", "", LONGEST_EDGE, true }, { "--json", "", JSON, false },
-        { "--dump", "", DUMP, true },                 { "--tiles", "", TILES, true },
-        { "--tokenize", "", TOKENIZE, false },        { "--detokenize", "", DETOKENIZE, false },
-        { "--info", "", INFO, false },                { "--selftest", "", SELFTEST, false },
-        { "--kernels", "", KERNELS, true },           { "--quiet", "-q", QUIET, false },
-        { "--help", "-h", HELP_OPTION, false },       { "--version", "", VERSION, false },
+    enum { IMAGE, PROMPT, SYSTEM, MAX_TOKENS, TEMPERATURE, TOP_P, TOP_K, SEED, THREADS, NO_SPLIT, LONGEST_EDGE, JSON,
+           DUMP, TILES, TOKENIZE, DETOKENIZE, INFO, SELFTEST, KERNELS, QUIET, HELP_OPTION, VERSION };
+    enum { NOTHING, TEXT, WHOLE, REAL };
+    static const struct { const char *name, *letter; int id, takes; long long low, high; } options[] = {
+        { "--image", "-i", IMAGE, TEXT, 0, 0 },         { "--prompt", "-p", PROMPT, TEXT, 0, 0 },
+        { "--system", "-s", SYSTEM, TEXT, 0, 0 },       { "--max-tokens", "-n", MAX_TOKENS, WHOLE, 0, 1 << 24 },
+        { "--temperature", "-t", TEMPERATURE, REAL, 0, 100 }, { "--top-p", "", TOP_P, REAL, 0, 1 },
+        { "--top-k", "", TOP_K, WHOLE, 0, 1 << 24 },    { "--seed", "", SEED, WHOLE, 0, INT64_MAX },
+        { "--threads", "-j", THREADS, WHOLE, 1, 1024 }, { "--no-split", "", NO_SPLIT, NOTHING, 0, 0 },
+        { "--longest-edge", "", LONGEST_EDGE, WHOLE, 1, SV_MAX_SIDE },
+        { "--json", "", JSON, NOTHING, 0, 0 },          { "--dump", "", DUMP, TEXT, 0, 0 },
+        { "--tiles", "", TILES, TEXT, 0, 0 },           { "--tokenize", "", TOKENIZE, NOTHING, 0, 0 },
+        { "--detokenize", "", DETOKENIZE, NOTHING, 0, 0 }, { "--info", "", INFO, NOTHING, 0, 0 },
+        { "--selftest", "", SELFTEST, NOTHING, 0, 0 },  { "--kernels", "", KERNELS, TEXT, 0, 0 },
+        { "--quiet", "-q", QUIET, NOTHING, 0, 0 },      { "--help", "-h", HELP_OPTION, NOTHING, 0, 0 },
+        { "--version", "", VERSION, NOTHING, 0, 0 },
     };
+    bool samples = false;
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i], *value = NULL;
         size_t o = 0, n = sizeof options / sizeof options[0], length = strcspn(word, "=");
@@ -152,29 +158,32 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
         while (o < n && strcmp(word, options[o].letter) != 0 &&
                !(strlen(options[o].name) == length && strncmp(word, options[o].name, length) == 0)) o++;
         if (o == n) return misused("%s: no such option", word);
-        if (options[o].takes_value) {
+        const char *name = options[o].name;
+        long long low = options[o].low, high = options[o].high, number = 0;
+        float real = 0;
+        if (options[o].takes == NOTHING) {
+            if (word[length]) return misused("%s: takes no value", name);
+        } else {
             if (word[length]) value = word + length + 1;
             else if (i + 1 < argc) value = argv[++i];
             else return misused("%s: needs a value", word);
-        } else if (word[length]) {
-            return misused("%s: takes no value", options[o].name);
         }
-        long long number = 0;
-        bool ok = true;
+        if (options[o].takes == WHOLE && !whole_number(value, low, high, &number))
+            return misused("%s %s: not a whole number from %lld to %lld", name, value, low, high);
+        if (options[o].takes == REAL && !real_number(value, (double)low, (double)high, &real))
+            return misused("%s %s: not a number from %lld to %lld", name, value, low, high);
         switch (options[o].id) {
         case IMAGE: a->images[a->n_images++] = value; break;
         case PROMPT: a->prompt = value; break;
         case SYSTEM: a->system = value; break;
-        case MAX_TOKENS: ok = whole_number(value, 0, 1 << 24, &number), a->options.max_tokens = (int)number; break;
-        case TEMPERATURE: ok = real_number(value, 0, 100, &a->options.temperature); break;
-        case TOP_P: ok = real_number(value, 0, 1, &a->options.top_p); break;
-        case TOP_K: ok = whole_number(value, 0, 1 << 24, &number), a->options.top_k = (int)number; break;
-        case SEED: ok = whole_number(value, 0, INT64_MAX, &number), a->options.seed = (uint64_t)number; break;
-        case THREADS: ok = whole_number(value, 1, 1024, &number), a->options.threads = (int)number; break;
+        case MAX_TOKENS: a->options.max_tokens = (int)number; break;
+        case TEMPERATURE: a->options.temperature = real; break;
+        case TOP_P: a->options.top_p = real, samples = true; break;
+        case TOP_K: a->options.top_k = (int)number, samples = true; break;
+        case SEED: a->options.seed = (uint64_t)number, samples = true; break;
+        case THREADS: a->options.threads = (int)number; break;
         case NO_SPLIT: a->options.no_split = true; break;
-        case LONGEST_EDGE:
-            ok = whole_number(value, 1, SV_MAX_SIDE, &number), a->options.longest_edge = (int)number;
-            break;
+        case LONGEST_EDGE: a->options.longest_edge = (int)number; break;
         case JSON: a->json = true; break;
         case DUMP: a->dump = value; break;
         case TILES: a->tiles = value; break;
@@ -188,11 +197,17 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
         case VERSION: puts("smolvlm " SV_VERSION_STRING); return 0;
         default: break;
         }
-        if (!ok) return misused("%s %s: not a number it takes", options[o].name, value);
     }
+    int others = a->tokenize + a->detokenize + a->info + a->selftest;
+    if (others > 1) return misused("--tokenize, --detokenize, --info, --selftest: one at a time");
+    if (others && (a->prompt || a->n_images))
+        return misused("-p and -i go with none of --tokenize, --detokenize, --info, --selftest");
     if (!a->model) return misused("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
-    if (!a->prompt && !a->tokenize && !a->detokenize && !a->info && !a->selftest)
+    if (!a->prompt && !others)
         return misused("what is the question? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
+    if (samples && !(a->options.temperature > 0) && !a->quiet)
+        fputs("smolvlm: --top-p, --top-k and --seed change nothing without -t, as the likeliest token is taken\n",
+              stderr);
     return -1;
 }
 
@@ -214,6 +229,9 @@ static bool output_close(Output *o) {
     bool ok = !ferror(o->file);
     if (fclose(o->file) != 0) ok = false;
     o->file = NULL;
+#ifdef _WIN32
+    if (ok) remove(o->path);                                /* rename does not replace there */
+#endif
     if (ok && rename(o->temporary, o->path) == 0) return true;
     complain("%s: could not be written: %s", o->path, strerror(errno));
     remove(o->temporary);
@@ -376,14 +394,14 @@ static bool show_token(void *user, int32_t id, const char *text, size_t size) {
     (void)id;
     if (show->arguments->json) {
         if (show->terminal) show_progress(show, "token", ++show->tokens, show->arguments->options.max_tokens);
-        return false;
+        return show->dumps.failed;
     }
     end_progress(show);
     while (!show->started && size > 0 && strchr(" \n\t\r", *text)) text++, size--;
     if (size > 0) show->started = true;
     fwrite(text, 1, size, stdout);
     fflush(stdout);
-    return ferror(stdout) != 0;
+    return ferror(stdout) != 0 || show->dumps.failed;
 }
 
 static void show_activation(void *user, const SvActivation *activation) {
@@ -429,11 +447,14 @@ static void print_json(const SvPrompt *prompt, const SvAnswer *a, double load, d
            rate((double)prompt->n_ids, a->prefill_seconds), decode_rate(a));
 }
 
-static void print_timings(const SvPrompt *prompt, const SvAnswer *a, double load, double image) {
+static void print_timings(const Arguments *arguments, const SvPrompt *prompt, const SvAnswer *a, double load,
+                          double image) {
+    const char *cut = a->n_ids == 0 || a->stopped ? "" :
+                      a->n_ids == (size_t)arguments->options.max_tokens ? ", cut off by -n" : ", the context is full";
     fprintf(stderr, "load %.2f s, image %.2f s, vision %.2f s (%d tile%s), prefill %.2f s (%zu tokens, %.1f/s), "
-            "decode %.2f s (%zu tokens, %.1f/s)\n", load, image, a->vision_seconds, prompt->n_tiles,
+            "decode %.2f s (%zu tokens, %.1f/s)%s\n", load, image, a->vision_seconds, prompt->n_tiles,
             prompt->n_tiles == 1 ? "" : "s", a->prefill_seconds, prompt->n_ids,
-            rate((double)prompt->n_ids, a->prefill_seconds), a->decode_seconds, a->n_ids, decode_rate(a));
+            rate((double)prompt->n_ids, a->prefill_seconds), a->decode_seconds, a->n_ids, decode_rate(a), cut);
 }
 
 static bool starts_with(SvString name, const char *begins) {
@@ -468,7 +489,7 @@ static void print_weights(const SvModel *m) {
            8.0 * (double)all_bytes / (double)all_numbers);
 }
 
-static int print_info(const SvModel *m) {
+static int print_info(const SvModel *m, int threads) {
     const SvConfig *c = &m->config;
     SvError error;
     if (sv_verify(m, &error) != 0) return complain("%s", error.text);
@@ -493,32 +514,38 @@ static int print_info(const SvModel *m) {
     int positions = c->max_position_embeddings < 1000 ? (int)c->max_position_embeddings : 1000;
     int tiles = c->vision_num_hidden_layers ? 1 : 0, all = (int)c->max_position_embeddings;
     printf("memory   the file, and for %d tokens%s %.1f MB; for the whole context %.1f MB\n", positions,
-           tiles ? " and a tile" : "", (double)sv_memory_needed(m, positions, tiles, 0) / 1e6,
-           (double)sv_memory_needed(m, all, tiles, 0) / 1e6);
+           tiles ? " and a tile" : "", (double)sv_memory_needed(m, positions, tiles, threads) / 1e6,
+           (double)sv_memory_needed(m, all, tiles, threads) / 1e6);
     return 0;
 }
 
-/* The same input through every kernel set, with all threads and with one, as a whole and position by position. */
-static int selftest(SvModel *m, int threads) {
+/* The same input through every kernel set, or through the one chosen; with the first also with one thread, and position
+   by position. */
+static int selftest(SvModel *m, const SvKernels *chosen, int threads) {
     const SvConfig *c = &m->config;
     uint64_t first = 0;
     bool same = true, exact = sv_same_bits(m);
+    int sets = 0;
     char expected[17] = "";
     puts("kernels   threads  prompt       seconds  hash");
-    for (int i = 0; sv_kernels(i); i++)
-        for (int way = 0; way < (i == 0 ? 3 : 1); way++) {
+    for (int i = 0; sv_kernels(i); i++) {
+        if (chosen && sv_kernels(i) != chosen) continue;
+        for (int way = 0; way < (sets == 0 ? 3 : 1); way++) {
             SvError error;
             uint64_t hash;
-            int with = sv_threads(way == 0 ? threads : way);
+            int with = way == 1 ? 1 : sv_threads(threads);
+            if (way == 1 && sv_threads(threads) == 1) continue;
             double start = sv_seconds();
             m->kernels = sv_kernels(i);
             if (sv_selftest(m, with, way == 2, &hash, &error) != 0) return complain("%s", error.text);
             printf("%-9s %7d  %-10s %9.2f  %016" PRIx64 "\n", m->kernels->name, with, way == 2 ? "one by one" : "whole",
                    sv_seconds() - start, hash);
             fflush(stdout);
-            if (i == 0 && way == 0) first = hash;
+            if (sets == 0 && way == 0) first = hash;
             same = same && hash == first;
         }
+        sets++;
+    }
     if (!exact) {
         puts("f32 and bf16: these numbers are this machine's own, only Q8 and Q4 are the same bits everywhere");
         return 0;
@@ -619,15 +646,15 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     double image_seconds = sv_seconds() - start;
 
     if (a->tiles && !write_tiles(a->tiles, &prompt)) goto done;
-    if (a->dump && !dump_ids(a->dump, &prompt)) goto done;
     bool answered = a->options.max_tokens == 0 || sv_generate(m, &prompt, &a->options, &events, &result, &error) == 0;
     bool gave_up = show.dumps.failed;                       /* and has said why */
     end_progress(&show);
     if (!dump_close(&show.dumps, answered) || gave_up) goto done;
     if (!answered) goto failed;
+    if (a->dump && !dump_ids(a->dump, &prompt)) goto done;
     if (a->json) print_json(&prompt, &result, load_seconds, image_seconds);
     else if (a->options.max_tokens > 0) putchar('\n');
-    if (!a->quiet) print_timings(&prompt, &result, load_seconds, image_seconds);
+    if (!a->quiet) print_timings(a, &prompt, &result, load_seconds, image_seconds);
     code = 0;
     goto done;
 
@@ -647,11 +674,19 @@ int main(int argc, char **argv) {
     int fd;             /* a closed stdout must not become the first file that is opened: here it fails when written */
     while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= 2) {}
     if (fd > 2) close(fd);
+#elif defined(_WIN32)
+    _setmode(0, _O_BINARY);                                 /* pictures and text as they are */
+    _setmode(1, _O_BINARY);
 #endif
     Arguments a = { .options = sv_default_options() };
     a.images = calloc((size_t)argc + 1, sizeof *a.images);
     if (!a.images) return complain("out of memory");
     int code = parse_arguments(argc, argv, &a);
+    const SvKernels *chosen = NULL;
+    for (int i = 0; a.kernels && sv_kernels(i); i++)
+        if (strcmp(a.kernels, sv_kernels(i)->name) == 0) chosen = sv_kernels(i);
+    if (code < 0 && a.kernels && !chosen)
+        code = misused("--kernels %s: not a set that this machine can run, which --selftest lists", a.kernels);
     if (code < 0) {
         SvError error;
         SvModel *model;
@@ -660,12 +695,9 @@ int main(int argc, char **argv) {
             code = complain("%s", error.text);
         } else {
             double load = sv_seconds() - start;
-            const char *only = NULL;
-            for (int i = 0; a.kernels && sv_kernels(i) && !only; i++)
-                if (strcmp(a.kernels, sv_kernels(i)->name) == 0) model->kernels = sv_kernels(i), only = a.kernels;
-            if (a.kernels && !only) code = complain("--kernels %s: not a set that this machine can run", a.kernels);
-            else if (a.info) code = print_info(model);
-            else if (a.selftest) code = selftest(model, a.options.threads);
+            if (chosen) model->kernels = chosen;
+            if (a.info) code = print_info(model, a.options.threads);
+            else if (a.selftest) code = selftest(model, chosen, a.options.threads);
             else if (a.tokenize) code = tokenize(model);
             else if (a.detokenize) code = detokenize(model);
             else code = answer(&a, model, load);

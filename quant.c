@@ -175,7 +175,7 @@ static inline vf v_fused(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c
 static inline vf v_fused(vf a, vf b, vf c) { return a * b + c; }
 #endif
 
-/* e^x within 1 ulp-and-a-bit: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series (the first term left out is
+/* e^x within 2 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series (the first term left out is
    below 2^-27), times 2^n put into the exponent. Clamped to where a float's e^x and its inverse are both normal. */
 static inline vf v_exp(vf x) {
     x = v_max(v_set(-87.0f), x);                            /* in this order, so that NaN stays NaN */
@@ -957,7 +957,7 @@ static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *b
         prefetch_blocks(w, first, cols, g0, groups);
         for (size_t g = 0; g < groups; g++)
             for (size_t r = 0; r < NR; r += BLOCK_ROWS) {
-                size_t row = at_most(first + r, w->rows - 1);                   /* past the last: that block once more */
+                size_t row = at_most(first + r, w->rows - 1);                  /* past the last: that block once more */
                 const uint16_t *bf16 = scales_of(w, row, g0 + g);
                 pack(panel + g * GROUP * NR, r, integers(w, block_of(w, row, g0 + g), unpacked));
                 for (size_t i = 0; i < BLOCK_ROWS; i++) scale[g * NR + r + i] = from_bf16(bf16[i]);
@@ -1553,7 +1553,7 @@ void sv_team_emit(const SvEvents *events, const char *module, int layer, const f
 
 int sv_threads(int wanted) {
 #ifdef _OPENMP
-    return wanted > 0 ? wanted : omp_get_num_procs();
+    return wanted > 0 ? wanted : omp_get_max_threads();
 #else
     (void)wanted;
     return 1;
@@ -1575,6 +1575,7 @@ uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t di
 uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t cols) {
     bool in_groups = format == SV_Q8 || format == SV_Q4;
     if (format > SV_Q4 || (in_groups ? group != GROUP : group != 0)) return 0;
+    if ((uint64_t)rows * cols > UINT64_MAX / 8) return 0;
     if (!in_groups) return (format == SV_F32 ? 4 : 2) * (uint64_t)rows * cols;
     uint64_t blocks = ((uint64_t)rows + BLOCK_ROWS - 1) / BLOCK_ROWS * (((uint64_t)cols + GROUP - 1) / GROUP);
     return blocks * (block_bytes(format) + BLOCK_ROWS * sizeof(uint16_t));  /* the numbers and the scales */
@@ -1611,8 +1612,8 @@ void sv_softmax(float *x, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] *= scale;
 }
 
-/* Sine and cosine to double accuracy, then rounded once: RoPE's angles reach the context length in radians, where a
-   float's own spacing is too coarse. angle = n pi/2 + r; pi/2 in two parts, so that n times the first is exact. */
+/* Sine and cosine in double, then rounded once: RoPE's angles reach the context length in radians, where a float's own
+   spacing is too coarse. angle = n pi/2 + r; pi/2 in two parts, the first of 31 bits, so that n times it is exact. */
 void sv_sin_cos(double angle, float *sine, float *cosine) {
     double n = floor(angle * 0.63661977236758134308 + 0.5);
     double r = (angle - n * 1.57079632673412561417) - n * 6.07710050650619224932e-11;

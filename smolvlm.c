@@ -74,9 +74,6 @@ void *sv_floats(int count, const uint64_t *sizes, float **const *parts) {
 
 /* ------------------------------------------------------------------------------------------------- reading the file */
 
-/* A token that may be drawn: its logit, later its weight. */
-typedef struct Candidate { float weight; int32_t id; } Candidate;
-
 static bool big_endian(void) {
     const uint16_t one = 1;
     return *(const uint8_t *)&one == 0;
@@ -157,7 +154,7 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     BETWEEN(num_key_value_heads, 1, c->num_attention_heads)
     BETWEEN(head_dim, 2, 512)
     BETWEEN(vocab_size, 1, 1u << 22)
-    BETWEEN(max_position_embeddings, 1, 1u << 24)
+    BETWEEN(max_position_embeddings, 1, 1u << 23)           /* sv_sin_cos */
     REQUIRE(c->tie_word_embeddings <= 1 && c->chat_role_capitalize <= 1 && c->chat_template <= 1, path,
             "a setting that is 0 or 1 is neither");
     REQUIRE(c->num_attention_heads % c->num_key_value_heads == 0, path,
@@ -202,10 +199,10 @@ const char *sv_format_name(uint32_t format) {
 static int check_entry(const SvModel *m, const SvEntry *e, uint64_t free_from, SvError *error) {
     int length = e->name.size < 120 ? (int)e->name.size : 120;
     uint64_t numbers = (uint64_t)e->rows * e->cols, size = sv_tensor_size(e->format, e->group, e->rows, e->cols);
-    if (size == 0 && numbers != 0)
+    if (sv_tensor_size(e->format, e->group, 1, 1) == 0)
         return sv_fail(error, "%s: tensor %.*s has format %u (%s) in groups of %u, which this version does not read",
                        m->path, length, e->name.data, e->format, sv_format_name(e->format), e->group);
-    if (numbers == 0 || numbers > UINT64_MAX / 8 || e->size != size)
+    if (numbers == 0 || size == 0 || e->size != size)
         return sv_fail(error, "%s: tensor %.*s has a size that does not fit its shape", m->path, length, e->name.data);
     if (e->offset % 64 != 0 || e->offset > m->file_size || e->size > m->file_size - e->offset)
         return sv_fail(error, "%s: tensor %.*s lies outside the file", m->path, length, e->name.data);
@@ -275,6 +272,14 @@ static int bind_all(SvModel *m, SvError *error) {
     return 0;
 }
 
+static int64_t position_in(FILE *f) {
+#ifdef _WIN32
+    return _ftelli64(f);                                    /* a long has 32 bits there */
+#else
+    return ftell(f);
+#endif
+}
+
 /* Puts the file into memory: mapped, so that it is shared between processes and read as it is needed, or, where there
    is no mmap or the bytes must be turned round, read whole. */
 static int load_file(SvModel *m, SvError *error) {
@@ -282,11 +287,15 @@ static int load_file(SvModel *m, SvError *error) {
     int fd = open(m->path, O_RDONLY | O_NONBLOCK);
     if (fd < 0) return sv_fail(error, "%s: %s", m->path, strerror(errno));
     struct stat st;
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        bool directory = S_ISDIR(st.st_mode);
+    if (fstat(fd, &st) != 0) {
+        int why = errno;
+        close(fd);
+        return sv_fail(error, "%s: %s", m->path, strerror(why));
+    }
+    if (!S_ISREG(st.st_mode)) {
         close(fd);
         return sv_fail(error, "%s: %s, expected a checkpoint made by export.py", m->path,
-                       directory ? "a directory" : "not a file");
+                       S_ISDIR(st.st_mode) ? "a directory" : "not a file");
     }
     if (st.st_size < 64) {
         close(fd);
@@ -311,8 +320,8 @@ static int load_file(SvModel *m, SvError *error) {
     FILE *f = fopen(m->path, "rb");
     if (!f) return sv_fail(error, "%s: %s", m->path, strerror(errno));
     if (!m->file_size) {
-        long size = fseek(f, 0, SEEK_END) == 0 ? ftell(f) : -1;
-        if (size < 64 || fseek(f, 0, SEEK_SET) != 0) {
+        int64_t size = fseek(f, 0, SEEK_END) == 0 ? position_in(f) : -1;
+        if (size < 64 || (uint64_t)size > SIZE_MAX / 2 || fseek(f, 0, SEEK_SET) != 0) {
             fclose(f);
             return sv_fail(error, "%s: not a checkpoint made by export.py", m->path);
         }
@@ -394,6 +403,9 @@ static int parse(SvModel *m, SvError *error) {
     if (sv_tokenizer_load(cursor.at, (size_t)(cursor.end - cursor.at), m->config.vocab_size, &used, &m->tokenizer,
                           &why) != 0)
         return sv_fail(error, "%s: %.500s", m->path, why.text);
+    if ((size_t)(cursor.end - cursor.at) - used >= 64)
+        return sv_fail(error, "%s: %zu bytes before the weights are of no known use", m->path,
+                       (size_t)(cursor.end - cursor.at) - used);
     if ((m->file_size <= SV_VERIFY_SIZE || !m->mapped) && verify(m, error) != 0) return -1;
     if (big_endian()) swap_weights(m);
     return bind_all(m, error);
@@ -434,6 +446,9 @@ void sv_close(SvModel *m) {
     free(m->path);
     free(m);
 }
+
+/* A token that may be drawn: its logit, later its weight. */
+typedef struct Candidate { float weight; int32_t id; } Candidate;
 
 uint64_t sv_memory_needed(const SvModel *m, int positions, int tiles, int threads) {
     const SvConfig *c = &m->config;
@@ -853,18 +868,15 @@ int sv_selftest(const SvModel *m, int threads, bool one_by_one, uint64_t *hash, 
         if (sv_decoder_forward(decoder, x + i * dim, one_by_one ? 1 : n, logits, NULL, error) != 0) goto done;
     for (int i = 0; i < MORE; i++) {
         *hash = hash_floats(*hash, logits, c->vocab_size);
-        if (isnan(logits[0])) {                             /* what a NaN's other bits are is each machine's own */
-            sv_fail(error, "%s: the logits are not numbers, so the weights are damaged", m->path);
-            goto done;
-        }
-        int32_t best = 0;
-        for (uint32_t id = 1; id < c->vocab_size; id++)
-            if (logits[id] > logits[best]) best = (int32_t)id;
+        int32_t best = sample(logits, c->vocab_size, &(SvOptions){ 0 }, NULL, NULL);
+        if (best < 0) break;                                /* what a NaN's other bits are is each machine's own */
         sv_embed(m, &best, 1, x);
         if (sv_decoder_forward(decoder, x, 1, logits, NULL, error) != 0) goto done;
     }
     *hash = hash_floats(*hash, logits, c->vocab_size);
-    result = 0;
+    if (sample(logits, c->vocab_size, &(SvOptions){ 0 }, NULL, NULL) < 0)
+        sv_fail(error, "%s: the logits are not numbers, so the weights are damaged", m->path);
+    else result = 0;
 
 done:
     sv_decoder_free(decoder);

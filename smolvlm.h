@@ -12,8 +12,9 @@
 
    Conventions. Nothing here prints, exits, or keeps global state. A function that can fail returns 0, or -1 with a
    sentence in *error that names the file and what is wrong (error may be NULL). Whatever a function allocates for the
-   caller has a matching sv_..._free, which accepts a zeroed struct. A model is read-only once open, so any number of
-   threads may share it; an SvDecoder belongs to one thread at a time. Shapes are row-major, [rows, cols]. */
+   caller has a matching sv_..._free, which accepts a zeroed struct, or is a plain array for free(). A model is
+   read-only once open, so any number of threads may share it; an SvDecoder belongs to one thread at a time. Shapes are
+   row-major, [rows, cols]. */
 #ifndef SMOLVLM_H
 #define SMOLVLM_H
 
@@ -87,7 +88,8 @@ enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
 
 /* Every dimension and setting, by the name it has in config.json, preprocessor_config.json or the tokenizer's files;
    "vision_" is put before what both halves of the model have. U32 and F32 take 4 bytes, F64 8; F3 is three F32, one a
-   colour channel; IDS a u32 count and that many u32. A text-only model has vision_num_hidden_layers = 0. */
+   colour channel; IDS a u32 count, at most 16, and that many u32; STR at most 1 MiB. A text-only model has
+   vision_num_hidden_layers = 0. */
 #define SV_CONFIG(U32, F32, F64, F3, IDS, STR)                                                                         \
     STR(name)                        /* the exported directory's name, for people                                   */ \
     STR(selftest)                    /* what sv_selftest must give, 16 hexadecimal digits; all zero: not known      */ \
@@ -289,9 +291,9 @@ typedef struct SvModel {
 } SvModel;
 
 /* Opens a checkpoint: maps it, checks every length, offset and dimension, and that the metadata's checksum holds. Files
-   up to SV_VERIFY_SIZE have their weights' checksum verified too: for a larger one that would take longer than an
-   answer, so there it is the caller's choice (sv_verify). A mapped file must not be changed while it is open: what is
-   cut off it then is a bus error. Close the model with sv_close. */
+   up to SV_VERIFY_SIZE, and those that are read whole, have their weights' checksum verified too: for a larger one that
+   would take longer than an answer, so there it is the caller's choice (sv_verify). A mapped file must not be changed
+   while it is open: what is cut off it then is a bus error. Close the model with sv_close. */
 #define SV_VERIFY_SIZE (64u << 20)
 int sv_open(const char *path, SvModel **model, SvError *error);
 
@@ -346,7 +348,7 @@ typedef struct SvOptions {
     float top_p;                /* ... among the likeliest that together reach p; 1: all */
     uint64_t seed;
     bool no_split;              /* only the global picture */
-    int longest_edge;           /* 0: the checkpoint's */
+    int longest_edge;           /* 0: the checkpoint's; above 4096, the reference's limit, it is that */
 } SvOptions;
 SvOptions sv_default_options(void);
 
@@ -410,7 +412,8 @@ void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x);
 
 /* Runs `count` more positions, x [count, hidden_size], through the layers; x is used as the residual stream and
    overwritten. Writes the last position's logits [vocab_size] unless logits is NULL. Fails for no position, past the
-   capacity, or if the progress event says so. */
+   capacity, or if the progress event says so, which is told of each chunk of a prompt: chunks that went through before
+   stay in the cache. */
 int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits, const SvEvents *events,
                        SvError *error);
 
@@ -418,7 +421,8 @@ int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits
 
    Every sum is taken in one fixed order whatever the machine. For Q8 and Q4 a result depends neither on the number of
    threads, nor on the number of rows computed together, nor on how wide the vectors are: to the bit, on every machine.
-   f32 and bf16 products use fused multiply-adds where there are any, and one row of x another order than many. */
+   f32 and bf16 products use fused multiply-adds where there are any, and up to three rows of x another order than
+   many. */
 
 /* The keys and values of a layer, or of a picture's patches: q8 (int8 and a scale for each position and head, beside
    weights in Q8 or Q4), or f32. capacity: a multiple of 64; dim: at most 512; data: sv_cache_floats() floats. How they
@@ -475,10 +479,10 @@ void sv_row(const SvTensor *w, size_t row, float *out);
 uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t cols);
 
 void sv_softmax(float *x, size_t n);                                      /* x = exp(x - max) / sum */
-float sv_exp(float x);                                                    /* e^x, within 2 ulp */
-void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| <= 2^24 */
-int sv_threads(int wanted);                                               /* 0: all there are */
-int sv_team(int threads, uint64_t work);                                  /* as many, or 1 for so few operations */
+float sv_exp(float x);                                                    /* e^x, within 2 ulp, x cut to -87 .. 87 */
+void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| <= 2^23 */
+int sv_threads(int wanted);                                               /* 0: all (OMP_NUM_THREADS) */
+int sv_team(int threads, uint64_t work);                                  /* 1 for too few multiply-adds to share */
 double sv_seconds(void);                                                  /* a clock, for differences */
 
 /* Allocates `count` arrays of sizes[i] floats as one block, all zero, and points *parts[i] to each; the caller frees

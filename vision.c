@@ -133,7 +133,8 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
     size_t batch = batch_of(c, (size_t)count), tile_bytes = 3 * (size_t)c->image_size * c->image_size;
     float eps = c->layer_norm_eps;
     uint64_t size[N_PARTS];
-    float *x, *norm, *q, *k, *v, *wide, *scratch;           /* x: the residual stream; norm: also attention's output */
+    float *x, *norm, *q, *k, *v, *wide, *scratch;           /* x: the residual stream; norm: also attention's output; q:
+                                                               also what a block adds, and the shuffled patches */
     SvCache cache = { is_q8(model), (n + 63) / 64 * 64, heads, width / heads, NULL };
     part_sizes(model, (size_t)count, threads, size);
     void *block = sv_floats(N_PARTS, size, (float **[]){ &x, &norm, &q, &k, &v, &wide, &cache.data, &scratch });
