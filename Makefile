@@ -11,6 +11,8 @@
 # make bench-peers    beside llama.cpp and transformers, on the published shapes (hours); BENCH="--models 500m --quick"
 # make accuracy   what Q8 and Q4 cost, beside llama.cpp's formats
 #
+# make install    to PREFIX (/usr/local), below DESTDIR
+#
 # CC, OMP=0, SIMD=0 (plain C alone), ARCH, CFLAGS_EXTRA, BUILD (a folder) may be set.
 
 CC ?= cc
@@ -132,7 +134,12 @@ accuracy: smolvlm $(BUILD)/eval $(VENV)/ready
 	$(if $(ACCURACY),,$(VENV)/bin/python tests/accuracy.py --demo)
 	$(VENV)/bin/python tests/accuracy.py $(ACCURACY)
 
+PREFIX ?= /usr/local
+install: smolvlm
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install smolvlm $(DESTDIR)$(PREFIX)/bin
+
 clean:
 	rm -rf $(BUILD) smolvlm
 
-.PHONY: FORCE demo eval test sanitize races parity parity-full bench bench-peers accuracy clean
+.PHONY: FORCE install demo eval test sanitize races parity parity-full bench bench-peers accuracy clean
