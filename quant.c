@@ -353,7 +353,7 @@ static NOINLINE void unpack_q4(int8_t to[BLOCK_ROWS * GROUP], const uint8_t *fro
                  scale: NR for each group, or NULL for ones
                  x, its scales d and by128 (128 times the sum of the group's numbers in x[i], for who needs it) are
                  given for the first group and the first row; the other rows are x_stride and d_stride further
-                 once: nobody reads the panel again, and what follows it is read next: it is asked for meanwhile
+                 once: this panel is read this one time, so the memory behind it, which comes next, is asked for
      rows16      one row of x times the sixteen rows of a block of w as it lies in memory, block after block, into
                  sum[16], in the same way; x is of bytes here, and zero where the last group is filled up; scale: bf16,
                  sixteen for each group

@@ -302,7 +302,6 @@ int sv_verify(const SvModel *model, SvError *error);
 void sv_close(SvModel *model);
 
 const char *sv_format_name(uint32_t format);                          /* "f32", "bf16", ... */
-int sv_image_tokens(const SvConfig *config);                          /* image tokens a tile becomes; 0: text-only */
 
 /* Bytes that an answer takes beside the mapped file: the key/value cache for `positions`, the image features and the
    buffers of the vision tower for `tiles`, with as many threads as sv_threads(threads). */
@@ -326,12 +325,9 @@ typedef struct SvEvents {
     void (*activation)(void *user, const SvActivation *activation);
 } SvEvents;
 
-/* How the forward passes report an activation, if anybody listens; %d in module is the layer. sv_team_emit is called
-   by all threads of a team together: they wait until data is whole, and while the first, the caller's own, tells. */
+/* How the forward passes report an activation, if anybody listens; %d in module is the layer. */
 void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
              int axis);
-void sv_team_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims,
-                  const int *shape, int axis);
 
 /* ------------------------------------------------------------------------------- conversation to answer (smolvlm.c) */
 
@@ -392,6 +388,8 @@ int sv_selftest(const SvModel *model, int threads, bool one_by_one, uint64_t *ha
 bool sv_same_bits(const SvModel *model);
 
 /* -------------------------------------------------------------------------------------- the vision tower (vision.c) */
+
+int sv_image_tokens(const SvConfig *config);                          /* image tokens a tile becomes; 0: text-only */
 
 /* tiles [count, image_size, image_size, 3] bytes -> features [count, sv_image_tokens, hidden_size] */
 int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads, float *features,
@@ -483,12 +481,19 @@ float sv_exp(float x);                                                    /* e^x
 void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| <= 2^23 */
 int sv_threads(int wanted);                                               /* 0: all (OMP_NUM_THREADS) */
 int sv_team(int threads, uint64_t work);                                  /* 1 for too few multiply-adds to share */
-double sv_seconds(void);                                                  /* a clock, for differences */
+
+/* sv_emit, called by all threads of a team together: they wait until data is whole, and while the first, the caller's
+   own, tells. */
+void sv_team_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims,
+                  const int *shape, int axis);
+
+/* ------------------------------------------------------------------------------------- what they share (smolvlm.c) */
 
 /* Allocates `count` arrays of sizes[i] floats as one block, all zero, and points *parts[i] to each; the caller frees
    the block. NULL if there is no such memory. */
 void *sv_floats(int count, const uint64_t *sizes, float **const *parts);
-uint64_t sv_sum(int count, const uint64_t *sizes);                         /* how many floats that block holds */
+uint64_t sv_sum(int count, const uint64_t *sizes);                        /* how many floats that block holds */
+double sv_seconds(void);                                                  /* a clock, for differences */
 
 #ifdef __cplusplus
 }
