@@ -123,8 +123,9 @@ parity-full: smolvlm $(VENV)/ready
 $(BUILD)/bench: tests/bench.c $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
 
+# as main.c sets it for itself
 bench: $(BUILD)/bench
-	$(BUILD)/bench --image tests/pictures/coffee.jpg $(BENCH) demo/demo.bin $(MODEL)
+	GOMP_SPINCOUNT=1000 $(BUILD)/bench --image tests/pictures/coffee.jpg $(BENCH) demo/demo.bin $(MODEL)
 
 bench-peers: smolvlm $(VENV)/ready
 	$(VENV)/bin/python tests/bench_peers.py $(BENCH)
