@@ -603,7 +603,7 @@ def sums_of_rows(x):
     return x[:, 0]
 
 
-def quantized(levels, numbers, group, first_guesses):
+def quantized(levels, numbers, group, first_guesses, encode=encode_bf16, decode=decode_bf16):
     """f32 [rows, cols] -> (the nearest levels' indices, u8 [rows, cols filled up to whole groups],
     scales, bf16 as u16 [rows, groups]), a number being levels[index] * scale.
 
@@ -625,16 +625,16 @@ def quantized(levels, numbers, group, first_guesses):
         counted = lambda squares: (squares.reshape(rows, -1, group) * real).reshape(-1, group)
     levels = np.asarray(levels, "<f4")
     nearest = np.searchsorted(levels[1:] + levels[:-1], np.arange(-256, 256), side="right").astype(np.uint8)
-    best, scale = np.full(len(x), np.inf, "<f4"), np.zeros(len(x), "<u2")
+    best, scale = np.full(len(x), np.inf, "<f4"), encode(np.zeros(len(x), "<f4"))
 
     def indices(bits):
-        s = decode_bf16(bits)
+        s = decode(bits)
         halves = np.divide(np.float32(2), s, out=np.zeros_like(s), where=np.abs(s) > 1e-30)     # levels meet at halves
         return nearest[(np.clip(np.floor(x * halves[:, None]), -256, 255) + 256).astype(np.uint16)]
 
     def attempt(guess):
-        bits = encode_bf16(guess)
-        error = sums_of_rows(counted((x - levels[indices(bits)] * decode_bf16(bits)[:, None]) ** 2))
+        bits = encode(guess)
+        error = sums_of_rows(counted((x - levels[indices(bits)] * decode(bits)[:, None]) ** 2))
         better = error < best
         best[better], scale[better] = error[better], bits[better]
 
@@ -657,19 +657,20 @@ def in_blocks(rows, together):
 
 def encode_q8(numbers):
     """[rows, cols] -> (int8 [blocks, groups, 16, 16 rows, 4], scales u16 [blocks, groups, 16 rows]); see smolvlm.h."""
-    chosen, scales = quantized(range(-127, 128), numbers, GROUPS["q8"], (127, 130, 133, 124, 121, 136))
+    chosen, scales = quantized(range(-127, 128), numbers, GROUPS["q8"], GUESSES["q8"])
     integers = (chosen.astype("<i2") - 127).astype(np.int8)
     return in_blocks(integers.reshape(len(chosen), -1, GROUPS["q8"]), 4), in_blocks(scales[..., None], 1)
 
 
 def encode_q4(numbers):
     """[rows, cols] -> (u8 [blocks, groups, 8, 16 rows, 4], scales u16 [blocks, groups, 16 rows]); see smolvlm.h."""
-    chosen, scales = quantized(read_layout().q4_values, numbers, GROUPS["q4"], (-63, -56, -69, 63, 56, 49))
+    chosen, scales = quantized(read_layout().q4_values, numbers, GROUPS["q4"], GUESSES["q4"])
     halves = chosen.reshape(len(chosen), -1, 2, GROUPS["q4"] // 2)
     return in_blocks(halves[:, :, 0] | halves[:, :, 1] << 4, 4), in_blocks(scales[..., None], 1)
 
 
 GROUPS = {"f32": 0, "bf16": 0, "q8": 64, "q4": 64}
+GUESSES = {"q8": (127, 130, 133, 124, 121, 136), "q4": (-63, -56, -69, 63, 56, 49)}     # where the search begins
 
 NUMBER_BYTES = {"f32": 4, "bf16": 2}
 BLOCK_ROWS = 16                                                     # rows that lie side by side in Q8 and Q4
