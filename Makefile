@@ -10,6 +10,7 @@
 #                 MODEL="file.bin ..."
 # make bench-peers    beside llama.cpp and transformers, on the published shapes (hours); BENCH="--models 500m --quick"
 # make accuracy   what Q8 and Q4 cost, beside llama.cpp's formats
+# make formats    why they are as they are: groups, levels, scales, parts of 4 bits, attention on integers
 #
 # make install    to PREFIX (/usr/local), below DESTDIR
 #
@@ -135,6 +136,10 @@ accuracy: smolvlm $(BUILD)/eval $(VENV)/ready
 	$(if $(ACCURACY),,$(VENV)/bin/python tests/accuracy.py --demo)
 	$(VENV)/bin/python tests/accuracy.py $(ACCURACY)
 
+# make formats [FORMATS="--weights"]: the options of tests/formats.py; by default all its tables
+formats: $(BUILD)/eval $(VENV)/ready
+	$(VENV)/bin/python tests/formats.py $(FORMATS)
+
 PREFIX ?= /usr/local
 install: smolvlm
 	install -d $(DESTDIR)$(PREFIX)/bin
@@ -143,4 +148,4 @@ install: smolvlm
 clean:
 	rm -rf $(BUILD) smolvlm
 
-.PHONY: FORCE install demo eval test sanitize races parity parity-full bench bench-peers accuracy clean
+.PHONY: FORCE install demo eval test sanitize races parity parity-full bench bench-peers accuracy formats clean

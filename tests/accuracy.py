@@ -17,6 +17,8 @@ the same bits as a whole prompt (checked at its end); the other engines run the 
 --demo: demo/hf is exported in each of our formats, and build/eval asks each file all of demo/eval. Required: Q8 loses
 at most 0.2 points against f32, Q4 at most 1.0; exit code 1 if not.
 
+What single decisions within the formats cost is measured by formats.py.
+
 Needs what bench_peers.py needs (--demo: what export.py needs), and shares its folder of builds and converted
 checkpoints.
 """

@@ -7,22 +7,24 @@
     python tests/formats.py --attention         what attention on integers costs, and a cache of fewer bits
 
 --weights: the rms error of rounded weights relative to the rms of the weights themselves, for normal, Laplace and t(5)
-distributed numbers (2^20 each, of a fixed seed) and for the trained matrices of the demo model's text layers. "nearest":
-the scale is taken from the largest number, and each number rounded to the nearest level; "searched": export.py's
-quantized(); "all guesses": the same from 92 first guesses.
+distributed numbers (2^20 each, of a fixed seed) and for the trained matrices of the demo model's text layers. Nearest:
+the scale is taken from the largest number, and each number rounded to the nearest level; searched: export.py's
+quantized(), for steps with an offset with_offset() below; all guesses: quantized() from 46 or 92 first guesses.
 
---parts: the weights of one part after another go through Q4 and back, everything else is float: the demo model's right
-answers among all of demo/eval, by build/eval, and for the 500M shape with random weights, in transformers, the rms error
-of a text's logits, and of the image features and all logits of a prompt with a picture. Bits per weight: of the whole
-model, were all other matrices Q8.
+--parts: the weights of one part after another go through a format and back, all else is float. For the demo model, how
+many of demo/eval's questions build/eval finds answered right; for the 500M shape with random weights, in transformers,
+the rms error of a text's logits, and of the image features and the logits of a prompt with a picture. Bits per weight:
+of the whole model, were all other matrices Q8.
 
---attention: quant.c's attention acted out in torch within the Hugging Face model, in float32 but for what is named; rms
-errors against the same model with transformers' own eager attention. Picture and question: the demo model with all its
-tiles, the 500M shape with the global picture alone.
+--attention: quant.c's attention acted out in torch within the Hugging Face model, in tower and decoder, in float32 but
+for what is named; rms errors against transformers' own eager attention. For comparison, what rounded weights cost in
+float arithmetic (Q4: in the text layers alone). The demo model sees a receipt in all its tiles, the 500M shape with
+random weights a photograph as one tile.
 
 Needs what accuracy.py needs, but for llama.cpp, and shares its folder.
 """
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -43,7 +45,7 @@ Q4_LEVELS = export.read_layout().q4_values
 Q8_LEVELS = range(-127, 128)
 EVEN_LEVELS = range(-8, 8)
 EVEN_GUESSES = (-8, -7.1, -8.8, 8, 7.1, 6.2)                # as far from the outermost level as Q4's
-MANY = np.linspace(0.70, 1.15, 46)
+MANY = np.linspace(0.70, 1.15, 46)                          # times the outermost level: "all guesses"
 # how a scale is stored: bits, encode, decode
 SCALES = {"f32": (32, lambda x: x.astype("<f4"), lambda x: x),
           "f16": (16, lambda x: x.astype("<f2"), lambda x: x.astype("<f4")),
@@ -90,8 +92,8 @@ def searched(levels, numbers, group, guesses, scale="bf16"):
 
 def with_offset(numbers, group, search):
     """f32 [rows, cols], cols whole groups -> rounded to offset + step * (0 .. 15), both f16: from the least number to
-    the largest (llama.cpp's Q4_1), or, with search, the least squared error that nine narrower ranges, each fitted twice
-    to its indices, can give."""
+    the largest (llama.cpp's Q4_1), or, with search, the best of that and eight narrower ranges, each fitted twice to
+    its indices."""
     half = lambda x: x.astype("<f2").astype("<f4")
     x = numbers.reshape(-1, group)
     low, high = x.min(1, keepdims=True), x.max(1, keepdims=True)
@@ -125,7 +127,7 @@ def weights(a):
             cells.append(100 * rms(rounded, np.concatenate([m.ravel() for m in numbers])))
         return [what, str(group), scale, how, f"{bits:g}"] + cells
 
-    rows, many = [], lambda outermost: [outermost * m * sign for m in MANY for sign in (1, -1)]
+    rows, many = [], lambda *outermost: [level * m for level in outermost for m in MANY]
     for group in (32, 64, 128):
         for scale, (bits, _, _) in SCALES.items():
             size = 8 + bits / group
@@ -135,7 +137,8 @@ def weights(a):
     rows.append(row("Q8", 64, "bf16", "all guesses", 8.25, lambda m: searched(Q8_LEVELS, m, 64, many(127))))
     for group in (32, 64):
         size = 4 + 16 / group
-        rows.append(row("16 even steps", group, "f16", "nearest", size, lambda m: nearest(EVEN_LEVELS, m, group, "f16")))
+        rows.append(row("16 even steps", group, "f16", "nearest", size,
+                        lambda m: nearest(EVEN_LEVELS, m, group, "f16")))
         rows.append(row("16 even steps", group, "f16", "searched", size,
                         lambda m: searched(EVEN_LEVELS, m, group, EVEN_GUESSES, "f16")))
     for group in (32, 64):
@@ -149,7 +152,8 @@ def weights(a):
                         lambda m: searched(Q4_LEVELS, m, group, export.GUESSES["q4"])))
     rows.append(row("Q4's levels", 64, "f32", "searched", 4.5,
                     lambda m: searched(Q4_LEVELS, m, 64, export.GUESSES["q4"], "f32")))
-    rows.append(row("Q4's levels", 64, "bf16", "all guesses", 4.25, lambda m: searched(Q4_LEVELS, m, 64, many(63))))
+    rows.append(row("Q4's levels", 64, "bf16", "all guesses", 4.25,
+                    lambda m: searched(Q4_LEVELS, m, 64, many(-63, 63))))
     print("Relative rms error of weights in per cent:\n")
     print_table(["format", "group", "scale", "how", "bits"] + list(kinds), rows)
 
@@ -195,13 +199,12 @@ def whole_bits(directory, parts):
 
 def cases():
     """[(what, format, parts)]: which parts go through which format."""
-    return [("all", "q8", list(PARTS))] + [(part, "q4", [part]) for part in PARTS] + \
-        [("all", "q4", list(PARTS))]
+    return [("all", "q8", [*PARTS])] + [(part, "q4", [part]) for part in PARTS] + [("all", "q4", [*PARTS])]
 
 
 def right_answers(a, format, parts):
-    """How many of demo/eval's questions the demo model answers rightly, and of how many, with the parts' weights through
-    the format (f32 alone: no parts)."""
+    """(how many of demo/eval's questions the demo model answers right with the parts' weights through the format, of
+    how many)."""
     from safetensors.numpy import save_file
     listed, found = tensors_of(a.demo)
     with tempfile.TemporaryDirectory() as work:
@@ -226,11 +229,11 @@ def right_answers(a, format, parts):
 
 def demo_parts(a):
     """Prints the right answers of the demo model."""
-    rows = []
+    rows, first = [], None
     for what, format, parts in [("none", "f32", [])] + cases():
         right, of = right_answers(a, format, parts)
         peers.say(f"demo: {what} in {format}: {right} of {of} right")
-        first = right if not parts else first
+        first = first or right
         bits = whole_bits(a.demo, parts if format == "q4" else []) if parts else 32
         rows.append([what, format, f"{bits:.2f}", f"{100 * right / of:.1f}", f"{100 * (right - first) / of:+.1f}"])
     print(f"The demo model, its weights rounded: right answers to {of} questions in per cent\n")
@@ -270,12 +273,25 @@ def answer(model, batch):
     return (features or [None])[0], logits
 
 
+@contextlib.contextmanager
+def rounded(model, directory, format, parts):
+    """Inside, the parts' weights of the Hugging Face model of a directory have gone through the format."""
+    import torch
+    parameters, exact = dict(model.named_parameters()), {}
+    for part, name, numbers in matrices(directory):
+        if part in parts:
+            exact[name] = parameters[name].detach().clone()
+            parameters[name].data.copy_(torch.from_numpy(through(format, numbers)).reshape(exact[name].shape))
+    yield
+    for name, numbers in exact.items():
+        parameters[name].data.copy_(numbers)
+
+
 def random_parts(a):
     """Prints the logits' and features' errors of the 500M shape with random weights."""
     import torch
     directory = peers.hf_directory(a.cache, "500m")
     model = load(a, directory, "sdpa")
-    parameters = dict(model.named_parameters())
     ids, _ = accuracy.prompt(directory, None, a.positions)
     text, picture = {"input_ids": torch.tensor([ids])}, picture_inputs(directory, a.image, False)
 
@@ -287,16 +303,9 @@ def random_parts(a):
     reference, rows = errors(), []
     for what, format, parts in cases():
         peers.say(f"500m: {what} in {format}")
-        exact = {}
-        for part, name, numbers in matrices(directory):
-            if part in parts:
-                exact[name] = parameters[name].detach().clone()
-                rounded = torch.from_numpy(through(format, numbers)).reshape(exact[name].shape)
-                parameters[name].data.copy_(rounded)
-        cells = [f"{rms(mine, his):.2e}" if not np.array_equal(mine, his) else "0"
-                 for mine, his in zip(errors(), reference)]
-        for name, numbers in exact.items():
-            parameters[name].data.copy_(numbers)
+        with rounded(model, directory, format, parts):
+            cells = [rms(mine, his) for mine, his in zip(errors(), reference)]
+        cells = [f"{cell:.2e}" if cell else "0" for cell in cells]
         rows.append([what, format, f"{whole_bits(directory, parts if format == 'q4' else []):.2f}"] + cells)
     print(f"The 500M shape with random weights, which are rounded: relative rms error ({len(ids)} tokens of text; "
           f"{picture['input_ids'].shape[1]} with a picture)\n")
@@ -373,18 +382,24 @@ def attention(a):
         features, logits = answer(load(a, directory, "eager"), batch)
         model = load(a, directory, "formats")
         text, rows = model.config.text_config, []
-        for kind, size in ATTENTIONS.items():
-            peers.say(f"{what}: {kind}")
-            now.update({False: kind, True: kind})
+
+        def row(name, size):
+            peers.say(f"{what}: {name}")
             mine, his = answer(model, batch)
-            now[False] = "float32"
-            alone = answer(model, batch)[1]
             cache = 2 * text.num_hidden_layers * text.num_key_value_heads * size(text.head_dim) * 1000
-            rows.append([kind, f"{cache / 1e6:.1f}"] + [f"{e:.1e}" for e in (
-                rms(mine, features), rms(his, logits), rms(his[-1], logits[-1]), rms(alone, logits))])
+            rows.append([name, f"{cache / 1e6:.1f}"] + [f"{e:.1e}" for e in (
+                rms(mine, features), rms(his, logits), rms(his[-1], logits[-1]))])
+
+        for kind, size in ATTENTIONS.items():
+            now.update({False: kind, True: kind})
+            row(kind, size)
+        now.update({False: "float32", True: "float32"})
+        for format in ("q8", "q4"):
+            with rounded(model, directory, format, PARTS if format == "q8" else ["text layers"]):
+                row(f"float32, and {format.upper()} weights", ATTENTIONS["float32"])
         print(f"{what}, {os.path.basename(image)}, {len(logits)} positions: relative rms error\n")
-        print_table(["attention", "cache of 1000 tokens, MB", "image features", "logits", "the last position's",
-                     "logits, exact tower"], rows)
+        print_table(["attention", "cache of 1000 tokens, MB", "image features", "logits", "the last position's"],
+                    rows)
 
 
 def main():
