@@ -685,8 +685,8 @@ def format_of(tensor, wanted):
 
     Vectors and tables are f32. Q4 is for the matrices of the text layers, which are most of the weights and all that
     decoding waits for but lm_head; the others are Q8 there. The tower's products are as fast in Q8, and four bits in
-    all parts cost the demo model 1.5 points of right answers, in the text layers alone none, though in the 500M shape with
-    random weights it is these that cost a text's logits most (tests/formats.py --parts)."""
+    all parts cost the demo model 1.5 points of right answers, in the text layers alone none, though with random
+    weights of the 500M shape it is these that cost a text's logits most (tests/formats.py --parts)."""
     _, kind, name, _, _ = tensor
     return "f32" if kind == "V" else "q8" if wanted == "q4" and ".text_model.layers." not in name else wanted
 
