@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Why Q8, Q4 and integer attention are as they are: the measurements behind README's section "Formats".
 
-    python tests/formats.py                     the three tables below (some ten minutes on one core)
+    python tests/formats.py                     the three tables below (some eight minutes on one core)
     python tests/formats.py --weights           what groups, levels, scales and the search do to weights (numpy alone)
     python tests/formats.py --parts             which tensors may have 4 bits
     python tests/formats.py --attention         what attention on integers costs, and a cache of fewer bits
