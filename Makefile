@@ -126,7 +126,7 @@ $(BUILD)/bench: tests/bench.c $(OBJECTS)
 
 # as main.c sets it for itself
 bench: $(BUILD)/bench
-	GOMP_SPINCOUNT=1000 $(BUILD)/bench --image tests/pictures/coffee.jpg $(BENCH) demo/demo.bin $(MODEL)
+	GOMP_SPINCOUNT=2000 $(BUILD)/bench --image tests/pictures/coffee.jpg $(BENCH) demo/demo.bin $(MODEL)
 
 bench-peers: smolvlm $(VENV)/ready
 	$(VENV)/bin/python tests/bench_peers.py $(BENCH)

@@ -671,12 +671,12 @@ done:
 
 /* Threads wait for each other some hundred times a token, mostly a microsecond. gcc's OpenMP spins meanwhile, for
    milliseconds if need be; where other programs had the cores, and a thread spun for one that could not run, decoding
-   became fifty times slower. Threads that sleep at once are half as fast on cores of their own. Some 30 us of spinning
+   became fifty times slower. Threads that sleep at once are half as fast on cores of their own. Some 50 us of spinning
    before that are as fast as the best of both. OpenMP is told by the environment alone, before the program begins: so
    it begins again. Who has set one of these variables knows better. */
 static void let_waiting_threads_sleep(char **argv) {
 #if defined(__linux__) && defined(_OPENMP)
-    if (!getenv("OMP_WAIT_POLICY") && !getenv("GOMP_SPINCOUNT") && setenv("GOMP_SPINCOUNT", "1000", 0) == 0)
+    if (!getenv("OMP_WAIT_POLICY") && !getenv("GOMP_SPINCOUNT") && setenv("GOMP_SPINCOUNT", "2000", 0) == 0)
         execv("/proc/self/exe", argv);
 #else
     (void)argv;
