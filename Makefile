@@ -12,7 +12,7 @@
 # make accuracy   what Q8 and Q4 cost, beside llama.cpp's formats
 # make formats    why they are as they are: groups, levels, scales, parts of 4 bits, attention on integers
 #
-# make install    to PREFIX (/usr/local), below DESTDIR
+# make install    to PREFIX (/usr/local), below DESTDIR; with the variables that it was built with
 #
 # CC, OMP=0, SIMD=0 (plain C alone), ARCH, CFLAGS_EXTRA, BUILD (a folder) may be set.
 
@@ -43,7 +43,7 @@ QUANT = -DSV_NO_SIMD
 else
 MACHINE := $(shell $(CC) $(CFLAGS) $(ARCH) -dumpmachine 2>/dev/null)
 SETS ?= $(if $(filter-out %mingw32,$(filter x86_64%,$(MACHINE))),avx512 avx2) \
-        $(if $(findstring linux,$(filter aarch64%,$(MACHINE))),dotprod)
+        $(if $(findstring linux,$(filter aarch64-%,$(MACHINE))),dotprod)
 SET_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma
 SET_avx2 = -mavx2 -mfma -mno-avx512f
 SET_dotprod = -march=armv8.2-a+dotprod
@@ -126,7 +126,7 @@ $(BUILD)/bench: tests/bench.c $(OBJECTS)
 
 # as main.c sets it for itself
 bench: $(BUILD)/bench
-	GOMP_SPINCOUNT=2000 $(BUILD)/bench --image tests/pictures/coffee.jpg $(BENCH) demo/demo.bin $(MODEL)
+	GOMP_SPINCOUNT=$${GOMP_SPINCOUNT-2000} $(BUILD)/bench --image tests/pictures/coffee.jpg $(BENCH) demo/demo.bin $(MODEL)
 
 bench-peers: smolvlm $(VENV)/ready
 	$(VENV)/bin/python tests/bench_peers.py $(BENCH)
@@ -146,6 +146,6 @@ install: smolvlm
 	install smolvlm $(DESTDIR)$(PREFIX)/bin
 
 clean:
-	rm -rf $(BUILD) smolvlm
+	rm -rf build smolvlm
 
 .PHONY: FORCE install demo eval test sanitize races parity parity-full bench bench-peers accuracy formats clean

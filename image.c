@@ -40,9 +40,9 @@ static int not_read(const char *name, const char *what, SvError *error) {
     if (strcmp(name, standard_input) == 0)
         return sv_fail(error, "%s: %s not read; give it as a PNG, JPEG or PNM picture", name, what);
     const char *slash = strrchr(name, '/'), *dot = strrchr(slash ? slash : name, '.');
-    if (*name == '-' || strchr(name, '\'') || strlen(name) > 200)           /* nothing to paste into a shell */
-        return sv_fail(error, "%s: %s not read; convert it to PNG, JPEG or PNM", name, what);
     int stem = dot && dot != name ? (int)(dot - name) : (int)strlen(name);
+    if (*name == '-' || strpbrk(name, "'%:") || strlen(name) > 200 || strcmp(name + stem, ".png") == 0)
+        return sv_fail(error, "%s: %s not read; convert it to PNG, JPEG or PNM", name, what);   /* nothing to paste */
     return sv_fail(error, "%s: %s not read; convert it: magick '%s' '%.*s.png'", name, what, name, stem, name);
 }
 

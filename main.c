@@ -50,7 +50,7 @@ static const char HELP[] =
     "      --top-p P          sample among the likeliest tokens that together reach P (default 1: all)\n"
     "      --top-k K          sample among the K likeliest (default 0: all)\n"
     "      --seed S           the sampling's random numbers (default 0)\n"
-    "  -j, --threads N        default: all cores (1 without OpenMP)\n"
+    "  -j, --threads N        default: all cores, or OMP_NUM_THREADS (1 without OpenMP)\n"
     "      --no-split         look only at the whole picture, not at its tiles: faster, less detail\n"
     "      --longest-edge PX  scale a picture's longer side to PX before it is cut into tiles: fewer tiles, less\n"
     "                         detail, less time (default: the checkpoint's; more than 4096 is 4096)\n"
@@ -158,20 +158,19 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
         while (o < n && strcmp(word, options[o].letter) != 0 &&
                !(strlen(options[o].name) == length && strncmp(word, options[o].name, length) == 0)) o++;
         if (o == n) return misused("%s: no such option", word);
-        const char *name = options[o].name;
         long long low = options[o].low, high = options[o].high, number = 0;
         float real = 0;
         if (options[o].takes == NOTHING) {
-            if (word[length]) return misused("%s: takes no value", name);
+            if (word[length]) return misused("%s: takes no value", options[o].name);
         } else {
             if (word[length]) value = word + length + 1;
             else if (i + 1 < argc) value = argv[++i];
             else return misused("%s: needs a value", word);
         }
         if (options[o].takes == WHOLE && !whole_number(value, low, high, &number))
-            return misused("%s %s: not a whole number from %lld to %lld", name, value, low, high);
+            return misused("%.*s %s: not a whole number from %lld to %lld", (int)length, word, value, low, high);
         if (options[o].takes == REAL && !real_number(value, (double)low, (double)high, &real))
-            return misused("%s %s: not a number from %lld to %lld", name, value, low, high);
+            return misused("%.*s %s: not a number from %lld to %lld", (int)length, word, value, low, high);
         switch (options[o].id) {
         case IMAGE: a->images[a->n_images++] = value; break;
         case PROMPT: a->prompt = value; break;
@@ -200,8 +199,9 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
     }
     int others = a->tokenize + a->detokenize + a->info + a->selftest;
     if (others > 1) return misused("--tokenize, --detokenize, --info, --selftest: one at a time");
-    if (others && (a->prompt || a->n_images))
-        return misused("-p and -i go with none of --tokenize, --detokenize, --info, --selftest");
+    if (others && (a->prompt || a->system || a->n_images || a->json || a->dump || a->tiles))
+        return misused("-p, -s, -i, --json, --dump and --tiles go with none of --tokenize, --detokenize, --info, "
+                       "--selftest");
     if (!a->model) return misused("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
     if (!a->prompt && !others)
         return misused("what is the question? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
@@ -449,8 +449,9 @@ static void print_json(const SvPrompt *prompt, const SvAnswer *a, double load, d
 
 static void print_timings(const Arguments *arguments, const SvPrompt *prompt, const SvAnswer *a, double load,
                           double image) {
-    const char *cut = a->n_ids == 0 || a->stopped ? "" :
-                      a->n_ids == (size_t)arguments->options.max_tokens ? ", cut off by -n" : ", the context is full";
+    int most = arguments->options.max_tokens;
+    const char *cut = a->stopped || most == 0 ? "" :
+                      a->n_ids == (size_t)most ? ", cut off there (-n)" : ", the context is full";
     fprintf(stderr, "load %.2f s, image %.2f s, vision %.2f s (%d tile%s), prefill %.2f s (%zu tokens, %.1f/s), "
             "decode %.2f s (%zu tokens, %.1f/s)%s\n", load, image, a->vision_seconds, prompt->n_tiles,
             prompt->n_tiles == 1 ? "" : "s", a->prefill_seconds, prompt->n_ids,
@@ -672,11 +673,17 @@ done:
 /* Threads wait for each other some hundred times a token, mostly a microsecond. gcc's OpenMP spins meanwhile, for
    milliseconds if need be; where other programs had the cores, and a thread spun for one that could not run, decoding
    became fifty times slower. Threads that sleep at once are half as fast on cores of their own. Some 50 us of spinning
-   before that are as fast as the best of both. OpenMP is told by the environment alone, before the program begins: so
-   it begins again. Who has set one of these variables knows better. */
+   before that are as fast as the best of both; measured on x86-64 alone, where a spin is a pause. OpenMP is told by the
+   environment only, before the program begins: so it begins again, unless another program, as the dynamic linker can,
+   has begun it. Who has set one of these variables knows better (under valgrind it must be set). */
 static void let_waiting_threads_sleep(char **argv) {
-#if defined(__linux__) && defined(_OPENMP)
-    if (!getenv("OMP_WAIT_POLICY") && !getenv("GOMP_SPINCOUNT") && setenv("GOMP_SPINCOUNT", "2000", 0) == 0)
+#if defined(__linux__) && defined(__x86_64__) && defined(_OPENMP) && !defined(__clang__)
+    char path[4096];
+    ssize_t size = argv[0] ? readlink("/proc/self/exe", path, sizeof path - 1) : -1;
+    if (size < 0 || getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
+    path[size] = 0;
+    const char *name = strrchr(argv[0], '/'), *own = strrchr(path, '/');
+    if (own && strcmp(name ? name + 1 : argv[0], own + 1) == 0 && setenv("GOMP_SPINCOUNT", "2000", 0) == 0)
         execv("/proc/self/exe", argv);
 #else
     (void)argv;
@@ -699,7 +706,7 @@ int main(int argc, char **argv) {
     int code = parse_arguments(argc, argv, &a);
     const SvKernels *chosen = NULL;
     for (int i = 0; a.kernels && sv_kernels(i); i++)
-        if (strcmp(a.kernels, sv_kernels(i)->name) == 0) chosen = sv_kernels(i);
+        if (!chosen && strcmp(a.kernels, sv_kernels(i)->name) == 0) chosen = sv_kernels(i);
     if (code < 0 && a.kernels && !chosen)
         code = misused("--kernels %s: not a set that this machine can run, which --selftest lists", a.kernels);
     if (code < 0) {

@@ -59,7 +59,8 @@ int sv_fail(SvError *error, const char *format, ...)
                   u32      n_merges, then n_merges x { u32 left, right, merged }, by rank
                   u32      n_added, then n_added x { u32 id, STR content }: cut out of a text before all else
                   u32      single_digits: 1 if every digit (\p{N}) stands alone before the GPT-2 pattern splits
-                zeros up to data_offset, then the weights, each tensor followed by zeros up to the next multiple of 64
+                zeros up to data_offset, the next multiple of 64, then the weights, each tensor followed by zeros up to
+                such a multiple
 
    export.py reads the lists below out of this header, so that the layout is stated only here. */
 
@@ -338,7 +339,7 @@ typedef struct SvContent { const char *text; const SvImage *image; const char *n
 typedef struct SvMessage { const char *role; const SvContent *content; int count; } SvMessage;
 
 typedef struct SvOptions {
-    int threads;                /* 0: as many as there are cores (1 without OpenMP) */
+    int threads;                /* 0: sv_threads(0), as many as there are cores (1 without OpenMP) */
     int max_tokens;             /* the answer's limit */
     float temperature;          /* 0: greedy, always the likeliest token */
     int top_k;                  /* sample among the k likeliest; 0: all */
