@@ -198,11 +198,11 @@ const char *sv_format_name(uint32_t format) {
 /* Checks one line of the tensor table; `free_from` is where the tensor before it ends. */
 static int check_entry(const SvModel *m, const SvEntry *e, uint64_t free_from, SvError *error) {
     int length = e->name.size < 120 ? (int)e->name.size : 120;
-    uint64_t numbers = (uint64_t)e->rows * e->cols, size = sv_tensor_size(e->format, e->group, e->rows, e->cols);
+    uint64_t size = sv_tensor_size(e->format, e->group, e->rows, e->cols);
     if (sv_tensor_size(e->format, e->group, 1, 1) == 0)
         return sv_fail(error, "%s: tensor %.*s has format %u (%s) in groups of %u, which this version does not read",
                        m->path, length, e->name.data, e->format, sv_format_name(e->format), e->group);
-    if (numbers == 0 || size == 0 || e->size != size)
+    if (size == 0 || e->size != size)
         return sv_fail(error, "%s: tensor %.*s has a size that does not fit its shape", m->path, length, e->name.data);
     if (e->offset % 64 != 0 || e->offset > m->file_size || e->size > m->file_size - e->offset)
         return sv_fail(error, "%s: tensor %.*s lies outside the file", m->path, length, e->name.data);

@@ -74,14 +74,10 @@ def save(job, name, array):
 
 
 def hf_worker(job):
-    os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
-    import transformers
     import hf
 
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(job["threads"])
+    hf.settle(job["threads"])
     model = hf.load_model(job["model"])
     batch = {"input_ids": torch.tensor([job["ids"]])}
     if job["image"]:
@@ -211,6 +207,12 @@ def compare(logits, reference):
     return float(np.mean(divergence)), same / len(divergence), float(np.sqrt(wrong / whole))
 
 
+def rms(x, reference):
+    """The rms of x - reference relative to that of reference, arrays of one shape."""
+    x, reference = x.astype(np.float64), reference.astype(np.float64)
+    return float(np.sqrt(np.sum((x - reference) ** 2) / np.sum(reference ** 2)))
+
+
 def prompt(directory, image, positions):
     """The token ids of the text or of the question about the picture, and the dimensions that ours_worker needs."""
     import hf
@@ -228,6 +230,20 @@ def prompt(directory, image, positions):
 
 # ------------------------------------------------------------------------------------------------------ the demo model
 
+def ask_demo(a, file, questions, answers):
+    """{id: whether the answer is right} of the questions of a folder, as build/eval finds it for a checkpoint, which
+    writes the answers to a file."""
+    if os.path.exists(answers):                             # what is read below is this run's
+        os.remove(answers)
+    done = subprocess.run([a.eval, file, questions, "--answers", answers, "-j", str(a.threads)],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, "OMP_WAIT_POLICY": "passive"})
+    if done.returncode != 0:
+        raise SystemExit(f"{file}: {done.stderr.strip()}")
+    with open(answers, encoding="utf-8") as f:
+        return {line["id"]: line["right"] for line in map(json.loads, f)}
+
+
 def demo(a):
     """Prints the share of right answers per skill and format, and the files' sizes; returns the exit code."""
     directory, questions = os.path.join(a.demo, "hf"), os.path.join(a.demo, "eval")
@@ -238,17 +254,9 @@ def demo(a):
     files, right = {}, {}                                   # right: {format: {id: bool}}
     for kind in DEMO_FORMATS:
         files[kind] = peers.ours(directory, place, kind)
-        answers = os.path.join(place, kind + ".jsonl")
-        if os.path.exists(answers):                         # what is read below is this run's
-            os.remove(answers)
-        done = subprocess.run([a.eval, files[kind], questions, "--answers", answers, "-j", str(a.threads)],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                              env={**os.environ, "OMP_WAIT_POLICY": "passive"})
-        if os.path.exists(answers):
-            with open(answers, encoding="utf-8") as f:
-                right[kind] = {line["id"]: line["right"] for line in map(json.loads, f)}
-        if right.get(kind, {}).keys() != skills.keys():
-            raise SystemExit(f"{kind}: {done.stderr.strip()}")
+        right[kind] = ask_demo(a, files[kind], questions, os.path.join(place, kind + ".jsonl"))
+        if right[kind].keys() != skills.keys():
+            raise SystemExit(f"{kind}: {len(right[kind])} of {len(skills)} questions answered")
         peers.say(f"{kind}: {sum(right[kind].values())} of {len(skills)} right")
 
     def share(kind, skill=None):
@@ -345,8 +353,7 @@ def main():
                 row = rows.setdefault(name, [files])
                 row.append(compare(logits, reference))
                 if features is not None:
-                    row.append((float(np.sqrt(np.sum((features - reference_features) ** 2.0) /
-                                              np.sum(reference_features ** 2.0))),))
+                    row.append((rms(features, reference_features),))
             spread = float(np.std(reference - np.mean(reference, -1, keepdims=True)))
             peers.say(f"the reference's logits: standard deviation {spread:.3g} about their mean")
 

@@ -293,15 +293,11 @@ def llama_worker(job):
 
 
 def hf_worker(job):
-    os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
-    import transformers
     sys.path.insert(0, HERE)
     import hf
 
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(job["threads"])
+    hf.settle(job["threads"])
     dtype = getattr(torch, job["model_format"])
     processor = hf.load_processor(job["model"])
     model = hf.load_model(job["model"], dtype=dtype)

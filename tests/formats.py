@@ -25,10 +25,8 @@ Needs what accuracy.py needs, but for llama.cpp, and shares its folder.
 """
 import argparse
 import contextlib
-import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 
@@ -61,12 +59,6 @@ def print_table(titles, rows):
     for row in rows:
         print("| " + " | ".join(c if isinstance(c, str) else "0" if c == 0 else f"{c:#.3g}" for c in row) + " |")
     print(flush=True)
-
-
-def rms(x, reference):
-    """The rms of x - reference relative to that of reference, arrays of one shape."""
-    x, reference = x.astype(np.float64), reference.astype(np.float64)
-    return float(np.sqrt(np.sum((x - reference) ** 2) / np.sum(reference ** 2)))
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
@@ -124,7 +116,7 @@ def weights(a):
         cells = []
         for numbers in kinds.values():
             rounded = np.concatenate([function(m).ravel() for m in numbers])
-            cells.append(100 * rms(rounded, np.concatenate([m.ravel() for m in numbers])))
+            cells.append(100 * accuracy.rms(rounded, np.concatenate([m.ravel() for m in numbers])))
         return [what, str(group), scale, how, f"{bits:g}"] + cells
 
     rows, many = [], lambda *outermost: [level * m for level in outermost for m in MANY]
@@ -216,15 +208,8 @@ def right_answers(a, format, parts):
             weights[name] = (through(format, numbers) if part in parts else numbers).reshape(found[name][2])
         save_file(weights, os.path.join(directory, "model.safetensors"))
         export.export(directory, file, "f32")
-        answers, questions = os.path.join(work, "answers.jsonl"), os.path.join(ROOT, "demo", "eval")
-        done = subprocess.run([a.eval, file, questions, "--answers", answers, "-j", str(a.threads)],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                              env={**os.environ, "OMP_WAIT_POLICY": "passive"})
-        if not os.path.exists(answers):
-            raise SystemExit(f"{a.eval}: {done.stderr.strip()}")
-        with open(answers, encoding="utf-8") as f:
-            right = [line["right"] for line in map(json.loads, f)]
-        return sum(right), len(right)
+        right = accuracy.ask_demo(a, file, os.path.join(ROOT, "demo", "eval"), os.path.join(work, "answers.jsonl"))
+        return sum(right.values()), len(right)
 
 
 def demo_parts(a):
@@ -242,13 +227,8 @@ def demo_parts(a):
 
 def load(a, directory, attention):
     """The Hugging Face model, f32."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    import torch
-    import transformers
     import hf
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(a.threads)
+    hf.settle(a.threads)
     return hf.load_model(directory, attention)
 
 
@@ -304,7 +284,7 @@ def random_parts(a):
     for what, format, parts in cases():
         peers.say(f"500m: {what} in {format}")
         with rounded(model, directory, format, parts):
-            cells = [rms(mine, his) for mine, his in zip(errors(), reference)]
+            cells = [accuracy.rms(mine, his) for mine, his in zip(errors(), reference)]
         cells = [f"{cell:.2e}" if cell else "0" for cell in cells]
         rows.append([what, format, f"{whole_bits(directory, parts if format == 'q4' else []):.2f}"] + cells)
     print(f"The 500M shape with random weights, which are rounded: relative rms error ({len(ids)} tokens of text; "
@@ -388,7 +368,7 @@ def attention(a):
             mine, his = answer(model, batch)
             cache = 2 * text.num_hidden_layers * text.num_key_value_heads * size(text.head_dim) * 1000
             rows.append([name, f"{cache / 1e6:.1f}"] + [f"{e:.1e}" for e in (
-                rms(mine, features), rms(his, logits), rms(his[-1], logits[-1]))])
+                accuracy.rms(mine, features), accuracy.rms(his, logits), accuracy.rms(his[-1], logits[-1]))])
 
         for kind, size in ATTENTIONS.items():
             now.update({False: kind, True: kind})

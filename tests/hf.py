@@ -6,7 +6,9 @@ PIL image processor (true LANCZOS, the one the released models were trained with
 import json
 import os
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")                # before transformers looks
 import torch
+import transformers
 from PIL import Image, ImageOps
 from transformers import AutoModelForCausalLM, AutoTokenizer, Idefics3ForConditionalGeneration, Idefics3Processor
 from transformers import SmolVLMForConditionalGeneration, SmolVLMProcessor
@@ -21,6 +23,13 @@ class _NoVideo:
 class _Processor(SmolVLMProcessor):
     def check_argument_for_proper_class(self, *args):
         return None
+
+
+def settle(threads):
+    """torch takes so many threads, and transformers says nothing meanwhile."""
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(threads)
 
 
 def read_json(directory, name):
