@@ -53,8 +53,9 @@ QUANT_FLAGS := $(call try,-fno-tree-coalesce-vars)
 QUANT = $(QUANT_FLAGS) '-DSV_SETS(X)=$(foreach set,$(SETS),X($(set)))'
 endif
 
-PARTS = smolvlm vision decoder tokenizer quant image $(SETS:%=quant_%)
-OBJECTS = $(PARTS:%=$(BUILD)/%.o)
+PARTS = base model smolvlm vision decoder tokenizer quant image $(SETS:%=quant_%)
+CODECS = codecs picture png jpeg pnm
+OBJECTS = $(PARTS:%=$(BUILD)/%.o) $(CODECS:%=$(BUILD)/codecs/%.o)
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 
 smolvlm $(BUILD)/smolvlm: $(BUILD)/main.o $(OBJECTS)
@@ -67,6 +68,10 @@ $(BUILD)/flags: FORCE
 	    echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(SETS)' >$@
 
 $(BUILD)/%.o: %.c smolvlm.h Makefile $(BUILD)/flags
+	$(CC) $(FLAGS) -c -o $@ $<
+
+$(BUILD)/codecs/%.o: codecs/%.c codecs/codec.h smolvlm.h Makefile $(BUILD)/flags
+	@mkdir -p $(@D)
 	$(CC) $(FLAGS) -c -o $@ $<
 
 $(BUILD)/quant.o: quant.c smolvlm.h Makefile $(BUILD)/flags

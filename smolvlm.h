@@ -2,13 +2,16 @@
 
    A picture flows through the files in this order:
 
-     image.c      picture file -> RGB pixels -> tiles          SmolVLMImageProcessor (the PIL one)
+     codecs/      picture file -> RGB pixels                   Pillow
+     image.c      RGB pixels -> tiles                          SmolVLMImageProcessor (the PIL one)
      smolvlm.c    conversation -> prompt text                  SmolVLMProcessor, chat template
      tokenizer.c  prompt text -> token ids, and back           tokenizers: byte-level BPE
      vision.c     tiles -> image tokens                        SmolVLMVisionTransformer, SmolVLMConnector
      decoder.c    embeddings -> logits                         LlamaModel, lm_head
      smolvlm.c    logits -> next token -> answer               generate()
+     model.c      checkpoint file -> SvModel                   from_pretrained
      quant.c      the arithmetic under all of it               matrix products, softmax, norms, exp
+     base.c       errors, memory, a clock, a checksum
 
    Conventions. Nothing here prints, exits, or keeps global state. A function that can fail returns 0, or -1 with a
    sentence in *error that names the file and what is wrong (error may be NULL). Whatever a function allocates for the
@@ -186,7 +189,7 @@ enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
 #define SV_UNTIED_TENSORS(T) /* left out where tie_word_embeddings is 1 */                                             \
     T(lm_head,      M, "lm_head.weight",                           vocab_size, hidden_size)
 
-/* ---------------------------------------------------------------------------------------------- the model in memory */
+/* -------------------------------------------------------------------------------------------the model in memory */
 
 typedef struct SvString { const char *data; size_t size; } SvString;    /* bytes in the mapped file, not terminated */
 typedef struct SvIds { uint32_t count, id[16]; } SvIds;
@@ -212,7 +215,7 @@ typedef struct SvText {
     SV_TEXT_TENSORS(SV_FIELD_TENSOR) SV_UNTIED_TENSORS(SV_FIELD_TENSOR) SvTextLayer *layers;
 } SvText;
 
-/* ----------------------------------------------------------------------------------------------- pictures (image.c) */
+/* -------------------------------------------------------------------------------------- pictures (codecs/, image.c) */
 
 typedef struct SvImage { int width, height; uint8_t *rgb; } SvImage;    /* rgb: [height, width, 3] */
 
@@ -272,7 +275,7 @@ size_t sv_utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char
 int sv_detokenize(const SvTokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size,
                   SvError *error);
 
-/* -------------------------------------------------------------------------------------------- the model (smolvlm.c) */
+/* -------------------------------------------------------------------------------------------- --- the model (model.c) */
 
 typedef struct SvEntry { SvString name; uint32_t format, group, rows, cols; uint64_t offset, size; } SvEntry;
 
@@ -489,7 +492,7 @@ int sv_team(int threads, uint64_t work);                                  /* 1 f
 void sv_team_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims,
                   const int *shape, int axis);
 
-/* ------------------------------------------------------------------------------------- what they share (smolvlm.c) */
+/* ------------------------------------------------------------------------------------- what they share (base.c) */
 
 /* Allocates `count` arrays of sizes[i] floats as one block, all zero, and points *parts[i] to each; the caller frees
    the block. NULL if there is no such memory. */

@@ -1,0 +1,98 @@
+/* base.c: what every other file stands on: errors as sentences, memory, a clock, a checksum. Calls none of them. */
+#if !defined(_WIN32)
+#define _POSIX_C_SOURCE 200809L
+#endif
+#include "smolvlm.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+int sv_fail(SvError *error, const char *format, ...) {
+    char whole[8192];
+    va_list args;
+    va_start(args, format);
+    int size = error ? vsnprintf(whole, sizeof whole, format, args) : 0;
+    va_end(args);
+    if (!error || size < 0) return -1;
+    size_t length = strlen(whole), half = sizeof error->text / 2 - 8;
+    if (length < sizeof error->text) memcpy(error->text, whole, length + 1);
+    else sprintf(error->text, "%.*s ... %s", (int)half, whole, whole + length - half);     /* a path of that length */
+    return -1;
+}
+
+double sv_seconds(void) {
+    struct timespec t;
+#ifdef CLOCK_MONOTONIC
+    clock_gettime(CLOCK_MONOTONIC, &t);
+#else
+    timespec_get(&t, TIME_UTC);
+#endif
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Each array begins at a multiple of 64 bytes after the first. */
+uint64_t sv_sum(int count, const uint64_t *sizes) {
+    uint64_t total = 0;
+    for (int i = 0; i < count; i++) total += (sizes[i] + 15) / 16 * 16;
+    return total;
+}
+
+void *sv_floats(int count, const uint64_t *sizes, float **const *parts) {
+    uint64_t total = sv_sum(count, sizes);
+    float *block = total <= SIZE_MAX / 2 / sizeof(float) ? calloc((size_t)total + 1, sizeof(float)) : NULL;
+    for (int i = 0; i < count && block; i++) *parts[i] = block + (size_t)sv_sum(i, sizes);
+    return block;
+}
+
+void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
+             int axis) {
+    if (!events || !events->activation) return;
+    char name[96];
+    snprintf(name, sizeof name, module, layer);
+    SvActivation a = { .module = name, .data = data, .dims = dims, .axis = axis };
+    memcpy(a.shape, shape, (size_t)dims * sizeof(int));
+    events->activation(events->user, &a);
+}
+
+/* ------------------------------------------------------------------------------------------------ CRC-32
+
+   zlib's: reflected, polynomial 0xedb88320, complemented before and after. Short data go four bits at a time through
+   the 16 constants; for long data it pays to make the tables that take 16 bytes a step ("slicing by 16"), where
+   slice[k][b] is the remainder of the byte b followed by k zero bytes. */
+static uint32_t word(const uint8_t *p) {
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+uint32_t sv_crc32(uint32_t crc, const void *data, size_t size) {
+    static const uint32_t nibble[16] = {
+        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
+        0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c };
+    const uint8_t *p = data;
+    crc = ~crc;
+    if (size >= 8192) {
+        uint32_t slice[16][256];
+        for (uint32_t b = 0; b < 256; b++) {
+            uint32_t half = b >> 4 ^ nibble[b & 15];
+            slice[0][b] = half >> 4 ^ nibble[half & 15];
+        }
+        for (int k = 1; k < 16; k++)
+            for (int b = 0; b < 256; b++)
+                slice[k][b] = slice[k - 1][b] >> 8 ^ slice[0][slice[k - 1][b] & 255];
+        for (; size >= 16; p += 16, size -= 16) {
+            uint32_t a = word(p) ^ crc, b = word(p + 4), c = word(p + 8), d = word(p + 12);
+            crc = slice[15][a & 255] ^ slice[14][a >> 8 & 255] ^ slice[13][a >> 16 & 255] ^ slice[12][a >> 24]
+                ^ slice[11][b & 255] ^ slice[10][b >> 8 & 255] ^ slice[9][b >> 16 & 255] ^ slice[8][b >> 24]
+                ^ slice[7][c & 255] ^ slice[6][c >> 8 & 255] ^ slice[5][c >> 16 & 255] ^ slice[4][c >> 24]
+                ^ slice[3][d & 255] ^ slice[2][d >> 8 & 255] ^ slice[1][d >> 16 & 255] ^ slice[0][d >> 24];
+        }
+    }
+    for (; size; p++, size--) {
+        crc ^= *p;
+        crc = crc >> 4 ^ nibble[crc & 15];
+        crc = crc >> 4 ^ nibble[crc & 15];
+    }
+    return ~crc;
+}

@@ -1,0 +1,41 @@
+/* codec.h: between the codecs. Each turns a file's bytes into pixels; codecs.c chooses among them.
+
+   Pillow is the specification: where the PNG or PNM text leaves room, or Pillow departs from it, the pixels here are
+   Pillow's. What Pillow refuses is refused, but for three things: trouble in metadata (an EXIF block that is none, a
+   text chunk of an unknown method) costs only the orientation; a JPEG of one scan may lack its EOI marker; behind a P1
+   picture's last bit anything may stand. And a picture that ends early, or whose data is damaged, is always refused,
+   also where Pillow, warned by its libraries, would show what there is. */
+#ifndef SV_CODEC_H
+#define SV_CODEC_H
+
+#include "../smolvlm.h"
+
+/* The picture in a file's bytes, pixels as stored: the caller frees *image, also after an error. *orientation is set if
+   metadata state one: 1..8, as in EXIF. name stands for the file in the error's sentence. */
+int sv_decode_png(const uint8_t *data, size_t size, const char *name, SvImage *image, int *orientation, SvError *error);
+int sv_decode_jpeg(const uint8_t *data, size_t size, const char *name, SvImage *image, int *orientation,
+                   SvError *error);
+int sv_decode_pnm(const uint8_t *data, size_t size, const char *name, SvImage *image, SvError *error);
+
+/* "NAME: WHAT not read", and how to make a picture of it that is; what: "WebP pictures are". Returns -1. */
+int sv_not_read(const char *name, const char *what, SvError *error);
+#define SV_STDIN "standard input"               /* what "-" is called in a sentence */
+
+/* In image.c: refuses sizes that no picture may have (SV_MAX_SIDE, SV_MAX_PIXELS), and empty ones. */
+int sv_check_size(uint64_t width, uint64_t height, const char *name, SvError *error);
+
+/* In image.c: allocates a picture of a size that came through sv_check_size; the pixels are not initialised. */
+int sv_new_image(uint64_t width, uint64_t height, const char *name, SvImage *image, SvError *error);
+
+int sv_exif_orientation(const uint8_t *tiff, size_t size);     /* 1..8; 0: none stated */
+int sv_xmp_orientation(const uint8_t *xmp, size_t size);
+int sv_orient(SvImage *image, int orientation, const char *name, SvError *error);    /* turns it upright */
+
+static inline uint32_t be16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1]; }
+static inline uint32_t be32(const uint8_t *p) { return be16(p) << 16 | be16(p + 2); }
+static inline uint32_t le16(const uint8_t *p) { return (uint32_t)p[1] << 8 | p[0]; }
+static inline uint32_t le32(const uint8_t *p) { return le16(p + 2) << 16 | le16(p); }
+static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static inline bool is_space(uint8_t c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+#endif

@@ -1,0 +1,964 @@
+/* jpeg.c: JPEG -> RGB pixels.
+
+   What Pillow gives for a JPEG is what libjpeg-turbo gives, so each step below has libjpeg-turbo's exact arithmetic.
+   The standard is ITU-T T.81; a reader should have its figure of the scan structure (Figure B.2) beside this.
+
+     file bytes                 FF D8 .. FF xx length payload .. FF D9                    read_jpeg, T.81 Annex B
+         | markers              DQT, DHT, DRI, SOF, SOS fill the tables; APPn the colour space and the orientation
+         v
+     entropy-coded bits         one stream a scan, cut by restart markers                 decode_scan, T.81 F.2 and G.2
+         | Huffman
+         v
+     coefficients               8 x 8 int16 a block, out of zigzag order
+         | dequantise, IDCT     a sequential block at once, progressive ones after the last scan
+         v
+     planes of samples          one uint8 plane a component, its own size                 jpeg_idct: jidctint.c
+         | upsample             triangle filter for 2:1, else repetition                  upsample_row: jdsample.c
+         v
+     rows, [width] a component
+         | colour               YCbCr, RGB, grey, CMYK, YCCK                              colour_row: jdcolor.c
+         v
+     rgb                        [height, width, 3]
+
+   Where libjpeg only warns and goes on with made-up coefficients, this decoder says what is wrong and stops. */
+#include "codec.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+
+enum { JPEG_LOOKAHEAD = 9, JPEG_MAX_SCANS = 500 };
+
+typedef struct JpegHuffman {
+    bool defined;
+    uint8_t symbols[256];                   /* in the order of their codes */
+    uint16_t lookup[1 << JPEG_LOOKAHEAD];   /* by the next bits: length << 8 | symbol; 0 where the code is longer */
+    int32_t last[17], offset[17];           /* by length: the last code (-1: none); symbol index minus code */
+} JpegHuffman;
+
+/* The bits of one scan, the next one at the top of bits. Past the last byte come zeros, counted in padding: as soon as
+   padding exceeds count some of them were used, and the data had ended early. */
+typedef struct JpegBits {
+    const uint8_t *at, *end;
+    uint64_t bits;
+    int count, padding;
+    bool stopped;
+} JpegBits;
+
+typedef struct JpegComponent {
+    int id, h, v, quant_index;              /* h, v: sampling factors */
+    int width, height;                      /* in samples: libjpeg's downsampled_width and _height */
+    int blocks_x, blocks_y;                 /* blocks that hold samples of the picture */
+    int padded_x, padded_y;                 /* the same, filled up to whole MCUs */
+    bool coded;                             /* some scan had it, and quant is what was in its slot then */
+    uint16_t quant[64];                     /* in natural order, as are coefficients */
+    int precision[64];                      /* in zigzag order: bits not sent yet of a coefficient, -1 for all of it */
+    uint8_t *plane;                         /* [8 * padded_y, 8 * padded_x] */
+    int16_t *coefficients;                  /* progressive only: [padded_y, padded_x, 64] */
+    const JpegHuffman *dc, *ac;             /* in the current scan */
+    int16_t prediction;
+} JpegComponent;
+
+typedef enum JpegColour { JPEG_GREY, JPEG_YCC, JPEG_RGB, JPEG_CMYK, JPEG_YCCK } JpegColour;
+
+typedef struct Jpeg {
+    const uint8_t *at, *end;
+    const char *name;
+    SvError *error;
+    bool has_frame, progressive, complete;  /* complete: the one scan a sequential file needs was read */
+    bool has_jfif, has_adobe, quant_defined[4];
+    int adobe_transform;
+    uint16_t quant[4][64];
+    JpegHuffman dc[4], ac[4];
+    int width, height, max_h, max_v, mcus_x, mcus_y, n_components;
+    JpegComponent components[4];
+    JpegColour colour;
+    int restart_interval, n_scans;
+    int n_scan_components, ss, se, ah, al;  /* the current scan, T.81 B.2.3 */
+    JpegComponent *scan[4];
+    uint32_t eob_run;
+    JpegBits bits;
+    uint8_t *exif;                          /* every Exif segment before the first scan, joined */
+    size_t exif_size;
+    const uint8_t *xmp;
+    size_t xmp_size;
+} Jpeg;
+
+/* Natural position of each zigzag position, T.81 Figure A.6. */
+static const uint8_t jpeg_zigzag[64] = {
+     0,  1,  8, 16,  9,  2,  3, 10, 17, 24, 32, 25, 18, 11,  4,  5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,  6,
+     7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46,
+    53, 60, 61, 54, 47, 55, 62, 63
+};
+
+/* Files from Motion JPEG leave the tables of T.81 K.3 out, and libjpeg (jstdhuff.c) puts them into the empty slots.
+   Each is a DHT payload without its first byte: how many codes of each length, then the symbols. */
+static const uint8_t jpeg_standard_dc[2][28] = {
+    { 0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 },
+    { 0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 }
+};
+static const uint8_t jpeg_standard_ac[2][178] = {
+    {
+        0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125, 1, 2, 3, 0, 4, 17, 5, 18, 33, 49, 65, 6, 19, 81, 97, 7, 34,
+        113, 20, 50, 129, 145, 161, 8, 35, 66, 177, 193, 21, 82, 209, 240, 36, 51, 98, 114, 130, 9, 10, 22, 23, 24,
+        25, 26, 37, 38, 39, 40, 41, 42, 52, 53, 54, 55, 56, 57, 58, 67, 68, 69, 70, 71, 72, 73, 74, 83, 84, 85, 86,
+        87, 88, 89, 90, 99, 100, 101, 102, 103, 104, 105, 106, 115, 116, 117, 118, 119, 120, 121, 122, 131, 132, 133,
+        134, 135, 136, 137, 138, 146, 147, 148, 149, 150, 151, 152, 153, 154, 162, 163, 164, 165, 166, 167, 168, 169,
+        170, 178, 179, 180, 181, 182, 183, 184, 185, 186, 194, 195, 196, 197, 198, 199, 200, 201, 202, 210, 211, 212,
+        213, 214, 215, 216, 217, 218, 225, 226, 227, 228, 229, 230, 231, 232, 233, 234, 241, 242, 243, 244, 245, 246,
+        247, 248, 249, 250
+    }, {
+        0, 2, 1, 2, 4, 4, 3, 4, 7, 5, 4, 4, 0, 1, 2, 119, 0, 1, 2, 3, 17, 4, 5, 33, 49, 6, 18, 65, 81, 7, 97, 113, 19,
+        34, 50, 129, 8, 20, 66, 145, 161, 177, 193, 9, 35, 51, 82, 240, 21, 98, 114, 209, 10, 22, 36, 52, 225, 37,
+        241, 23, 24, 25, 26, 38, 39, 40, 41, 42, 53, 54, 55, 56, 57, 58, 67, 68, 69, 70, 71, 72, 73, 74, 83, 84, 85,
+        86, 87, 88, 89, 90, 99, 100, 101, 102, 103, 104, 105, 106, 115, 116, 117, 118, 119, 120, 121, 122, 130, 131,
+        132, 133, 134, 135, 136, 137, 138, 146, 147, 148, 149, 150, 151, 152, 153, 154, 162, 163, 164, 165, 166, 167,
+        168, 169, 170, 178, 179, 180, 181, 182, 183, 184, 185, 186, 194, 195, 196, 197, 198, 199, 200, 201, 202, 210,
+        211, 212, 213, 214, 215, 216, 217, 218, 226, 227, 228, 229, 230, 231, 232, 233, 234, 242, 243, 244, 245, 246,
+        247, 248, 249, 250
+    }
+};
+
+/* The low 16 bits, as two's complement. */
+static int16_t jpeg_wrap16(int32_t value) { return (int16_t)(uint16_t)((uint32_t)value & 0xffff); }
+static int jpeg_clamp8(int value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
+
+static int jpeg_truncated(const Jpeg *j) {
+    return sv_fail(j->error, "%s: the JPEG file is truncated", j->name);
+}
+
+static int jpeg_no_memory(const Jpeg *j) {
+    return sv_fail(j->error, "%s: not enough memory to decode the JPEG", j->name);
+}
+
+/* ----------------------------------------------------------------------------- JPEG: bits and codes */
+
+/* At least 57 bits afterwards. FF 00 stands for the byte FF; FF and anything else is a marker, where a scan stops. */
+static void jpeg_refill(JpegBits *b) {
+    while (b->count <= 56) {
+        unsigned byte = 0;
+        if (b->at < b->end && *b->at != 0xff) {
+            byte = *b->at++;
+        } else if (!b->stopped) {
+            const uint8_t *next = b->at;
+            while (next < b->end && *next == 0xff) next++;
+            if (next < b->end && next > b->at && *next == 0) {
+                byte = 0xff;
+                b->at = next + 1;
+            } else {
+                b->stopped = true;
+            }
+        }
+        if (b->stopped) b->padding += 8;
+        b->bits |= (uint64_t)byte << (56 - b->count);
+        b->count += 8;
+    }
+}
+
+static inline unsigned jpeg_take(JpegBits *b, int n)      /* 1 <= n <= 16 */
+{
+    if (b->count < n) jpeg_refill(b);
+    unsigned value = (unsigned)(b->bits >> (64 - n));
+    b->bits <<= n;
+    b->count -= n;
+    return value;
+}
+
+/* The next symbol, or -1 for a code the table does not have. */
+static inline int jpeg_symbol(JpegBits *b, const JpegHuffman *table) {
+    if (b->count < 32) jpeg_refill(b);
+    unsigned entry = table->lookup[b->bits >> (64 - JPEG_LOOKAHEAD)];
+    if (entry) {
+        b->bits <<= entry >> 8;
+        b->count -= (int)(entry >> 8);
+        return (int)(entry & 255);
+    }
+    for (int length = JPEG_LOOKAHEAD + 1; length <= 16; length++) {
+        int32_t code = (int32_t)(b->bits >> (64 - length));
+        if (code <= table->last[length]) {
+            b->bits <<= length;
+            b->count -= length;
+            return table->symbols[code + table->offset[length]];
+        }
+    }
+    return -1;
+}
+
+/* The number of that many bits, T.81 F.2.2.1 EXTEND: the lower half of the codes is negative. */
+static inline int jpeg_value(JpegBits *b, int size)       /* 0 <= size <= 15 */
+{
+    if (size == 0) return 0;
+    int value = (int)jpeg_take(b, size);
+    return value < 1 << (size - 1) ? value - (1 << size) + 1 : value;
+}
+
+/* Makes a table from 16 counts and the symbols; the caller has checked that symbols holds them all. Returns -1 for
+   counts that are no prefix code, or that use the code of all ones, and for DC symbols over 15, as jdhuff.c does. */
+static int jpeg_build_huffman(JpegHuffman *table, const uint8_t counts[16], const uint8_t *symbols, bool is_dc) {
+    int n = 0;
+    int32_t code = 0;
+    memset(table, 0, sizeof *table);
+    for (int length = 1; length <= 16; length++, code <<= 1) {
+        int count = counts[length - 1];
+        if (n + count > 256) return -1;
+        table->offset[length] = n - code;
+        table->last[length] = count ? code + count - 1 : -1;
+        for (int i = 0; i < count; i++, n++, code++) {
+            if (code + 1 >= 1 << length || (is_dc && symbols[n] > 15)) return -1;
+            table->symbols[n] = symbols[n];
+            if (length > JPEG_LOOKAHEAD) continue;
+            int shift = JPEG_LOOKAHEAD - length;
+            for (int low = 0; low < 1 << shift; low++)
+                table->lookup[(code << shift) + low] = (uint16_t)(length << 8 | symbols[n]);
+        }
+    }
+    table->defined = true;
+    return 0;
+}
+
+/* ----------------------------------------------------------------------------- JPEG: the inverse DCT */
+
+/* Eight values to eight, the "islow" algorithm of jidctint.c (Loeffler, Ligtenberg and Moschytz) with 13 fractional
+   bits in the constants. The sums that wrap to 16 bits are those that libjpeg-turbo's x86 code makes in 16 bits; for
+   what an encoder writes it makes no difference. No 32-bit sum overflows for any 16-bit input. */
+static inline void jpeg_idct_1d(const int16_t *in, int step, int32_t out[8]) {
+    int32_t in0 = in[0], in1 = in[step], in2 = in[2 * step], in3 = in[3 * step];
+    int32_t in4 = in[4 * step], in5 = in[5 * step], in6 = in[6 * step], in7 = in[7 * step];
+
+    int32_t even0 = jpeg_wrap16(in0 + in4) * 8192, even1 = jpeg_wrap16(in0 - in4) * 8192;
+    int32_t even3 = in2 * (4433 + 6270) + in6 * 4433;           /* 8192 times 0.541196100, 0.765366865, */
+    int32_t even2 = in2 * 4433 + in6 * (4433 - 15137);          /* ... 1.847759065 */
+    int32_t sum0 = even0 + even3, sum3 = even0 - even3, sum1 = even1 + even2, sum2 = even1 - even2;
+
+    int32_t z3 = jpeg_wrap16(in7 + in3), z4 = jpeg_wrap16(in5 + in1);
+    int32_t odd3 = z3 * (9633 - 16069) + z4 * 9633;             /* 1.175875602, 1.961570560 */
+    int32_t odd4 = z3 * 9633 + z4 * (9633 - 3196);              /* 0.390180644 */
+    int32_t odd7 = in7 * (2446 - 7373) - in1 * 7373 + odd3;     /* 0.298631336, 0.899976223 */
+    int32_t odd5 = in5 * (16819 - 20995) - in3 * 20995 + odd4;  /* 2.053119869, 2.562915447 */
+    int32_t odd2 = in3 * (25172 - 20995) - in5 * 20995 + odd3;  /* 3.072711026 */
+    int32_t odd1 = in1 * (12299 - 7373) - in7 * 7373 + odd4;    /* 1.501321110 */
+
+    out[0] = sum0 + odd1; out[7] = sum0 - odd1;
+    out[1] = sum1 + odd2; out[6] = sum1 - odd2;
+    out[2] = sum2 + odd5; out[5] = sum2 - odd5;
+    out[3] = sum3 + odd7; out[4] = sum3 - odd7;
+}
+
+/* One block, coefficients in natural order, to 8 x 8 samples. Right shifts of negative numbers round down, as on every
+   compiler this is built with. */
+static void jpeg_idct(const int16_t coefficients[64], const uint16_t quant[64], uint8_t *out, size_t stride) {
+    int16_t in[64], columns[64];                            /* columns: [row, column] after the first pass */
+    int32_t sums[8];
+    int first_row = 0, others = 0;
+    for (int i = 1; i < 8; i++) first_row |= coefficients[i];
+    for (int i = 8; i < 64; i++) others |= coefficients[i];
+
+    if (!others) {                                          /* every column is flat */
+        for (int x = 0; x < 8; x++)
+            columns[x] = jpeg_wrap16(jpeg_wrap16(coefficients[x] * (int32_t)quant[x]) * 4);
+        if (!first_row) {                                   /* and so is the block: most of them, in a photo's sky */
+            int grey = jpeg_clamp8(((columns[0] + 16) >> 5) + 128);
+            for (int y = 0; y < 8; y++) memset(out + (size_t)y * stride, grey, 8);
+            return;
+        }
+        for (int y = 1; y < 8; y++) memcpy(columns + 8 * y, columns, 8 * sizeof *columns);
+    } else {
+        for (int i = 0; i < 64; i++) in[i] = jpeg_wrap16(coefficients[i] * (int32_t)quant[i]);
+        for (int x = 0; x < 8; x++) {
+            jpeg_idct_1d(in + x, 8, sums);
+            for (int y = 0; y < 8; y++) {                   /* two fractional bits stay */
+                int32_t value = (sums[y] + (1 << 10)) >> 11;
+                columns[8 * y + x] = (int16_t)(value < -32768 ? -32768 : value > 32767 ? 32767 : value);
+            }
+        }
+    }
+    for (int y = 0; y < 8; y++, out += stride) {
+        jpeg_idct_1d(columns + 8 * y, 1, sums);
+        for (int x = 0; x < 8; x++) out[x] = (uint8_t)jpeg_clamp8(((sums[x] + (1 << 17)) >> 18) + 128);
+    }
+}
+
+/* ----------------------------------------------------------------------------- JPEG: blocks of a scan
+
+   Each function reads one block's share of the scan, and returns -1 for data that no encoder writes. */
+
+/* Sequential, T.81 F.2.2. block holds zeros before. */
+static int jpeg_block_sequential(Jpeg *j, JpegComponent *c, int16_t *block) {
+    JpegBits *b = &j->bits;
+    int size = jpeg_symbol(b, c->dc);
+    if (size < 0) return -1;
+    c->prediction = jpeg_wrap16(c->prediction + jpeg_value(b, size));
+    block[0] = c->prediction;
+    for (int k = 1; k < 64; k++) {
+        int symbol = jpeg_symbol(b, c->ac);
+        if (symbol < 0) return -1;
+        if ((symbol & 15) == 0) {
+            if (symbol < 0xf0) break;                       /* end of block */
+            k += 15;                                        /* ZRL: sixteen zeros */
+            continue;
+        }
+        k += symbol >> 4;
+        if (k > 63) return -1;
+        block[jpeg_zigzag[k]] = (int16_t)jpeg_value(b, symbol & 15);
+    }
+    return 0;
+}
+
+/* Progressive, T.81 G.2: the DC coefficient's upper bits, then one more of them a scan. */
+static int jpeg_block_dc_first(Jpeg *j, JpegComponent *c, int16_t *block) {
+    int size = jpeg_symbol(&j->bits, c->dc);
+    if (size < 0) return -1;
+    c->prediction = jpeg_wrap16(c->prediction + jpeg_value(&j->bits, size));
+    block[0] = jpeg_wrap16(c->prediction * (1 << j->al));
+    return 0;
+}
+
+static int jpeg_block_dc_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
+    (void)c;
+    if (jpeg_take(&j->bits, 1)) block[0] = jpeg_wrap16(block[0] | 1 << j->al);
+    return 0;
+}
+
+/* Symbol r0 with r < 15: this block and 2^r - 1 + (r more bits) others have no further new coefficients in the band. */
+static uint32_t jpeg_eob_run(JpegBits *b, int r) {
+    return (1u << r) + (r ? jpeg_take(b, r) : 0);
+}
+
+static int jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block) {
+    if (j->eob_run) {
+        j->eob_run--;
+        return 0;
+    }
+    for (int k = j->ss; k <= j->se; k++) {
+        int symbol = jpeg_symbol(&j->bits, c->ac);
+        if (symbol < 0) return -1;
+        int run = symbol >> 4, size = symbol & 15;
+        if (size) {
+            k += run;
+            if (k > j->se) return -1;
+            block[jpeg_zigzag[k]] = jpeg_wrap16(jpeg_value(&j->bits, size) * (1 << j->al));
+        } else if (run == 15) {
+            k += 15;
+        } else {
+            j->eob_run = jpeg_eob_run(&j->bits, run) - 1;
+            break;
+        }
+    }
+    return 0;
+}
+
+/* One more bit of a coefficient that is not zero, away from zero. */
+static void jpeg_correct(JpegBits *b, int16_t *coefficient, int bit) {
+    if (jpeg_take(b, 1) && !(*coefficient & bit))
+        *coefficient = jpeg_wrap16(*coefficient + (*coefficient < 0 ? -bit : bit));
+}
+
+static int jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
+    JpegBits *b = &j->bits;
+    int bit = 1 << j->al, k = j->ss;
+    if (!j->eob_run) {
+        for (; k <= j->se; k++) {
+            int symbol = jpeg_symbol(b, c->ac), value = 0;
+            if (symbol < 0) return -1;
+            int run = symbol >> 4;
+            if ((symbol & 15) == 1) {
+                value = jpeg_take(b, 1) ? bit : -bit;
+            } else if (symbol & 15) {
+                return -1;                                  /* a new coefficient has only the one bit */
+            } else if (run < 15) {
+                j->eob_run = jpeg_eob_run(b, run);
+                break;
+            }
+            for (; k <= j->se; k++) {                       /* the run counts only coefficients still zero */
+                int16_t *coefficient = block + jpeg_zigzag[k];
+                if (*coefficient) jpeg_correct(b, coefficient, bit);
+                else if (run-- == 0) break;
+            }
+            if (value) {
+                if (k > j->se) return -1;
+                block[jpeg_zigzag[k]] = (int16_t)value;
+            }
+        }
+    }
+    if (j->eob_run) {
+        for (; k <= j->se; k++)
+            if (block[jpeg_zigzag[k]]) jpeg_correct(b, block + jpeg_zigzag[k], bit);
+        j->eob_run--;
+    }
+    return 0;
+}
+
+/* ----------------------------------------------------------------------------- JPEG: a scan */
+
+/* Moves past the next marker and returns it, or -1 at the end of the file. Anything in between is skipped. */
+static int jpeg_next_marker(Jpeg *j) {
+    for (;;) {
+        while (j->at < j->end && *j->at != 0xff) j->at++;
+        while (j->at < j->end && *j->at == 0xff) j->at++;
+        if (j->at == j->end) return -1;
+        if (*j->at++ != 0) return j->at[-1];
+    }
+}
+
+static void jpeg_reset_entropy(Jpeg *j)                   /* T.81 F.2.1.3.1, at the start and at restart markers */
+{
+    j->bits = (JpegBits){ .at = j->at, .end = j->end };
+    j->eob_run = 0;
+    for (int i = 0; i < j->n_scan_components; i++) j->scan[i]->prediction = 0;
+}
+
+/* Where a scan went wrong: past the end of the file, past a marker, or in the midst of it. */
+static int jpeg_scan_failed(const Jpeg *j) {
+    const JpegBits *b = &j->bits;
+    if (b->count >= b->padding)
+        return sv_fail(j->error, "%s: the JPEG's compressed data is damaged (in scan %d)", j->name, j->n_scans);
+    const uint8_t *marker = b->at;
+    while (marker < b->end && *marker == 0xff) marker++;
+    if (marker == b->end) return jpeg_truncated(j);
+    return sv_fail(j->error, "%s: the JPEG's compressed data ends early, at marker FF%02X (in scan %d)",
+                   j->name, *marker, j->n_scans);
+}
+
+static int jpeg_decode_block(Jpeg *j, JpegComponent *c, int x, int y) {
+    if (!j->progressive) {
+        int16_t block[64] = { 0 };
+        if (jpeg_block_sequential(j, c, block)) return -1;
+        size_t stride = (size_t)c->padded_x * 8;
+        jpeg_idct(block, c->quant, c->plane + (size_t)y * 8 * stride + (size_t)x * 8, stride);
+        return 0;
+    }
+    int16_t *block = c->coefficients + ((size_t)y * (size_t)c->padded_x + (size_t)x) * 64;
+    if (j->ss == 0) return j->ah ? jpeg_block_dc_refine(j, c, block) : jpeg_block_dc_first(j, c, block);
+    return j->ah ? jpeg_block_ac_refine(j, c, block) : jpeg_block_ac_first(j, c, block);
+}
+
+/* A scan of one component goes over its own blocks; one of several over MCUs, of h x v blocks of each (T.81 A.2). */
+static int decode_scan(Jpeg *j) {
+    JpegComponent *only = j->n_scan_components == 1 ? j->scan[0] : NULL;
+    int mcus_x = only ? only->blocks_x : j->mcus_x, mcus_y = only ? only->blocks_y : j->mcus_y;
+    int to_restart = j->restart_interval, restarts = 0;
+    jpeg_reset_entropy(j);
+    for (int y = 0; y < mcus_y; y++) {
+        for (int x = 0; x < mcus_x; x++) {
+            if (j->restart_interval && to_restart-- == 0) {
+                j->at = j->bits.at;
+                int marker = jpeg_next_marker(j);
+                if (marker < 0) return jpeg_truncated(j);
+                if (marker != 0xd0 + (restarts & 7))
+                    return sv_fail(j->error, "%s: the JPEG has marker FF%02X where restart marker %d belongs",
+                                   j->name, (unsigned)marker, restarts & 7);
+                restarts++;
+                to_restart = j->restart_interval - 1;
+                jpeg_reset_entropy(j);
+            }
+            if (only) {
+                if (jpeg_decode_block(j, only, x, y)) return jpeg_scan_failed(j);
+            } else {
+                for (int i = 0; i < j->n_scan_components; i++) {
+                    JpegComponent *c = j->scan[i];
+                    for (int v = 0; v < c->v; v++)
+                        for (int h = 0; h < c->h; h++)
+                            if (jpeg_decode_block(j, c, x * c->h + h, y * c->v + v)) return jpeg_scan_failed(j);
+                }
+            }
+            if (j->bits.count < j->bits.padding) return jpeg_scan_failed(j);
+        }
+    }
+    j->at = j->bits.at;                                     /* never past a marker */
+    return 0;
+}
+
+/* ----------------------------------------------------------------------------- JPEG: segments
+
+   T.81 B.2. p[0 .. size) is what follows the length. */
+
+static int read_sof(Jpeg *j, int marker, const uint8_t *p, size_t size) {
+    static const char *const process[16] = {
+        [3] = "lossless", [5] = "hierarchical", "hierarchical", "hierarchical", [9] = "arithmetic-coded",
+        "arithmetic-coded", "lossless", [13] = "hierarchical", "hierarchical", "hierarchical"
+    };
+    char what[80];
+    if (marker > 0xc2) {
+        snprintf(what, sizeof what, "%s JPEG is", process[marker & 15]);
+        return sv_not_read(j->name, what, j->error);
+    }
+    if (j->has_frame) return sv_fail(j->error, "%s: the JPEG has two frame headers", j->name);
+    if (size < 6) return sv_fail(j->error, "%s: the JPEG's frame header is too short", j->name);
+    if (p[0] != 8) {
+        snprintf(what, sizeof what, "JPEG of %d bits a sample is", p[0]);
+        return sv_not_read(j->name, what, j->error);
+    }
+    j->height = (int)be16(p + 1);
+    j->width = (int)be16(p + 3);
+    j->n_components = p[5];
+    if (sv_check_size((uint64_t)j->width, (uint64_t)j->height, j->name, j->error)) return -1;
+    if (j->n_components != 1 && j->n_components != 3 && j->n_components != 4)
+        return sv_fail(j->error, "%s: JPEG of %d components is not read, only 1, 3 or 4", j->name, j->n_components);
+    if (size != 6 + 3 * (size_t)j->n_components)
+        return sv_fail(j->error, "%s: the JPEG's frame header has the wrong length", j->name);
+
+    j->max_h = j->max_v = 1;
+    for (int i = 0; i < j->n_components; i++) {
+        JpegComponent *c = &j->components[i];
+        c->id = p[6 + 3 * i];
+        c->h = p[7 + 3 * i] >> 4;
+        c->v = p[7 + 3 * i] & 15;
+        c->quant_index = p[8 + 3 * i];
+        if (c->h < 1 || c->h > 4 || c->v < 1 || c->v > 4)
+            return sv_fail(j->error, "%s: the JPEG has a sampling factor of %d x %d", j->name, c->h, c->v);
+        if (c->h > j->max_h) j->max_h = c->h;
+        if (c->v > j->max_v) j->max_v = c->v;
+    }
+    j->mcus_x = (j->width + 8 * j->max_h - 1) / (8 * j->max_h);
+    j->mcus_y = (j->height + 8 * j->max_v - 1) / (8 * j->max_v);
+    for (int i = 0; i < j->n_components; i++) {
+        JpegComponent *c = &j->components[i];
+        if (j->max_h % c->h || j->max_v % c->v) {
+            snprintf(what, sizeof what, "JPEG with sampling factors %d x %d beside %d x %d is", c->h, c->v, j->max_h,
+                     j->max_v);
+            return sv_not_read(j->name, what, j->error);
+        }
+        c->width = (j->width * c->h + j->max_h - 1) / j->max_h;
+        c->height = (j->height * c->v + j->max_v - 1) / j->max_v;
+        c->blocks_x = (c->width + 7) / 8;
+        c->blocks_y = (c->height + 7) / 8;
+        c->padded_x = j->mcus_x * c->h;
+        c->padded_y = j->mcus_y * c->v;
+        for (int k = 0; k < 64; k++) c->precision[k] = -1;
+    }
+    j->progressive = marker == 0xc2;
+    j->has_frame = true;
+    return 0;
+}
+
+static int read_dqt(Jpeg *j, const uint8_t *p, size_t size) {
+    while (size > 0) {
+        int index = p[0] & 15, bytes = p[0] >> 4 ? 2 : 1;
+        if (index > 3 || size < 1 + 64 * (size_t)bytes)
+            return sv_fail(j->error, "%s: the JPEG has a bad quantisation table", j->name);
+        p++;
+        for (int k = 0; k < 64; k++, p += bytes)
+            j->quant[index][jpeg_zigzag[k]] = (uint16_t)(bytes == 2 ? be16(p) : p[0]);
+        j->quant_defined[index] = true;
+        size -= 1 + 64 * (size_t)bytes;
+    }
+    return 0;
+}
+
+static int read_dht(Jpeg *j, const uint8_t *p, size_t size) {
+    while (size > 0) {
+        size_t n = 0;
+        if (size >= 17)
+            for (int i = 1; i <= 16; i++) n += p[i];
+        if (size < 17 || n > 256 || size < 17 + n || (p[0] & 0xef) > 3 ||
+            jpeg_build_huffman(p[0] & 16 ? &j->ac[p[0] & 3] : &j->dc[p[0] & 3], p + 1, p + 17, !(p[0] & 16)))
+            return sv_fail(j->error, "%s: the JPEG has a bad Huffman table", j->name);
+        p += 17 + n;
+        size -= 17 + n;
+    }
+    return 0;
+}
+
+/* Pillow's JpegImagePlugin looks at APP1 only before the first scan, joins all Exif segments and keeps the last XMP. */
+static int read_app(Jpeg *j, int marker, const uint8_t *p, size_t size) {
+    static const char exif_name[6] = "Exif\0", xmp_name[29] = "http://ns.adobe.com/xap/1.0/";
+    if (marker == 0xe0 && size >= 14 && memcmp(p, "JFIF", 5) == 0) {
+        j->has_jfif = true;
+    } else if (marker == 0xee && size >= 12 && memcmp(p, "Adobe", 5) == 0) {
+        j->has_adobe = true;
+        j->adobe_transform = p[11];
+    } else if (marker == 0xe1 && j->n_scans == 0 && size >= 6 && memcmp(p, exif_name, 6) == 0) {
+        size_t skip = j->exif ? 6 : 0;                      /* exif_orientation takes the first one's name off */
+        uint8_t *joined = realloc(j->exif, j->exif_size + size - skip);
+        if (!joined) return jpeg_no_memory(j);
+        memcpy(joined + j->exif_size, p + skip, size - skip);
+        j->exif = joined;
+        j->exif_size += size - skip;
+    } else if (marker == 0xe1 && j->n_scans == 0 && size >= 29 && memcmp(p, xmp_name, 29) == 0) {
+        j->xmp = p + 29;
+        j->xmp_size = size - 29;
+    }
+    return 0;
+}
+
+/* What libjpeg takes the components for: jdapimin.c, default_decompress_parms. */
+static JpegColour jpeg_colour(const Jpeg *j) {
+    const JpegComponent *c = j->components;
+    if (j->n_components == 1) return JPEG_GREY;
+    if (j->n_components == 4) return j->has_adobe && j->adobe_transform != 0 ? JPEG_YCCK : JPEG_CMYK;
+    if (j->has_jfif) return JPEG_YCC;
+    if (j->has_adobe) return j->adobe_transform == 0 ? JPEG_RGB : JPEG_YCC;
+    return c[0].id == 'R' && c[1].id == 'G' && c[2].id == 'B' ? JPEG_RGB : JPEG_YCC;
+}
+
+/* Once the first scan's header is read: the tables a file may leave out, and the memory. */
+static int jpeg_begin(Jpeg *j) {
+    j->colour = jpeg_colour(j);
+    for (int i = 0; i < 2 && !j->progressive; i++) {
+        const uint8_t *dc = jpeg_standard_dc[i], *ac = jpeg_standard_ac[i];
+        if (!j->dc[i].defined) jpeg_build_huffman(&j->dc[i], dc, dc + 16, true);
+        if (!j->ac[i].defined) jpeg_build_huffman(&j->ac[i], ac, ac + 16, false);
+    }
+    for (int i = 0; i < j->n_components; i++) {
+        JpegComponent *c = &j->components[i];
+        size_t blocks = (size_t)c->padded_x * (size_t)c->padded_y;
+        if (blocks > SIZE_MAX / 128) return jpeg_no_memory(j);
+        if (j->progressive) c->coefficients = calloc(blocks, 64 * sizeof *c->coefficients);
+        else c->plane = malloc(blocks * 64);
+        if (!c->coefficients && !c->plane) return jpeg_no_memory(j);
+        if (!j->progressive && j->n_scan_components < j->n_components)
+            memset(c->plane, 128, blocks * 64);             /* grey, if no scan has it */
+    }
+    return 0;
+}
+
+static int read_sos(Jpeg *j, const uint8_t *p, size_t size) {
+    if (!j->has_frame) return sv_fail(j->error, "%s: the JPEG has a scan before its frame header", j->name);
+    if (j->complete) return sv_fail(j->error, "%s: the JPEG has a second scan of a finished picture", j->name);
+    if (++j->n_scans > JPEG_MAX_SCANS)
+        return sv_fail(j->error, "%s: the JPEG has more than %d scans", j->name, JPEG_MAX_SCANS);
+    int n = j->n_scan_components = size > 0 ? p[0] : 0;
+    if (n < 1 || n > 4 || size != 4 + 2 * (size_t)n)
+        return sv_fail(j->error, "%s: the header of the JPEG's scan %d has the wrong length", j->name, j->n_scans);
+    const uint8_t *last = p + 1 + 2 * n;
+    j->ss = last[0];
+    j->se = last[1];
+    j->ah = last[2] >> 4;
+    j->al = last[2] & 15;
+
+    /* T.81 G.1.1.1; a sequential scan's parameters are fixed, and files with others there exist */
+    if (j->progressive && ((j->ss == 0 ? j->se != 0 : j->ss > j->se || j->se > 63 || n != 1) ||
+                           (j->ah && j->al != j->ah - 1) || j->al > 13))
+        return sv_fail(j->error, "%s: the JPEG's scan %d has impossible progression parameters", j->name, j->n_scans);
+
+    uint64_t blocks = 0, mcu_blocks = 0;
+    for (int i = 0; i < n; i++) {
+        int slot = i;                                       /* jdmarker.c: in the frame's order, even if ids repeat */
+        while (slot < j->n_components && j->components[slot].id != p[1 + 2 * i]) slot++;
+        if (slot >= j->n_components)
+            return sv_fail(j->error, "%s: the JPEG's scan %d has a component the frame lacks", j->name, j->n_scans);
+        JpegComponent *c = j->scan[i] = &j->components[slot];
+        for (int k = 0; k < i; k++)
+            if (j->scan[k] == c)
+                return sv_fail(j->error, "%s: the JPEG's scan %d has a component twice", j->name, j->n_scans);
+        if (j->progressive && j->ss > 0 && c->precision[0] < 0)         /* T.81 G.1.1.1.1 */
+            return sv_fail(j->error, "%s: the JPEG's scan %d has AC coefficients before their DC", j->name, j->n_scans);
+        mcu_blocks += (uint64_t)(c->h * c->v);
+        blocks += (uint64_t)(n == 1 ? c->blocks_x : c->padded_x) * (uint64_t)(n == 1 ? c->blocks_y : c->padded_y);
+    }
+    if (n > 1 && mcu_blocks > 10)                           /* T.81 B.2.3 */
+        return sv_fail(j->error, "%s: the JPEG has %d blocks an MCU, more than 10", j->name, (int)mcu_blocks);
+
+    /* No code is shorter than a bit, so a header that claims a vast picture is found out before memory is taken. */
+    uint64_t least_bits = !j->progressive ? 2 * blocks : j->ss == 0 ? blocks : 0;
+    if (least_bits / 8 > (uint64_t)(j->end - (last + 3))) return jpeg_truncated(j);
+    if (j->n_scans == 1 && jpeg_begin(j)) return -1;
+
+    for (int i = 0; i < n; i++) {
+        JpegComponent *c = j->scan[i];
+        int dc = p[2 + 2 * i] >> 4, ac = p[2 + 2 * i] & 15;
+        bool needs_dc = !j->progressive || (j->ss == 0 && j->ah == 0), needs_ac = !j->progressive || j->ss > 0;
+        if ((needs_dc && (dc > 3 || !j->dc[dc].defined)) || (needs_ac && (ac > 3 || !j->ac[ac].defined)))
+            return sv_fail(j->error, "%s: the JPEG's scan %d uses a Huffman table that is not there",
+                           j->name, j->n_scans);
+        c->dc = needs_dc ? &j->dc[dc] : NULL;
+        c->ac = needs_ac ? &j->ac[ac] : NULL;
+        if (!c->coded) {                                    /* jdinput.c: the table of the component's first scan */
+            if (c->quant_index > 3 || !j->quant_defined[c->quant_index])
+                return sv_fail(j->error, "%s: the JPEG uses a quantisation table that is not there", j->name);
+            memcpy(c->quant, j->quant[c->quant_index], sizeof c->quant);
+            c->coded = true;
+        } else if (!j->progressive) {
+            return sv_fail(j->error, "%s: the JPEG's scan %d repeats a component", j->name, j->n_scans);
+        }
+        for (int k = j->ss; j->progressive && k <= j->se; k++) {
+            if (c->precision[k] != (j->ah ? j->ah : -1))    /* libjpeg goes on; small files that cost hours do this */
+                return sv_fail(j->error, "%s: the JPEG's scan %d repeats or skips bits of coefficients",
+                               j->name, j->n_scans);
+            c->precision[k] = j->al;
+        }
+    }
+    if (decode_scan(j)) return -1;
+    j->complete = !j->progressive && n == j->n_components;
+    return 0;
+}
+
+/* Markers up to EOI. A file of a single scan may be cut after its last MCU: nothing is missing then. With several scans
+   only EOI tells that none is missing. */
+static int read_jpeg(Jpeg *j) {
+    if (j->end - j->at < 3 || j->at[0] != 0xff || j->at[1] != 0xd8 || j->at[2] != 0xff)
+        return sv_fail(j->error, "%s: not a JPEG file", j->name);
+    j->at += 2;
+    for (;;) {
+        int marker = jpeg_next_marker(j), status = 0;
+        if (marker == 0xd9 && j->n_scans) return 0;
+        if (marker == 0xd9) return sv_fail(j->error, "%s: the JPEG has no picture in it", j->name);
+        if (marker == 0x01 || (marker >= 0xd0 && marker <= 0xd7)) continue;     /* TEM, RSTn: no payload */
+        bool is_sof = (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc) ||
+                      marker == 0xde;                       /* DHP, the frame header of a hierarchical file */
+        bool is_app = marker >= 0xe0 && marker <= 0xef;
+        bool is_other = marker == 0xc4 || marker == 0xcc || (marker >= 0xda && marker <= 0xdd) || marker == 0xfe;
+        if (marker >= 0 && !is_sof && !is_app && !is_other)
+            return sv_fail(j->error, "%s: the JPEG has an unexpected marker FF%02X", j->name, (unsigned)marker);
+        size_t left = (size_t)(j->end - j->at), size = left >= 2 ? be16(j->at) : 0;
+        if (marker < 0 || left < 2 || size > left) return j->complete ? 0 : jpeg_truncated(j);
+        if (size < 2) return sv_fail(j->error, "%s: the JPEG has a segment of length %d", j->name, (int)size);
+        const uint8_t *payload = j->at + 2;
+        j->at += size;
+        size -= 2;
+        if (is_sof) status = read_sof(j, marker, payload, size);
+        else if (is_app) status = read_app(j, marker, payload, size);
+        else if (marker == 0xc4) status = read_dht(j, payload, size);
+        else if (marker == 0xda) status = read_sos(j, payload, size);
+        else if (marker == 0xdb) status = read_dqt(j, payload, size);
+        else if (marker == 0xdd && size == 2) j->restart_interval = (int)be16(payload);
+        else if (marker == 0xdd) status = sv_fail(j->error, "%s: the JPEG's DRI segment has the wrong length", j->name);
+        if (status) return -1;
+    }
+}
+
+/* ----------------------------------------------------------------------------- JPEG: block smoothing
+
+   For a progressive file whose scans leave some of the first nine AC coefficients imprecise, libjpeg guesses those that
+   are zero from the DC values of the 5 x 5 blocks around (decompress_smooth_data of jdcoefct.c). Row k of the tables
+   below is the kernel, times 256, of zigzag position k: one set for a component of which only DC is known, whose DC is
+   smoothed too, and one for all others. */
+
+static const int16_t jpeg_smooth_dc_only[10][25] = {
+    {  -2,  -6,  -8,  -6,  -2,  -6,   6,  42,   6,  -6,  -8,  42, 152,  42,  -8,  -6,   6,  42,   6,  -6,
+       -2,  -6,  -8,  -6,  -2 },
+    {  -1,  -1,   0,   1,   1,  -3,  13,   0, -13,   3,  -3,  38,   0, -38,   3,  -3,  13,   0, -13,   3,
+       -1,  -1,   0,   1,   1 },
+    {  -1,  -3,  -3,  -3,  -1,  -1,  13,  38,  13,  -1,   0,   0,   0,   0,   0,   1, -13, -38, -13,   1,
+        1,   3,   3,   3,   1 },
+    {   0,   0,   1,   0,   0,   0,   2,   7,   2,   0,   0,  -5, -14,  -5,   0,   0,   2,   7,   2,   0,
+        0,   0,   1,   0,   0 },
+    {  -1,   0,   0,   0,   1,   0,   9,   0,  -9,   0,   0,   0,   0,   0,   0,   0,  -9,   0,   9,   0,
+        1,   0,   0,   0,  -1 },
+    {   0,   0,   0,   0,   0,   0,   2,  -5,   2,   0,   1,   7, -14,   7,   1,   0,   2,  -5,   2,   0,
+        0,   0,   0,   0,   0 },
+    {   0,   0,   0,   0,   0,   0,   1,   0,  -1,   0,   0,   2,   0,  -2,   0,   0,   1,   0,  -1,   0,
+        0,   0,   0,   0,   0 },
+    {   0,   0,   0,   0,   0,   0,   1,  -3,   1,   0,   0,   0,   0,   0,   0,   0,  -1,   3,  -1,   0,
+        0,   0,   0,   0,   0 },
+    {   0,   0,   0,   0,   0,   0,   1,   0,  -1,   0,   0,  -3,   0,   3,   0,   0,   1,   0,  -1,   0,
+        0,   0,   0,   0,   0 },
+    {   0,   0,   0,   0,   0,   0,   1,   2,   1,   0,   0,   0,   0,   0,   0,   0,  -1,  -2,  -1,   0,
+        0,   0,   0,   0,   0 }
+};
+
+static const int16_t jpeg_smooth_mixed[6][25] = {
+    { 0 },                                                  /* DC stays */
+    {   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,  -7,  50,   0, -50,   7,   0,   0,   0,   0,   0,
+        0,   0,   0,   0,   0 },
+    {   0,   0,  -7,   0,   0,   0,   0,  50,   0,   0,   0,   0,   0,   0,   0,   0,   0, -50,   0,   0,
+        0,   0,   7,   0,   0 },
+    {   0,   0,  -1,   0,   0,   0,   0,  13,   0,   0,   0,   0, -24,   0,   0,   0,   0,  13,   0,   0,
+        0,   0,  -1,   0,   0 },
+    {   0,  -1,   0,   1,   0,  -1,  10,   0, -10,   1,   0,   0,   0,   0,   0,   1, -10,   0,  10,  -1,
+        0,   1,   0,  -1,   0 },
+    {   0,   0,   0,   0,   0,   0,   0,   0,   0,   0,  -1,  13, -24,  13,  -1,   0,   0,   0,   0,   0,
+        0,   0,   0,   0,   0 }
+};
+
+static bool jpeg_needs_smoothing(const Jpeg *j) {
+    bool useful = false;
+    for (int i = 0; i < j->n_components; i++) {
+        const JpegComponent *c = &j->components[i];
+        if (!c->coded || c->precision[0] < 0) return false;
+        for (int k = 0; k < 10; k++) {
+            if (c->quant[jpeg_zigzag[k]] == 0) return false;
+            if (k > 0 && c->precision[k] != 0) useful = true;
+        }
+    }
+    return useful;
+}
+
+/* The five block rows whose DC values count for block row y, libjpeg's way of stopping at the top and the bottom: in
+   the last row of MCUs it counts rows as if every row of MCUs had as few as that one. */
+static void jpeg_smooth_rows(const Jpeg *j, const JpegComponent *c, int y, int rows[5]) {
+    int mcu_y = y / c->v, per_mcu = c->v;
+    if (mcu_y == j->mcus_y - 1 && c->blocks_y % c->v) per_mcu = c->blocks_y % c->v;
+    int counted = mcu_y * per_mcu + y % c->v, total = per_mcu * j->mcus_y;
+    rows[2] = y;
+    rows[1] = counted > 0 ? y - 1 : y;
+    rows[0] = counted > 1 ? y - 2 : rows[1];
+    rows[3] = counted < total - 1 ? y + 1 : y;
+    rows[4] = counted < total - 2 ? y + 2 : rows[3];
+}
+
+static void jpeg_smooth_block(const JpegComponent *c, const int rows[5], int x, int16_t block[64]) {
+    bool dc_only = true;
+    int dc[25];
+    for (int k = 1; k < 10; k++) dc_only = dc_only && c->precision[k] == -1;
+    for (int i = 0; i < 25; i++) {
+        int column = x + i % 5 - 2;
+        if (column < 0) column = 0;
+        if (column > c->blocks_x - 1) column = c->blocks_x - 1;
+        dc[i] = c->coefficients[((size_t)rows[i / 5] * (size_t)c->padded_x + (size_t)column) * 64];
+    }
+    for (int k = dc_only ? 0 : 1; k < (dc_only ? 10 : 6); k++) {
+        int at = jpeg_zigzag[k], precision = c->precision[k];
+        if (k > 0 && (precision == 0 || block[at])) continue;
+        const int16_t *kernel = dc_only ? jpeg_smooth_dc_only[k] : jpeg_smooth_mixed[k];
+        int64_t sum = 0, q = c->quant[at];
+        for (int i = 0; i < 25; i++) sum += dc[i] * kernel[i];
+        sum *= c->quant[0];
+        int64_t guess = ((q << 7) + (sum < 0 ? -sum : sum)) / (q << 8);
+        if (k > 0 && precision > 0 && guess >= 1 << precision) guess = (1 << precision) - 1;
+        block[at] = jpeg_wrap16((int32_t)((sum < 0 ? -guess : guess) & 0xffff));
+    }
+}
+
+static int jpeg_progressive_planes(Jpeg *j) {
+    bool smooth = jpeg_needs_smoothing(j);
+    for (int i = 0; i < j->n_components; i++) {
+        JpegComponent *c = &j->components[i];
+        size_t stride = (size_t)c->padded_x * 8;
+        if (!(c->plane = malloc(stride * (size_t)c->padded_y * 8))) return jpeg_no_memory(j);
+        for (int y = 0; y < c->blocks_y; y++) {
+            int rows[5] = { 0 };
+            if (smooth) jpeg_smooth_rows(j, c, y, rows);
+            for (int x = 0; x < c->blocks_x; x++) {
+                int16_t block[64];
+                memcpy(block, c->coefficients + ((size_t)y * (size_t)c->padded_x + (size_t)x) * 64, sizeof block);
+                if (smooth) jpeg_smooth_block(c, rows, x, block);
+                jpeg_idct(block, c->quant, c->plane + (size_t)y * 8 * stride + (size_t)x * 8, stride);
+            }
+        }
+        free(c->coefficients);
+        c->coefficients = NULL;
+    }
+    return 0;
+}
+
+/* ----------------------------------------------------------------------------- JPEG: samples to pixels */
+
+/* Row y of the picture of one component: either in its plane or, if it has fewer samples, made in row. Ratios of 2:1
+   are interpolated, 3/4 of the nearer sample and 1/4 of the farther, and the rounding alternates; all others repeat
+   samples. jdsample.c does not interpolate across a component of one or two samples a row. */
+static const uint8_t *upsample_row(const Jpeg *j, const JpegComponent *c, int y, uint8_t *row) {
+    int x_ratio = j->max_h / c->h, y_ratio = j->max_v / c->v, n = c->width;
+    size_t stride = (size_t)c->padded_x * 8;
+    const uint8_t *nearer = c->plane + (size_t)(y / y_ratio) * stride;
+    bool fancy_x = x_ratio == 2 && y_ratio <= 2 && n > 2, fancy_y = y_ratio == 2 && (x_ratio == 1 || fancy_x);
+
+    if (!fancy_x && !fancy_y) {
+        if (x_ratio == 1) return nearer;
+        for (int x = 0; x < j->width; x++) row[x] = nearer[x / x_ratio];
+        return row;
+    }
+    if (!fancy_y) {
+        row[0] = nearer[0];
+        row[1] = (uint8_t)((3 * nearer[0] + nearer[1] + 2) >> 2);
+        for (int x = 1; x < n - 1; x++) {
+            row[2 * x] = (uint8_t)((3 * nearer[x] + nearer[x - 1] + 1) >> 2);
+            row[2 * x + 1] = (uint8_t)((3 * nearer[x] + nearer[x + 1] + 2) >> 2);
+        }
+        row[2 * n - 2] = (uint8_t)((3 * nearer[n - 1] + nearer[n - 2] + 1) >> 2);
+        row[2 * n - 1] = nearer[n - 1];
+        return row;
+    }
+
+    /* the other row that counts: above or below, but for the picture's first and last */
+    int other = y / 2 + (y % 2 ? 1 : -1);
+    if (other < 0) other = 0;
+    if (other > c->height - 1) other = c->height - 1;
+    const uint8_t *farther = c->plane + (size_t)other * stride;
+    if (!fancy_x) {
+        for (int x = 0; x < n; x++) row[x] = (uint8_t)((3 * nearer[x] + farther[x] + (y % 2 ? 2 : 1)) >> 2);
+        return row;
+    }
+    int last = 3 * nearer[0] + farther[0], here = last;
+    for (int x = 0; x < n; x++) {
+        int next = x < n - 1 ? 3 * nearer[x + 1] + farther[x + 1] : here;
+        row[2 * x] = (uint8_t)((3 * here + last + 8) >> 4);
+        row[2 * x + 1] = (uint8_t)((3 * here + next + 7) >> 4);
+        last = here;
+        here = next;
+    }
+    return row;
+}
+
+/* YCbCr to RGB with 16 fractional bits, jdcolor.c's constants and rounding. */
+static inline void jpeg_ycc_to_rgb(int luma, int cb, int cr, uint8_t rgb[3]) {
+    cb -= 128;
+    cr -= 128;
+    rgb[0] = (uint8_t)jpeg_clamp8(luma + ((91881 * cr + 32768) >> 16));                 /* 1.40200 */
+    rgb[1] = (uint8_t)jpeg_clamp8(luma + ((-22554 * cb - 46802 * cr + 32768) >> 16));   /* 0.34414, 0.71414 */
+    rgb[2] = (uint8_t)jpeg_clamp8(luma + ((116130 * cb + 32768) >> 16));                /* 1.77200 */
+}
+
+/* Pillow takes every file of four components for Adobe's inverted CMYK; what is stored is then 255 - ink. Its
+   Convert.c makes each colour nk - ink * nk / 255 of it, nk = 255 - black, rounded in its own way. */
+static inline uint8_t jpeg_ink(int stored, int nk) {
+    int product = (255 - stored) * nk + 128;
+    return (uint8_t)jpeg_clamp8(nk - ((product + (product >> 8)) >> 8));
+}
+
+static void colour_row(const Jpeg *j, const uint8_t *const row[4], uint8_t *rgb) {
+    for (int x = 0; x < j->width; x++, rgb += 3) {
+        switch (j->colour) {
+        case JPEG_GREY:
+            rgb[0] = rgb[1] = rgb[2] = row[0][x];
+            break;
+        case JPEG_YCC:
+            jpeg_ycc_to_rgb(row[0][x], row[1][x], row[2][x], rgb);
+            break;
+        case JPEG_RGB:
+            for (int i = 0; i < 3; i++) rgb[i] = row[i][x];
+            break;
+        case JPEG_CMYK:
+            for (int i = 0; i < 3; i++) rgb[i] = jpeg_ink(row[i][x], row[3][x]);
+            break;
+        case JPEG_YCCK:                                     /* the "RGB" is ink already: 255 - what CMYK stores */
+            jpeg_ycc_to_rgb(row[0][x], row[1][x], row[2][x], rgb);
+            for (int i = 0; i < 3; i++) rgb[i] = jpeg_ink(255 - rgb[i], row[3][x]);
+            break;
+        }
+    }
+}
+
+static int jpeg_pixels(Jpeg *j, SvImage *image) {
+    size_t row_size = (size_t)j->width + 8;                 /* 2:1 may write one sample more than the width */
+    uint8_t *made = malloc(4 * row_size);
+    if (!made) return jpeg_no_memory(j);
+    if (sv_new_image((uint64_t)j->width, (uint64_t)j->height, j->name, image, j->error)) {
+        free(made);
+        return -1;
+    }
+    for (int y = 0; y < j->height; y++) {
+        const uint8_t *row[4] = { NULL, NULL, NULL, NULL };
+        for (int i = 0; i < j->n_components; i++)
+            row[i] = upsample_row(j, &j->components[i], y, made + (size_t)i * row_size);
+        colour_row(j, row, image->rgb + (size_t)y * (size_t)j->width * 3);
+    }
+    free(made);
+    return 0;
+}
+
+/* The pixels as the file has them, and how they are to be turned: Exif's orientation, or XMP's if there is none. */
+int sv_decode_jpeg(const uint8_t *data, size_t size, const char *name, SvImage *image, int *orientation,
+                       SvError *error) {
+    Jpeg *j = calloc(1, sizeof *j);
+    if (!j) return sv_fail(error, "%s: not enough memory", name);
+    j->at = data;
+    j->end = data + size;
+    j->name = name;
+    j->error = error;
+    int status = read_jpeg(j);
+    if (status == 0 && j->progressive) status = jpeg_progressive_planes(j);
+    if (status == 0) status = jpeg_pixels(j, image);
+    if (status == 0) {
+        *orientation = j->exif ? sv_exif_orientation(j->exif, j->exif_size) : 0;
+        if (*orientation == 0) *orientation = j->xmp ? sv_xmp_orientation(j->xmp, j->xmp_size) : 0;
+        }
+    for (int i = 0; i < 4; i++) {
+        free(j->components[i].plane);
+        free(j->components[i].coefficients);
+    }
+    free(j->exif);
+    free(j);
+    return status;
+}

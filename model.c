@@ -1,0 +1,397 @@
+/* model.c: a checkpoint file -> SvModel: config, tokenizer, weights (pointers into the mapped file). */
+#if !defined(_WIN32)
+#define _POSIX_C_SOURCE 200809L
+#define _FILE_OFFSET_BITS 64
+#endif
+#include "smolvlm.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#define HAVE_MMAP 1
+#else
+#define HAVE_MMAP 0
+#endif
+
+/* ------------------------------------------------------------------------------------------------- reading the file */
+
+static bool big_endian(void) {
+    const uint16_t one = 1;
+    return *(const uint8_t *)&one == 0;
+}
+
+/* A place in the metadata. A read past the end returns zeros and is remembered in `bad`. */
+typedef struct Cursor { const uint8_t *at, *end; bool bad; } Cursor;
+
+static const uint8_t *take(Cursor *c, size_t size) {
+    static const uint8_t zeros[8];
+    if (size > (size_t)(c->end - c->at)) {
+        c->bad = true;
+        return size <= sizeof zeros ? zeros : NULL;
+    }
+    c->at += size;
+    return c->at - size;
+}
+
+static uint32_t take_u32(Cursor *c) {
+    const uint8_t *b = take(c, 4);
+    return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+}
+
+static uint64_t take_u64(Cursor *c) {
+    uint64_t low = take_u32(c);
+    return low | (uint64_t)take_u32(c) << 32;
+}
+
+static float take_f32(Cursor *c) {
+    union { uint32_t u; float f; } value = { take_u32(c) };
+    return value.f;
+}
+
+static double take_f64(Cursor *c) {
+    union { uint64_t u; double f; } value = { take_u64(c) };
+    return value.f;
+}
+
+static SvString take_string(Cursor *c) {
+    enum { LONGEST = 1 << 20 };
+    SvString s = { "", take_u32(c) };
+    if (s.size > LONGEST) c->bad = true;
+    const uint8_t *data = c->bad ? NULL : take(c, s.size);
+    if (c->bad) return (SvString){ "", 0 };
+    s.data = (const char *)data;
+    return s;
+}
+
+static SvIds take_ids(Cursor *c) {
+    SvIds ids = { .count = take_u32(c) };
+    if (ids.count > sizeof ids.id / sizeof ids.id[0]) c->bad = true, ids.count = 0;
+    for (uint32_t i = 0; i < ids.count; i++) ids.id[i] = take_u32(c);
+    return ids;
+}
+
+static void take_config(Cursor *cursor, SvConfig *c) {
+#define TAKE_U32(field) c->field = take_u32(cursor);
+#define TAKE_F32(field) c->field = take_f32(cursor);
+#define TAKE_F64(field) c->field = take_f64(cursor);
+#define TAKE_F3(field) for (int i = 0; i < 3; i++) c->field[i] = take_f32(cursor);
+#define TAKE_IDS(field) c->field = take_ids(cursor);
+#define TAKE_STR(field) c->field = take_string(cursor);
+    SV_CONFIG(TAKE_U32, TAKE_F32, TAKE_F64, TAKE_F3, TAKE_IDS, TAKE_STR)
+}
+
+/* The dimensions' limits are far above any model of the family, and low enough that no product of those that the code
+   forms (the largest: intermediate_size * rows of a batch, layers * positions * kv_dim) overflows 64 bits. */
+static int check_config(const SvConfig *c, const char *path, SvError *error) {
+#define BETWEEN(field, low, high)                                                                                      \
+    if (c->field < (low) || c->field > (high))                                                                         \
+        return sv_fail(error, "%s: %s is %u, expected %d to %u", path, #field, c->field, low, (uint32_t)(high));
+#define REQUIRE(condition, path, sentence)                                                                             \
+    if (!(condition)) return sv_fail(error, "%s: %s", path, sentence)
+    BETWEEN(hidden_size, 1, 65536)
+    BETWEEN(intermediate_size, 1, 262144)
+    BETWEEN(num_hidden_layers, 1, 1024)
+    BETWEEN(num_attention_heads, 1, 1024)
+    BETWEEN(num_key_value_heads, 1, c->num_attention_heads)
+    BETWEEN(head_dim, 2, 512)
+    BETWEEN(vocab_size, 1, 1u << 22)
+    BETWEEN(max_position_embeddings, 1, 1u << 23)           /* sv_sin_cos */
+    REQUIRE(c->tie_word_embeddings <= 1 && c->chat_role_capitalize <= 1 && c->chat_template <= 1, path,
+            "a setting that is 0 or 1 is neither");
+    REQUIRE(c->num_attention_heads % c->num_key_value_heads == 0, path,
+            "num_key_value_heads does not divide num_attention_heads");
+    REQUIRE(c->head_dim % 2 == 0, path, "head_dim is odd, RoPE rotates pairs");
+    REQUIRE(c->rms_norm_eps >= 0 && c->rms_norm_eps < 1, path, "rms_norm_eps is out of range");
+    for (uint32_t i = 0; i < c->eos_token_id.count; i++)
+        REQUIRE(c->eos_token_id.id[i] < c->vocab_size, path, "an eos_token_id is not below vocab_size");
+    if (c->vision_num_hidden_layers == 0) return 0;
+
+    BETWEEN(image_size, 1, 4096)
+    BETWEEN(patch_size, 1, c->image_size)
+    BETWEEN(vision_hidden_size, 1, 65536)
+    BETWEEN(vision_intermediate_size, 1, 262144)
+    BETWEEN(vision_num_hidden_layers, 1, 1024)
+    BETWEEN(vision_num_attention_heads, 1, 1024)
+    BETWEEN(scale_factor, 1, 64)
+    BETWEEN(longest_edge, 1, SV_MAX_SIDE)
+    REQUIRE(c->do_image_splitting <= 1, path, "a setting that is 0 or 1 is neither");
+    REQUIRE(c->vision_hidden_size % c->vision_num_attention_heads == 0, path,
+            "vision_num_attention_heads does not divide vision_hidden_size");
+    REQUIRE(c->vision_hidden_size / c->vision_num_attention_heads <= 512, path, "a vision head is wider than 512");
+    REQUIRE(c->image_size / c->patch_size % c->scale_factor == 0, path,
+            "scale_factor does not divide the patches of a side");
+    REQUIRE(c->layer_norm_eps >= 0 && c->layer_norm_eps < 1, path, "layer_norm_eps is out of range");
+    REQUIRE(c->rescale_factor > 0 && c->rescale_factor <= 1, path, "rescale_factor is out of range");
+    for (int i = 0; i < 3; i++) {
+        REQUIRE(fabsf(c->image_mean[i]) < 1e6f, path, "image_mean is out of range");
+        REQUIRE(c->image_std[i] > 1e-6f && c->image_std[i] < 1e6f, path, "image_std is out of range");
+    }
+    REQUIRE(c->image_token_id < c->vocab_size, path, "image_token_id is not below vocab_size");
+    REQUIRE(c->image_token.size > 0, path, "image_token is empty");
+    return 0;
+}
+
+const char *sv_format_name(uint32_t format) {
+    static const char *const names[] = { "f32", "bf16", "q8", "q4" };
+    return format < 4 ? names[format] : "unknown";
+}
+
+/* Checks one line of the tensor table; `free_from` is where the tensor before it ends. */
+static int check_entry(const SvModel *m, const SvEntry *e, uint64_t free_from, SvError *error) {
+    int length = e->name.size < 120 ? (int)e->name.size : 120;
+    uint64_t size = sv_tensor_size(e->format, e->group, e->rows, e->cols);
+    if (sv_tensor_size(e->format, e->group, 1, 1) == 0)
+        return sv_fail(error, "%s: tensor %.*s has format %u (%s) in groups of %u, which this version does not read",
+                       m->path, length, e->name.data, e->format, sv_format_name(e->format), e->group);
+    if (size == 0 || e->size != size)
+        return sv_fail(error, "%s: tensor %.*s has a size that does not fit its shape", m->path, length, e->name.data);
+    if (e->offset % 64 != 0 || e->offset > m->file_size || e->size > m->file_size - e->offset)
+        return sv_fail(error, "%s: tensor %.*s lies outside the file", m->path, length, e->name.data);
+    if (e->offset < free_from)
+        return sv_fail(error, "%s: tensor %.*s overlaps what is before it", m->path, length, e->name.data);
+    return 0;
+}
+
+/* Finds a tensor by name and points to it. kind: 'V' (always f32) or 'M' (any format). */
+static int bind(const SvModel *m, SvTensor *tensor, char kind, const char *name_format, uint32_t layer, uint64_t rows,
+                uint64_t cols, SvError *error) {
+    char name[128];
+    int length = snprintf(name, sizeof name, name_format, (int)layer);
+    for (uint32_t i = 0; i < m->n_entries; i++) {
+        const SvEntry *e = &m->entries[i];
+        if (e->name.size != (size_t)length || memcmp(e->name.data, name, e->name.size) != 0) continue;
+        if (e->rows != rows || e->cols != cols)
+            return sv_fail(error, "%s: tensor %s is %u x %u, expected %llu x %llu", m->path, name, e->rows, e->cols,
+                           (unsigned long long)rows, (unsigned long long)cols);
+        if (kind == 'V' && e->format != SV_F32) return sv_fail(error, "%s: tensor %s is not f32", m->path, name);
+        *tensor = (SvTensor){ m->file + e->offset, e->format, e->group, e->rows, e->cols };
+        return 0;
+    }
+    return sv_fail(error, "%s: tensor %s is missing", m->path, name);
+}
+
+/* The lists of smolvlm.h, read as: bind every tensor to its field. The locals are what the lists' sizes are made of. */
+static int bind_all(SvModel *m, SvError *error) {
+    const SvConfig *c = &m->config;
+    uint64_t image_size = c->image_size, patch_size = c->patch_size, scale_factor = c->scale_factor;
+    uint64_t vision_hidden_size = c->vision_hidden_size, vision_intermediate_size = c->vision_intermediate_size;
+    uint64_t hidden_size = c->hidden_size, intermediate_size = c->intermediate_size, vocab_size = c->vocab_size;
+    uint64_t num_attention_heads = c->num_attention_heads, num_key_value_heads = c->num_key_value_heads;
+    uint64_t head_dim = c->head_dim;
+    uint32_t layer = 0;
+#define BIND(field, kind, name, rows, cols)                                                                            \
+    if (bind(m, &to->field, #kind[0], name, layer, rows, cols, error) != 0) return -1;
+
+    m->text.layers = calloc(c->num_hidden_layers, sizeof *m->text.layers);
+    if (!m->text.layers) return sv_fail(error, "%s: out of memory", m->path);
+    {
+        SvText *to = &m->text;
+        SV_TEXT_TENSORS(BIND)
+        if (c->tie_word_embeddings) to->lm_head = to->embed_tokens;
+        else SV_UNTIED_TENSORS(BIND)
+    }
+    for (; layer < c->num_hidden_layers; layer++) {
+        SvTextLayer *to = &m->text.layers[layer];
+        SV_TEXT_LAYER_TENSORS(BIND)
+    }
+    const float *inv_freq = m->text.inv_freq.data;
+    for (uint32_t i = 0; i < c->head_dim / 2; i++)              /* so an angle stays below the context's length */
+        REQUIRE(inv_freq[i] >= 0 && inv_freq[i] <= 1, m->path, "a rotary frequency is not between 0 and 1");
+
+    if (c->vision_num_hidden_layers == 0) return 0;
+    m->vision.layers = calloc(c->vision_num_hidden_layers, sizeof *m->vision.layers);
+    if (!m->vision.layers) return sv_fail(error, "%s: out of memory", m->path);
+    layer = 0;
+    {
+        SvVision *to = &m->vision;
+        SV_VISION_TENSORS(BIND)
+    }
+    for (; layer < c->vision_num_hidden_layers; layer++) {
+        SvVisionLayer *to = &m->vision.layers[layer];
+        SV_VISION_LAYER_TENSORS(BIND)
+    }
+    return 0;
+}
+
+static int64_t position_in(FILE *f) {
+#ifdef _WIN32
+    return _ftelli64(f);                                    /* a long has 32 bits there */
+#else
+    return ftell(f);
+#endif
+}
+
+/* Puts the file into memory: mapped, so that it is shared between processes and read as it is needed, or, where there
+   is no mmap or the bytes must be turned round, read whole. */
+static int load_file(SvModel *m, SvError *error) {
+#if HAVE_MMAP
+    int fd = open(m->path, O_RDONLY | O_NONBLOCK);
+    if (fd < 0) return sv_fail(error, "%s: %s", m->path, strerror(errno));
+    struct stat st;
+    if (fstat(fd, &st) != 0) {
+        int why = errno;
+        close(fd);
+        return sv_fail(error, "%s: %s", m->path, strerror(why));
+    }
+    if (!S_ISREG(st.st_mode)) {
+        close(fd);
+        return sv_fail(error, "%s: %s, expected a checkpoint made by export.py", m->path,
+                       S_ISDIR(st.st_mode) ? "a directory" : "not a file");
+    }
+    if (st.st_size < 64) {
+        close(fd);
+        return sv_fail(error, "%s: %lld bytes, not a checkpoint", m->path, (long long)st.st_size);
+    }
+    if ((uint64_t)st.st_size > SIZE_MAX / 2) {
+        close(fd);
+        return sv_fail(error, "%s: too large for this machine's address space", m->path);
+    }
+    m->file_size = (size_t)st.st_size;
+    if (!big_endian()) {
+        void *map = mmap(NULL, m->file_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        int why = errno;
+        close(fd);
+        if (map == MAP_FAILED) return sv_fail(error, "%s: cannot be mapped into memory: %s", m->path, strerror(why));
+        m->file = map;
+        m->mapped = true;
+        return 0;
+    }
+    close(fd);
+#endif
+    FILE *f = fopen(m->path, "rb");
+    if (!f) return sv_fail(error, "%s: %s", m->path, strerror(errno));
+    if (!m->file_size) {
+        int64_t size = fseek(f, 0, SEEK_END) == 0 ? position_in(f) : -1;
+        if (size < 64 || (uint64_t)size > SIZE_MAX / 2 || fseek(f, 0, SEEK_SET) != 0) {
+            fclose(f);
+            return sv_fail(error, "%s: not a checkpoint made by export.py", m->path);
+        }
+        m->file_size = (size_t)size;
+    }
+    m->file = malloc(m->file_size);
+    if (!m->file) {
+        fclose(f);
+        return sv_fail(error, "%s: out of memory for %zu MB", m->path, m->file_size >> 20);
+    }
+    size_t got = fread(m->file, 1, m->file_size, f);
+    fclose(f);
+    return got == m->file_size ? 0 : sv_fail(error, "%s: could not be read to its end", m->path);
+}
+
+/* Turns the bytes of every tensor's numbers round, on a big-endian machine; of Q8 and Q4, only the scales have several
+   bytes, at the end. */
+static void swap_weights(SvModel *m) {
+    for (uint32_t i = 0; i < m->n_entries; i++) {
+        const SvEntry *e = &m->entries[i];
+        size_t width = e->format == SV_F32 ? 4 : 2, swapped = e->size;
+        size_t rows = ((size_t)e->rows + SV_BLOCK_ROWS - 1) / SV_BLOCK_ROWS * SV_BLOCK_ROWS;
+        if (e->group) swapped = rows * ((e->cols + e->group - 1) / e->group) * sizeof(uint16_t);
+        for (uint8_t *end = m->file + e->offset + e->size, *b = end - swapped; b < end; b += width)
+            for (size_t j = 0; j < width / 2; j++) {
+                uint8_t swap = b[j];
+                b[j] = b[width - 1 - j];
+                b[width - 1 - j] = swap;
+            }
+    }
+}
+
+static int verify(const SvModel *m, SvError *error) {
+    if (sv_crc32(0, m->file + m->data_offset, m->file_size - m->data_offset) == m->weights_crc) return 0;
+    return sv_fail(error, "%s: the weights' checksum is wrong, the file is damaged", m->path);
+}
+
+static int parse(SvModel *m, SvError *error) {
+    Cursor cursor = { m->file, m->file + m->file_size, false };
+    if (memcmp(take(&cursor, 8), SV_FILE_MAGIC, 8) != 0)
+        return sv_fail(error, "%s: not a checkpoint made by export.py", m->path);
+    uint32_t version = take_u32(&cursor), metadata_crc = take_u32(&cursor);
+    uint64_t data_offset = take_u64(&cursor), file_size = take_u64(&cursor);
+    m->weights_crc = take_u32(&cursor);
+    m->n_entries = take_u32(&cursor);
+    if (version != SV_FILE_VERSION)
+        return sv_fail(error, "%s: file version %u, this program reads version %d: export it again", m->path, version,
+                       SV_FILE_VERSION);
+    if (file_size != m->file_size)
+        return sv_fail(error, "%s: %zu bytes, should be %llu: the file is cut short or damaged", m->path, m->file_size,
+                       (unsigned long long)file_size);
+    if (data_offset < 64 || data_offset % 64 != 0 || data_offset > file_size || m->n_entries > data_offset / 32)
+        return sv_fail(error, "%s: the header is damaged", m->path);
+    if (sv_crc32(0, m->file + 16, (size_t)data_offset - 16) != metadata_crc)
+        return sv_fail(error, "%s: the header's checksum is wrong, the file is damaged", m->path);
+    m->data_offset = (size_t)data_offset;
+
+    cursor.end = m->file + m->data_offset;
+    take_config(&cursor, &m->config);
+    if (cursor.bad) return sv_fail(error, "%s: the header is damaged", m->path);
+    if (check_config(&m->config, m->path, error) != 0) return -1;
+
+    m->entries = calloc((size_t)m->n_entries + 1, sizeof *m->entries);
+    if (!m->entries) return sv_fail(error, "%s: out of memory", m->path);
+    for (uint32_t i = 0; i < m->n_entries; i++) {
+        SvEntry *e = &m->entries[i];
+        e->name = take_string(&cursor);
+        e->format = take_u32(&cursor);
+        e->group = take_u32(&cursor);
+        e->rows = take_u32(&cursor);
+        e->cols = take_u32(&cursor);
+        e->offset = take_u64(&cursor);
+        e->size = take_u64(&cursor);
+        if (cursor.bad) return sv_fail(error, "%s: the tensor table is damaged", m->path);
+        if (check_entry(m, e, i ? e[-1].offset + e[-1].size : m->data_offset, error) != 0) return -1;
+    }
+    size_t used;
+    SvError why;
+    if (sv_tokenizer_load(cursor.at, (size_t)(cursor.end - cursor.at), m->config.vocab_size, &used, &m->tokenizer,
+                          &why) != 0)
+        return sv_fail(error, "%s: %.500s", m->path, why.text);
+    if ((size_t)(cursor.end - cursor.at) - used >= 64)
+        return sv_fail(error, "%s: %zu bytes before the weights are of no known use", m->path,
+                       (size_t)(cursor.end - cursor.at) - used);
+    if ((m->file_size <= SV_VERIFY_SIZE || !m->mapped) && verify(m, error) != 0) return -1;
+    if (big_endian()) swap_weights(m);
+    return bind_all(m, error);
+}
+
+int sv_open(const char *path, SvModel **model, SvError *error) {
+    *model = NULL;
+    SvModel *m = calloc(1, sizeof *m);
+    if (m) m->path = malloc(strlen(path) + 1);
+    if (!m || !m->path) {
+        free(m);
+        return sv_fail(error, "%s: out of memory", path);
+    }
+    strcpy(m->path, path);
+    m->kernels = sv_kernels(0);
+    if (load_file(m, error) != 0 || parse(m, error) != 0) {
+        sv_close(m);
+        return -1;
+    }
+    *model = m;
+    return 0;
+}
+
+int sv_verify(const SvModel *m, SvError *error) {
+    return m->mapped ? verify(m, error) : 0;                /* a file that was read whole was verified then */
+}
+
+void sv_close(SvModel *m) {
+    if (!m) return;
+    sv_tokenizer_free(m->tokenizer);
+    free(m->text.layers);
+    free(m->vision.layers);
+    free(m->entries);
+#if HAVE_MMAP
+    if (m->mapped) munmap(m->file, m->file_size);
+#endif
+    if (!m->mapped) free(m->file);
+    free(m->path);
+    free(m);
+}
