@@ -40,10 +40,10 @@ uint64_t sv_sum(int count, const uint64_t *sizes) {
     return total;
 }
 
-void *sv_floats(int count, const uint64_t *sizes, float **const *parts) {
+void *sv_floats(int count, const uint64_t *sizes, float **parts) {
     uint64_t total = sv_sum(count, sizes);
     float *block = total <= SIZE_MAX / 2 / sizeof(float) ? calloc((size_t)total + 1, sizeof(float)) : NULL;
-    for (int i = 0; i < count && block; i++) *parts[i] = block + (size_t)sv_sum(i, sizes);
+    for (int i = 0; i < count && block; i++) parts[i] = block + (size_t)sv_sum(i, sizes);
     return block;
 }
 

@@ -13,9 +13,15 @@
        | lm_head, of the last position only
      logits [vocab_size]
 
+   In the 500M model: hidden_size 960, 32 layers, 15 query heads and 5 key/value heads of 64 numbers, 49280 logits.
+
    Image tokens are rows of x like any other: the pipeline put them there in place of the embeddings of <image>.
    A prompt goes through in chunks, as matrix products over many positions; an answer one position at a time. Both are
-   the same code and, with Q8 or Q4 weights, give the same bits. */
+   the same code and, with Q8 or Q4 weights, give the same bits.
+
+   The KV cache. Keys and values of earlier positions never change, since no position sees a later one. So they are
+   computed once and kept, and a new token costs one row of every product instead of all. A position takes, in the 500M
+   model with integers, 32 layers * 2 * 5 heads * (64 bytes + a 4-byte scale) = 21,760 bytes. */
 #include "smolvlm.h"
 
 #include <stdlib.h>
@@ -24,22 +30,111 @@
 #pragma GCC diagnostic ignored "-Wunknown-pragmas"
 #endif
 
-/* Positions that go through the layers together: enough to make matrix products of it, few enough for the cache. */
+/* Positions that go through the layers together: enough for fast matrix products, few enough for the cache. */
 enum { CHUNK = 512 };
 
+/* count: at most CHUNK positions. delta lies where q does, which has been used by then. */
 struct SvDecoder {
     const SvModel *model;
     int threads;
-    size_t capacity, position;
-    SvCache cache;                          /* of the first layer; each next one lies cache_floats further */
+    size_t capacity, position;              /* room for how many positions; how many are in the KV cache              */
+    SvCache cache;                          /* of the first layer; each next one lies cache_floats further            */
     size_t cache_floats;
-    float *sine, *cosine;                   /* [capacity, head_dim / 2] */
-    float *norm, *q, *k, *v, *attention, *gate, *up, *scratch;
-    void *block;                            /* what all of these lie in */
+    float *sine, *cosine;                   /* [capacity, head_dim / 2]              of RoPE's angles                 */
+    float *norm;                            /* [count, hidden_size]                  a block's input, normalised      */
+    float *q;                               /* [count, heads, head_dim]              queries                          */
+    float *k, *v;                           /* [count, kv_heads, head_dim]           keys and values                  */
+    float *attention;                       /* [count, heads, head_dim]              what each head found             */
+    float *delta;                           /* [count, hidden_size]                  what a block adds to x           */
+    float *gate, *up;                       /* [count, intermediate_size]            the MLP's middle                 */
+    float *scratch;                         /* for the kernels                                                        */
+    void *block;                            /* the memory of all of these                                             */
 };
 
-/* The decoder's arrays, and the floats that each takes, stated once: allocated by sv_decoder_new, summed for people. */
-enum { N_PARTS = 11 };
+/* ------------------------------------------------------------------------------------------------------ the model */
+
+/* RoPE, rotary position embedding: turns pairs of numbers of each head of x [count, heads, dim], element i with element
+   i + dim/2, by an angle that grows with the position, fast for the first pairs and slowly for the last. The product of
+   a query turned by its angle and a key turned by its own depends on the difference of the angles alone. So attention
+   sees how far apart two tokens are, and no table of places limits how long a text may be. Values are not turned.
+
+   The loop is split among threads exactly as in cpu->cache(): each thread stores the keys that it turned itself, and no
+   barrier is needed between the two. */
+static void rope(const SvDecoder *d, float *x, size_t count, size_t heads) {
+    size_t dim = d->model->config.head_dim, half = dim / 2;
+#pragma omp for schedule(static) nowait
+    for (int64_t u = 0; u < (int64_t)(count * heads); u++) {
+        size_t at = (d->position + (size_t)u / heads) * half;
+        const float *sine = d->sine + at, *cosine = d->cosine + at;
+        float *a = x + (size_t)u * dim, *b = a + half;
+        for (size_t i = 0; i < half; i++) {
+            float first = a[i], second = b[i];
+            a[i] = first * cosine[i] - second * sine[i];
+            b[i] = second * cosine[i] + first * sine[i];
+        }
+    }
+}
+
+/* x [count, hidden_size], at most CHUNK positions, through the layers. All threads of a team run this together; each
+   kernel gives every thread its share of the work. */
+static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *events) {
+    const SvConfig *c = &d->model->config;
+    const SvKernels *cpu = d->model->kernels;
+    size_t dim = c->hidden_size, heads = c->num_attention_heads, kv_heads = c->num_key_value_heads;
+    const char *name = c->vision_num_hidden_layers ? "model.text_model.layers.%d" : "model.layers.%d";   /* Llama's */
+
+    for (uint32_t l = 0; l < c->num_hidden_layers; l++) {
+        const SvTextLayer *layer = &d->model->text.layers[l];
+        SvCache cache = d->cache;
+        cache.data += l * d->cache_floats;
+
+        /* x += o_proj(attention(input_layernorm(x)))
+
+           The one step in which positions exchange anything. CAUSAL: a position sees itself and what comes before, as
+           the model was trained to guess the next token, which it must not see.
+           Grouped-query attention: heads / kv_heads query heads in a row share one head of keys and values. In the 500M
+           model 15 share 5, so the cache, and the k_proj and v_proj, are a third of what they would be. */
+        cpu->rms_norm(d->norm, x, layer->input_layernorm.data, count, dim, c->rms_norm_eps);
+        SvProduct qkv[] = { { d->q, &layer->q_proj, NULL }, { d->k, &layer->k_proj, NULL },
+                            { d->v, &layer->v_proj, NULL } };
+        cpu->matmul(qkv, 3, d->norm, count, d->scratch);
+        rope(d, d->q, count, heads);
+        rope(d, d->k, count, kv_heads);
+        cpu->cache(&cache, d->k, d->v, d->position, count);
+        cpu->attention(d->attention, d->q, &cache, count, d->position + count, heads, SV_CAUSAL, d->scratch);
+        cpu->matmul(&(SvProduct){ d->delta, &layer->o_proj, NULL }, 1, d->attention, count, d->scratch);
+        cpu->add(x, d->delta, count, dim);
+
+        /* x += down_proj(silu(gate_proj(norm)) * up_proj(norm)), norm = post_attention_layernorm(x)
+
+           Each position by itself. up_proj proposes numbers, gate_proj says how much of each goes through. */
+        cpu->rms_norm(d->norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps);
+        SvProduct gate_up[] = { { d->gate, &layer->gate_proj, NULL }, { d->up, &layer->up_proj, NULL } };
+        cpu->matmul(gate_up, 2, d->norm, count, d->scratch);
+        cpu->silu_mul(d->gate, d->up, count, c->intermediate_size);
+        cpu->matmul(&(SvProduct){ d->delta, &layer->down_proj, NULL }, 1, d->gate, count, d->scratch);
+        cpu->add(x, d->delta, count, dim);
+
+        sv_team_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
+    }
+}
+
+/* x [hidden_size], the last position's, to logits [vocab_size]: how well each token would come next. */
+static void lm_head(const SvDecoder *d, const float *x, float *logits) {
+    const SvConfig *c = &d->model->config;
+    d->model->kernels->rms_norm(d->norm, x, d->model->text.norm.data, 1, c->hidden_size, c->rms_norm_eps);
+    d->model->kernels->matmul(&(SvProduct){ logits, &d->model->text.lm_head, NULL }, 1, d->norm, 1, d->scratch);
+}
+
+void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x) {
+    size_t dim = model->config.hidden_size;
+    for (size_t i = 0; i < count; i++) sv_row(&model->text.embed_tokens, (size_t)ids[i], x + i * dim);
+}
+
+/* ------------------------------------------------------------------------------------------------- sizes and memory */
+
+/* The buffers that have memory of their own, and the floats that each takes. */
+enum { CACHE, SINE, COSINE, NORM, Q, K, V, ATTENTION, GATE, UP, SCRATCH, N_PARTS };
 
 static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
@@ -50,15 +145,15 @@ static void part_sizes(const SvModel *m, uint64_t capacity, int threads, uint64_
     const SvConfig *c = &m->config;
     uint64_t chunk = capacity < CHUNK ? capacity : CHUNK, q_dim = (uint64_t)c->num_attention_heads * c->head_dim;
     uint64_t kv_dim = (uint64_t)c->num_key_value_heads * c->head_dim;
-    size[0] = c->num_hidden_layers * sv_cache_floats(is_q8(m), capacity, c->num_key_value_heads, c->head_dim);
-    size[1] = size[2] = capacity * c->head_dim / 2;                                     /* sine, cosine */
-    size[3] = chunk * c->hidden_size;                                                   /* norm */
-    size[4] = chunk * larger(q_dim, c->hidden_size);                                    /* q, and what a block adds */
-    size[5] = size[6] = chunk * kv_dim;                                                 /* k, v */
-    size[7] = chunk * q_dim;                                                            /* attention */
-    size[8] = size[9] = chunk * c->intermediate_size;                                   /* gate, up */
-    size[10] = larger(sv_attention_scratch(capacity, c->num_attention_heads, threads),  /* scratch */
-                      sv_matmul_scratch(chunk, larger(c->intermediate_size, larger(q_dim, c->hidden_size))));
+    size[CACHE] = c->num_hidden_layers * sv_cache_floats(is_q8(m), capacity, c->num_key_value_heads, c->head_dim);
+    size[SINE] = size[COSINE] = capacity * c->head_dim / 2;
+    size[NORM] = chunk * c->hidden_size;
+    size[Q] = chunk * larger(q_dim, c->hidden_size);                                    /* and delta */
+    size[K] = size[V] = chunk * kv_dim;
+    size[ATTENTION] = chunk * q_dim;
+    size[GATE] = size[UP] = chunk * c->intermediate_size;
+    size[SCRATCH] = larger(sv_attention_scratch(capacity, c->num_attention_heads, threads),
+                           sv_matmul_scratch(chunk, larger(c->intermediate_size, larger(q_dim, c->hidden_size))));
 }
 
 uint64_t sv_decoder_memory(const SvModel *model, int capacity, int threads) {
@@ -77,22 +172,20 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
     threads = sv_threads(threads);
     SvDecoder *d = calloc(1, sizeof *d);
     uint64_t size[N_PARTS];
+    float *part[N_PARTS];
     part_sizes(model, (uint64_t)capacity, threads, size);
-    if (d) d->block = sv_floats(N_PARTS, size, (float **[]){ &d->cache.data, &d->sine, &d->cosine, &d->norm, &d->q,
-                                                             &d->k, &d->v, &d->attention, &d->gate, &d->up,
-                                                             &d->scratch });
-    if (!d || !d->block) {
+    void *block = d ? sv_floats(N_PARTS, size, part) : NULL;
+    if (!block) {
         free(d);
         return sv_fail(error, "%s: out of memory for a context of %d tokens (%llu MB)", model->path, capacity,
                        (unsigned long long)(sv_decoder_memory(model, capacity, threads) >> 20));
     }
-    d->model = model;
-    d->threads = threads;
-    d->capacity = (size_t)capacity;
-    d->cache.q8 = is_q8(model);
-    d->cache.capacity = (d->capacity + 63) / 64 * 64;
-    d->cache.heads = c->num_key_value_heads;
-    d->cache.dim = c->head_dim;
+    size_t rows = ((size_t)capacity + 63) / 64 * 64;
+    *d = (SvDecoder){ .model = model, .threads = threads, .capacity = (size_t)capacity,
+                      .cache = { is_q8(model), rows, c->num_key_value_heads, c->head_dim, part[CACHE] },
+                      .sine = part[SINE], .cosine = part[COSINE], .norm = part[NORM], .q = part[Q], .k = part[K],
+                      .v = part[V], .attention = part[ATTENTION], .delta = part[Q], .gate = part[GATE],
+                      .up = part[UP], .scratch = part[SCRATCH], .block = block };
     d->cache_floats = (size_t)sv_cache_floats(d->cache.q8, d->capacity, d->cache.heads, d->cache.dim);
 
     /* LlamaRotaryEmbedding: the angle of position p at frequency i, a product of two floats */
@@ -110,28 +203,6 @@ void sv_decoder_free(SvDecoder *d) {
     free(d);
 }
 
-void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x) {
-    size_t dim = model->config.hidden_size;
-    for (size_t i = 0; i < count; i++) sv_row(&model->text.embed_tokens, (size_t)ids[i], x + i * dim);
-}
-
-/* Rotates each head of x [count, heads * dim]: element i with element i + dim/2, by the angle of its position. Heads
-   are shared out as in SvKernels' cache: a thread caches the keys that it has rotated. */
-static void rope(const SvDecoder *d, float *x, size_t count, size_t heads) {
-    size_t dim = d->model->config.head_dim, half = dim / 2;
-#pragma omp for schedule(static) nowait
-    for (int64_t u = 0; u < (int64_t)(count * heads); u++) {
-        size_t at = (d->position + (size_t)u / heads) * half;
-        const float *sine = d->sine + at, *cosine = d->cosine + at;
-        float *a = x + (size_t)u * dim, *b = a + half;
-        for (size_t i = 0; i < half; i++) {
-            float first = a[i], second = b[i];
-            a[i] = first * cosine[i] - second * sine[i];
-            b[i] = second * cosine[i] + first * sine[i];
-        }
-    }
-}
-
 /* Multiply-adds of `count` positions in one layer, about: with all weights, and with what the cache then holds. */
 static uint64_t layer_work(const SvDecoder *d, size_t count) {
     const SvConfig *c = &d->model->config;
@@ -140,44 +211,8 @@ static uint64_t layer_work(const SvDecoder *d, size_t count) {
     return count * (weights + 2 * (d->position + count) * c->num_attention_heads * c->head_dim);
 }
 
-/* Up to CHUNK positions through all layers. All threads of a team are here, and share what each function has to do. */
-static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *events) {
-    const SvConfig *c = &d->model->config;
-    const SvKernels *cpu = d->model->kernels;
-    float *norm = d->norm, *q = d->q, *k = d->k, *v = d->v, *gate = d->gate, *up = d->up, *scratch = d->scratch;
-    size_t dim = c->hidden_size, heads = c->num_attention_heads, kv_heads = c->num_key_value_heads;
-    const char *name = c->vision_num_hidden_layers ? "model.text_model.layers.%d" : "model.layers.%d";   /* Llama's */
-
-    for (uint32_t l = 0; l < c->num_hidden_layers; l++) {
-        const SvTextLayer *layer = &d->model->text.layers[l];
-        SvCache cache = d->cache;
-        cache.data += l * d->cache_floats;
-
-        /* x += o_proj(attention(input_layernorm(x))) */
-        cpu->rms_norm(norm, x, layer->input_layernorm.data, count, dim, c->rms_norm_eps);
-        SvProduct qkv[] = { { q, &layer->q_proj, NULL }, { k, &layer->k_proj, NULL }, { v, &layer->v_proj, NULL } };
-        cpu->matmul(qkv, 3, norm, count, scratch);
-        rope(d, q, count, heads);
-        rope(d, k, count, kv_heads);
-        cpu->cache(&cache, k, v, d->position, count);
-        cpu->attention(d->attention, q, &cache, count, d->position + count, heads, true, scratch);
-        cpu->matmul(&(SvProduct){ q, &layer->o_proj, NULL }, 1, d->attention, count, scratch);
-        cpu->add(x, q, count, dim);
-
-        /* x += down_proj(silu(gate_proj(norm)) * up_proj(norm)) */
-        cpu->rms_norm(norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps);
-        SvProduct gate_up[] = { { gate, &layer->gate_proj, NULL }, { up, &layer->up_proj, NULL } };
-        cpu->matmul(gate_up, 2, norm, count, scratch);
-        cpu->silu_mul(gate, up, count, c->intermediate_size);
-        cpu->matmul(&(SvProduct){ q, &layer->down_proj, NULL }, 1, gate, count, scratch);
-        cpu->add(x, q, count, dim);
-        sv_team_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
-    }
-}
-
 int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, const SvEvents *events, SvError *error) {
     const SvConfig *c = &d->model->config;
-    const SvKernels *cpu = d->model->kernels;
     size_t dim = c->hidden_size;
     if (count == 0) return sv_fail(error, "%s: no token to run", d->model->path);
     if (count > d->capacity - d->position)
@@ -198,7 +233,7 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
         {
             layers(d, from, chunk, events);
             if (listening) {                                /* HF normalises every position; an answer needs the last */
-                cpu->rms_norm(d->norm, from, d->model->text.norm.data, chunk, dim, c->rms_norm_eps);
+                d->model->kernels->rms_norm(d->norm, from, d->model->text.norm.data, chunk, dim, c->rms_norm_eps);
                 sv_team_emit(events, name, 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
             }
         }
@@ -208,10 +243,7 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
         int threads = sv_team(d->threads, (uint64_t)c->vocab_size * dim);
         (void)threads;
 #pragma omp parallel num_threads(threads)
-        {
-            cpu->rms_norm(d->norm, x + (count - 1) * dim, d->model->text.norm.data, 1, dim, c->rms_norm_eps);
-            cpu->matmul(&(SvProduct){ logits, &d->model->text.lm_head, NULL }, 1, d->norm, 1, d->scratch);
-        }
+        lm_head(d, x + (count - 1) * dim, logits);
         sv_emit(events, "lm_head", 0, logits, 3, (int[]){ 1, 1, (int)c->vocab_size }, 1);
     }
     return 0;

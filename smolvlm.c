@@ -292,9 +292,10 @@ int sv_generate(const SvModel *m, const SvPrompt *prompt, const SvOptions *optio
 
     SvDecoder *decoder = NULL;
     uint64_t tokens = (uint64_t)prompt->n_tiles * (uint64_t)sv_image_tokens(c);
-    float *x = NULL, *features = NULL, *logits = NULL;
+    float *part[3] = { NULL };
     void *block = sv_floats(3, (uint64_t[]){ n * (uint64_t)c->hidden_size, tokens * c->hidden_size, c->vocab_size },
-                            (float **[]){ &x, &features, &logits });
+                            part);
+    float *x = part[0], *features = part[1], *logits = part[2];
     Candidate *candidates = options->temperature > 0 ? malloc(c->vocab_size * sizeof *candidates) : NULL;
     answer->ids = malloc((max + 1) * sizeof *answer->ids);
     Text text = { 0 };
@@ -397,10 +398,11 @@ int sv_selftest(const SvModel *m, int threads, bool one_by_one, uint64_t *hash, 
     if (n + MORE > c->max_position_embeddings)
         return sv_fail(error, "%s: a context of %u tokens is too short to test", m->path, c->max_position_embeddings);
 
-    float *x, *features, *logits;
     SvDecoder *decoder = NULL;
+    float *part[3] = { NULL };
     void *block = sv_floats(3, (uint64_t[]){ n * dim, tiles * (uint64_t)sv_image_tokens(c) * dim, c->vocab_size },
-                            (float **[]){ &x, &features, &logits });
+                            part);
+    float *x = part[0], *features = part[1], *logits = part[2];
     uint8_t *pixels = malloc(tiles * side * side * 3 + 1);
     int result = -1;
     if (!block || !pixels) {

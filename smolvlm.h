@@ -275,7 +275,7 @@ size_t sv_utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char
 int sv_detokenize(const SvTokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size,
                   SvError *error);
 
-/* -------------------------------------------------------------------------------------------- --- the model (model.c) */
+/* ---------------------------------------------------------------------------------------------- the model (model.c) */
 
 typedef struct SvEntry { SvString name; uint32_t format, group, rows, cols; uint64_t offset, size; } SvEntry;
 
@@ -433,6 +433,9 @@ int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits
 typedef struct SvCache { bool q8; size_t capacity, heads, dim; float *data; } SvCache;
 uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim);
 
+/* Whether attention's queries see later keys. */
+enum { SV_BIDIRECTIONAL = false, SV_CAUSAL = true };
+
 /* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: none) */
 typedef struct SvProduct { float *out; const SvTensor *w; const float *bias; } SvProduct;
 
@@ -453,8 +456,8 @@ struct SvKernels {
     void (*cache)(const SvCache *cache, const float *k, const float *v, size_t at, size_t count);
 
     /* Attention for n_q queries over the first n_k positions of the cache, all heads: out and q [n_q, heads * dim];
-       query head h reads the cache's head h / (heads / cache.heads). causal: query i sees the keys 0 .. n_k - n_q + i.
-       scratch: sv_attention_scratch() floats. */
+       query head h reads the cache's head h / (heads / cache.heads). SV_CAUSAL: query i sees the keys up to
+       n_k - n_q + i; SV_BIDIRECTIONAL: all of them. scratch: sv_attention_scratch() floats. */
     void (*attention)(float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k, size_t heads,
                       bool causal, float *scratch);
 
@@ -494,9 +497,9 @@ void sv_team_emit(const SvEvents *events, const char *module, int layer, const f
 
 /* ------------------------------------------------------------------------------------- what they share (base.c) */
 
-/* Allocates `count` arrays of sizes[i] floats as one block, all zero, and points *parts[i] to each; the caller frees
-   the block. NULL if there is no such memory. */
-void *sv_floats(int count, const uint64_t *sizes, float **const *parts);
+/* Allocates `count` arrays of sizes[i] floats as one block, all zero, and sets parts[i] to each; the caller frees the
+   block. NULL if there is no such memory. */
+void *sv_floats(int count, const uint64_t *sizes, float **parts);
 uint64_t sv_sum(int count, const uint64_t *sizes);                        /* how many floats that block holds */
 double sv_seconds(void);                                                  /* a clock, for differences */
 
