@@ -31,50 +31,9 @@
 #define make_directory(path) ((void)(path), errno = ENOSYS, -1)
 #endif
 
-static const char HELP[] =
-    "smolvlm: ask a small vision-language model about pictures, on the CPU, offline.\n"
-    "\n"
-    "  smolvlm MODEL -i photo.jpg -p \"What is this?\"\n"
-    "  smolvlm MODEL -i before.png -i after.png -p \"What has changed?\" --json\n"
-    "  smolvlm MODEL -i page.png -p \"Read the title.\" -n 20 --longest-edge 1024\n"
-    "  smolvlm MODEL --info\n"
-    "  smolvlm MODEL --selftest\n"
-    "\n"
-    "MODEL is a file made by export.py from a Hugging Face directory.\n"
-    "\n"
-    "  -i, --image FILE       a picture: PNG, JPEG, PNM (- reads stdin); may be repeated\n"
-    "  -p, --prompt TEXT      the question\n"
-    "  -s, --system TEXT      an instruction before the question\n"
-    "  -n, --max-tokens N     end the answer after N tokens (default 256; 0 stops after the prompt is built)\n"
-    "  -t, --temperature T    0 (the default) always takes the likeliest token; 1 samples as the model learnt\n"
-    "      --top-p P          sample among the likeliest tokens that together reach P (default 1: all)\n"
-    "      --top-k K          sample among the K likeliest (default 0: all)\n"
-    "      --seed S           the sampling's random numbers (default 0)\n"
-    "  -j, --threads N        default: all cores, or OMP_NUM_THREADS (1 without OpenMP)\n"
-    "      --no-split         look only at the whole picture, not at its tiles: faster, less detail\n"
-    "      --longest-edge PX  scale a picture's longer side to PX before it is cut into tiles: fewer tiles, less\n"
-    "                         detail, less time (default: the checkpoint's; more than 4096 is 4096)\n"
-    "      --json             one JSON object on stdout: text, ids, prompt_ids, finish_reason, timings in seconds,\n"
-    "                         tokens per second\n"
-    "      --dump DIR         write every activation of the prompt as DIR/<Hugging Face module>.npy\n"
-    "      --tiles DIR        write each picture as decoded and its tiles, as DIR/imageK*.ppm\n"
-    "      --tokenize         print the ids of the text on stdin, on one line\n"
-    "      --detokenize       print the text of the ids on stdin\n"
-    "      --info             what the checkpoint holds and the memory it needs; verifies its checksum\n"
-    "      --selftest         compute the same with each kernel set that this machine has, with the fastest also on\n"
-    "                         one thread and token by token, and compare the bits, also with those that the file\n"
-    "                         says it must give\n"
-    "      --kernels SET      use this set (--selftest lists them) instead of the fastest\n"
-    "  -q, --quiet            no progress and no timings on stderr\n"
-    "  -h, --help\n"
-    "      --version\n"
-    "\n"
-    "The answer goes to stdout (without white space before its first word; --json has all of it), progress and\n"
-    "timings to stderr. Exit code 0; 1 if something is wrong with an input\n"
-    "(one sentence says what); 2 for wrong usage.\n";
-
 typedef struct Arguments {
     const char *model, *prompt, *system, *dump, *tiles, *kernels;
+    char *texts[2];                                         /* what -p and -s had read, to be freed */
     const char **images;
     int n_images;
     SvOptions options;
@@ -88,6 +47,7 @@ typedef struct Arguments {
 #endif
 
 static void sentence(const char *format, va_list args, const char *end) {
+    fflush(stdout);                                         /* where both go to one place, in this order */
     fputs("smolvlm: ", stderr);
     vfprintf(stderr, format, args);
     fputs(end, stderr);
@@ -111,7 +71,143 @@ static PRINTF int misused(const char *format, ...) {
     return 2;
 }
 
-/* -------------------------------------------------------------------------------------------------------- arguments */
+static bool blank(const char *text) { return !text[strspn(text, " \t\r\n")]; }
+
+/* ---------------------------------------------------------------------------------------------------------- options */
+
+/* Every option: from this table come the parsing, --help and "did you mean". letter: 0 for none. value: what --help
+   calls its value, or NULL. field: of Arguments, which it sets; low, high: the bounds of a number. */
+enum { SWITCH, TEXT, PICTURE, WHOLE, SEED, REAL, HELP, VERSION };
+#define INTO(field) offsetof(Arguments, field)
+static const struct Option {
+    char letter;
+    const char *name, *value;
+    int kind;
+    size_t field;
+    long long low, high;
+    const char *help;
+} OPTIONS[] = {
+    { 'i', "image", "FILE", PICTURE, INTO(images), 0, 0,
+      "a picture: PNG, JPEG, PNM (- reads stdin); may be repeated" },
+    { 'p', "prompt", "TEXT", TEXT, INTO(prompt), 0, 0,
+      "the question; - reads it from stdin, @FILE from a file, both without the line end at their end" },
+    { 's', "system", "TEXT", TEXT, INTO(system), 0, 0, "an instruction before the question; - and @FILE as with -p" },
+    { 'n', "max-tokens", "N", WHOLE, INTO(options.max_tokens), 0, 1 << 24,
+      "end the answer after N tokens (default 256; 0 stops after the prompt is built)" },
+    { 't', "temperature", "T", REAL, INTO(options.temperature), 0, 100,
+      "0 (the default) always takes the likeliest token; 1 samples as the model learnt" },
+    { 0, "top-p", "P", REAL, INTO(options.top_p), 0, 1,
+      "sample among the likeliest tokens that together reach P (default 1: all)" },
+    { 0, "top-k", "K", WHOLE, INTO(options.top_k), 0, 1 << 24, "sample among the K likeliest (default 0: all)" },
+    { 0, "seed", "S", SEED, INTO(options.seed), 0, INT64_MAX, "the sampling's random numbers (default 0)" },
+    { 'j', "threads", "N", WHOLE, INTO(options.threads), 1, 1024,
+      "default: all cores, or OMP_NUM_THREADS (1 without OpenMP)" },
+    { 0, "no-split", NULL, SWITCH, INTO(options.no_split), 0, 0,
+      "look only at the whole picture, not at its tiles: faster, less detail" },
+    { 0, "longest-edge", "PX", WHOLE, INTO(options.longest_edge), 1, SV_MAX_SIDE,
+      "scale a picture's longer side to PX before it is cut into tiles: fewer tiles, less detail, less time (default: "
+      "the checkpoint's; more than 4096 is 4096)" },
+    { 0, "json", NULL, SWITCH, INTO(json), 0, 0,
+      "one JSON object on stdout: text, ids, prompt_ids, finish_reason, timings in seconds, tokens per second" },
+    { 0, "dump", "DIR", TEXT, INTO(dump), 0, 0,
+      "write every activation of the prompt as DIR/<Hugging Face module>.npy" },
+    { 0, "tiles", "DIR", TEXT, INTO(tiles), 0, 0,
+      "write each picture as decoded and its tiles, as DIR/imageK*.ppm" },
+    { 0, "tokenize", NULL, SWITCH, INTO(tokenize), 0, 0, "print the ids of the text on stdin, on one line" },
+    { 0, "detokenize", NULL, SWITCH, INTO(detokenize), 0, 0, "print the text of the ids on stdin" },
+    { 0, "info", NULL, SWITCH, INTO(info), 0, 0,
+      "what the checkpoint holds and the memory it needs; verifies its checksum" },
+    { 0, "selftest", NULL, SWITCH, INTO(selftest), 0, 0,
+      "compute the same with each kernel set that this machine has, with the fastest also on one thread and token by "
+      "token, and compare the bits, also with those that the file says it must give" },
+    { 0, "kernels", "SET", TEXT, INTO(kernels), 0, 0,
+      "use this set (--selftest lists them) instead of the fastest" },
+    { 'q', "quiet", NULL, SWITCH, INTO(quiet), 0, 0, "no progress and no timings on stderr" },
+    { 'h', "help", NULL, HELP, 0, 0, 0, "" },
+    { 0, "version", NULL, VERSION, 0, 0, 0, "" },
+};
+enum { N_OPTIONS = sizeof OPTIONS / sizeof OPTIONS[0] };
+
+static const char HELP_BEFORE[] =
+    "smolvlm: ask a small vision-language model about pictures, on the CPU, offline.\n"
+    "\n"
+    "  smolvlm MODEL -i photo.jpg -p \"What is this?\"\n"
+    "  smolvlm MODEL -i before.png -i after.png -p \"What has changed?\" --json\n"
+    "  smolvlm MODEL -i page.png -p \"Read the title.\" -n 20 --longest-edge 1024\n"
+    "  smolvlm MODEL --info\n"
+    "  smolvlm MODEL --selftest\n"
+    "\n"
+    "MODEL is a file made by export.py from a Hugging Face directory.\n"
+    "\n";
+static const char HELP_AFTER[] =
+    "\n"
+    "-q -i FILE may be written -qi FILE or -qiFILE, --image FILE as --image=FILE; after -- no word is an option. The\n"
+    "answer goes to stdout (without white space before its first word; --json has all of it), progress and timings to\n"
+    "stderr. Exit code 0; 1 if something is wrong with an input (one sentence says what); 2 for wrong usage.\n";
+
+static void print_help(void) {
+    enum { INDENT = 25, WIDTH = 116 };
+    fputs(HELP_BEFORE, stdout);
+    for (int i = 0; i < N_OPTIONS; i++) {
+        const struct Option *o = &OPTIONS[i];
+        char letter[8] = "    ";
+        if (o->letter) snprintf(letter, sizeof letter, "-%c, ", o->letter);
+        int at = printf("  %s--%s%s%s", letter, o->name, o->value ? " " : "", o->value ? o->value : "");
+        for (const char *word = o->help; *word; word += strspn(word, " ")) {
+            int length = (int)strcspn(word, " ");
+            if (at + 1 + length > WIDTH) putchar('\n'), at = 0;
+            at += printf("%*s%.*s", at < INDENT ? INDENT - at : 1, "", length, word);
+            word += length;
+        }
+        putchar('\n');
+    }
+    fputs(HELP_AFTER, stdout);
+}
+
+/* How many letters must be inserted, left out, replaced or swapped with the next one to make b of a's first n. */
+static int distance(const char *a, size_t n, const char *b) {
+    enum { LONGEST = 40 };
+    int d[LONGEST + 1][LONGEST + 1];                        /* d[i][j]: of a's first i and b's first j */
+    size_t m = strlen(b);
+    if (n > LONGEST || m > LONGEST) return LONGEST;
+    for (size_t i = 0; i <= n; i++)
+        for (size_t j = 0; j <= m; j++) {
+            int least = i == 0 ? (int)j : j == 0 ? (int)i : d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+            if (i > 0 && d[i - 1][j] + 1 < least) least = d[i - 1][j] + 1;
+            if (j > 0 && d[i][j - 1] + 1 < least) least = d[i][j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < least)
+                least = d[i - 2][j - 2] + 1;
+            d[i][j] = least;
+        }
+    return d[n][m];
+}
+
+/* Wrong usage: a word that names no option. Says which ones it may mean: those that it is the beginning of, else the
+   nearest, if so near that a slip of the hand is likelier than another name. Capitals do not count, and _ is -. */
+static int no_such_option(const char *word) {
+    char name[41], meant[128] = "";
+    const char *begin = word + strspn(word, "-");
+    size_t length = 0;
+    for (; length + 1 < sizeof name && begin[length] && begin[length] != '='; length++) {
+        char letter = begin[length];
+        name[length] = letter == '_' ? '-' : letter >= 'A' && letter <= 'Z' ? (char)(letter - 'A' + 'a') : letter;
+    }
+    name[length] = 0;
+    int best = (int)length / 3, scores[N_OPTIONS];
+    for (int i = 0; i < N_OPTIONS; i++) {
+        bool begins = length > 1 && strncmp(name, OPTIONS[i].name, length) == 0;
+        scores[i] = begins ? 0 : distance(name, length, OPTIONS[i].name);
+        if (length == 1 && word[1] == '-' && name[0] == OPTIONS[i].letter) scores[i] = 0;           /* --p */
+        if (scores[i] < best) best = scores[i];
+    }
+    for (int i = 0; i < N_OPTIONS && length > 0; i++)
+        if (scores[i] == best)
+            snprintf(meant + strlen(meant), sizeof meant - strlen(meant), "%s--%s", *meant ? " or " : "; did you mean ",
+                     OPTIONS[i].name);
+    return misused("%.*s: no such option%s%s", (int)strcspn(word, "="), word, meant, *meant ? "?" : "");
+}
+
+/* --------------------------------------------------------------------------------------------- parsing the arguments */
 
 static bool whole_number(const char *text, long long low, long long high, long long *value) {
     char *end;
@@ -127,74 +223,86 @@ static bool real_number(const char *text, double low, double high, float *value)
     return *text && !*end && number >= low && number <= high;
 }
 
+/* Puts the value where the option's goes; shown is the option as it was written. Returns -1 to go on, or the exit
+   code. */
+static int set_option(Arguments *a, const struct Option *o, const char *shown, const char *value) {
+    void *field = (char *)a + o->field;
+    long long number;
+    switch (o->kind) {
+    case SWITCH: *(bool *)field = true; break;
+    case TEXT: *(const char **)field = value; break;
+    case PICTURE: a->images[a->n_images++] = value; break;
+    case WHOLE: case SEED:
+        if (!whole_number(value, o->low, o->high, &number))
+            return misused("%s %s: not a whole number from %lld to %lld", shown, value, o->low, o->high);
+        if (o->kind == WHOLE) *(int *)field = (int)number;
+        else *(uint64_t *)field = (uint64_t)number;
+        break;
+    case REAL:
+        if (!real_number(value, (double)o->low, (double)o->high, field))
+            return misused("%s %s: not a number from %lld to %lld", shown, value, o->low, o->high);
+        break;
+    case HELP: print_help(); return 0;
+    case VERSION: puts("smolvlm " SV_VERSION_STRING); return 0;
+    default: break;
+    }
+    return -1;
+}
+
+static const struct Option *find_option(const char *name, size_t length, char letter) {
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (letter ? OPTIONS[i].letter == letter
+                   : strlen(OPTIONS[i].name) == length && strncmp(OPTIONS[i].name, name, length) == 0) return &OPTIONS[i];
+    return NULL;
+}
+
+/* One word of options, as getopt_long reads it, but that a name must be whole: --name, --name=value or --name value;
+   letters, of which the first that takes a value takes the rest of the word, or else the next word. Returns -1 to go
+   on, or the exit code. */
+static int take_options(int argc, char **argv, int *i, Arguments *a) {
+    const char *word = argv[*i], *at = word + 1;
+    bool by_name = word[1] == '-';
+    size_t length = strcspn(word, "=");
+    if (!by_name && length > 2 && find_option(at, length - 1, 0)) return no_such_option(word);      /* -image */
+    do {
+        const struct Option *o = by_name ? find_option(word + 2, length - 2, 0) : find_option(NULL, 0, *at);
+        const char *value = by_name ? (word[length] ? word + length + 1 : NULL) : at[1] ? at + 1 : NULL;
+        char shown[48];
+        if (!o && at > word + 1) return misused("-%s: no such option, in %s", at, word);
+        if (!o) return no_such_option(word);
+        if (by_name) snprintf(shown, sizeof shown, "--%s", o->name);
+        else snprintf(shown, sizeof shown, "-%c", *at);
+        if (o->value && !value && *i + 1 == argc) return misused("%s: needs a value", shown);
+        if (o->value && !value) value = argv[++*i];
+        if (!o->value && value && by_name) return misused("%s: takes no value", shown);
+        int code = set_option(a, o, shown, value);
+        if (code >= 0 || o->value) return code;
+        at++;
+    } while (!by_name && *at);
+    return -1;
+}
+
 /* Fills *a from the command line. Returns -1 to go on, or the exit code. */
 static int parse_arguments(int argc, char **argv, Arguments *a) {
-    enum { IMAGE, PROMPT, SYSTEM, MAX_TOKENS, TEMPERATURE, TOP_P, TOP_K, SEED, THREADS, NO_SPLIT, LONGEST_EDGE, JSON,
-           DUMP, TILES, TOKENIZE, DETOKENIZE, INFO, SELFTEST, KERNELS, QUIET, HELP_OPTION, VERSION };
-    enum { NOTHING, TEXT, WHOLE, REAL };
-    static const struct { const char *name, *letter; int id, takes; long long low, high; } options[] = {
-        { "--image", "-i", IMAGE, TEXT, 0, 0 },         { "--prompt", "-p", PROMPT, TEXT, 0, 0 },
-        { "--system", "-s", SYSTEM, TEXT, 0, 0 },       { "--max-tokens", "-n", MAX_TOKENS, WHOLE, 0, 1 << 24 },
-        { "--temperature", "-t", TEMPERATURE, REAL, 0, 100 }, { "--top-p", "", TOP_P, REAL, 0, 1 },
-        { "--top-k", "", TOP_K, WHOLE, 0, 1 << 24 },    { "--seed", "", SEED, WHOLE, 0, INT64_MAX },
-        { "--threads", "-j", THREADS, WHOLE, 1, 1024 }, { "--no-split", "", NO_SPLIT, NOTHING, 0, 0 },
-        { "--longest-edge", "", LONGEST_EDGE, WHOLE, 1, SV_MAX_SIDE },
-        { "--json", "", JSON, NOTHING, 0, 0 },          { "--dump", "", DUMP, TEXT, 0, 0 },
-        { "--tiles", "", TILES, TEXT, 0, 0 },           { "--tokenize", "", TOKENIZE, NOTHING, 0, 0 },
-        { "--detokenize", "", DETOKENIZE, NOTHING, 0, 0 }, { "--info", "", INFO, NOTHING, 0, 0 },
-        { "--selftest", "", SELFTEST, NOTHING, 0, 0 },  { "--kernels", "", KERNELS, TEXT, 0, 0 },
-        { "--quiet", "-q", QUIET, NOTHING, 0, 0 },      { "--help", "-h", HELP_OPTION, NOTHING, 0, 0 },
-        { "--version", "", VERSION, NOTHING, 0, 0 },
-    };
-    bool samples = false;
+    bool options = true;
+    const char *text = NULL, *follower = NULL;
     for (int i = 1; i < argc; i++) {
-        const char *word = argv[i], *value = NULL;
-        size_t o = 0, n = sizeof options / sizeof options[0], length = strcspn(word, "=");
-        if (word[0] != '-' || !word[1]) {
-            if (a->model) return misused("%s: a second model; pictures are given with -i", word);
-            a->model = word;
-            continue;
-        }
-        while (o < n && strcmp(word, options[o].letter) != 0 &&
-               !(strlen(options[o].name) == length && strncmp(word, options[o].name, length) == 0)) o++;
-        if (o == n) return misused("%s: no such option", word);
-        long long low = options[o].low, high = options[o].high, number = 0;
-        float real = 0;
-        if (options[o].takes == NOTHING) {
-            if (word[length]) return misused("%s: takes no value", options[o].name);
+        const char *word = argv[i];
+        if (options && strcmp(word, "--") == 0) {
+            options = false;
+        } else if (options && word[0] == '-' && word[1]) {
+            const char *prompt = a->prompt, *system = a->system;
+            int code = take_options(argc, argv, &i, a);
+            if (code >= 0) return code;
+            text = a->prompt != prompt ? a->prompt : a->system != system ? a->system : NULL;
         } else {
-            if (word[length]) value = word + length + 1;
-            else if (i + 1 < argc) value = argv[++i];
-            else return misused("%s: needs a value", word);
-        }
-        if (options[o].takes == WHOLE && !whole_number(value, low, high, &number))
-            return misused("%.*s %s: not a whole number from %lld to %lld", (int)length, word, value, low, high);
-        if (options[o].takes == REAL && !real_number(value, (double)low, (double)high, &real))
-            return misused("%.*s %s: not a number from %lld to %lld", (int)length, word, value, low, high);
-        switch (options[o].id) {
-        case IMAGE: a->images[a->n_images++] = value; break;
-        case PROMPT: a->prompt = value; break;
-        case SYSTEM: a->system = value; break;
-        case MAX_TOKENS: a->options.max_tokens = (int)number; break;
-        case TEMPERATURE: a->options.temperature = real; break;
-        case TOP_P: a->options.top_p = real, samples = true; break;
-        case TOP_K: a->options.top_k = (int)number, samples = true; break;
-        case SEED: a->options.seed = (uint64_t)number, samples = true; break;
-        case THREADS: a->options.threads = (int)number; break;
-        case NO_SPLIT: a->options.no_split = true; break;
-        case LONGEST_EDGE: a->options.longest_edge = (int)number; break;
-        case JSON: a->json = true; break;
-        case DUMP: a->dump = value; break;
-        case TILES: a->tiles = value; break;
-        case TOKENIZE: a->tokenize = true; break;
-        case DETOKENIZE: a->detokenize = true; break;
-        case INFO: a->info = true; break;
-        case SELFTEST: a->selftest = true; break;
-        case KERNELS: a->kernels = value; break;
-        case QUIET: a->quiet = true; break;
-        case HELP_OPTION: fputs(HELP, stdout); return 0;
-        case VERSION: puts("smolvlm " SV_VERSION_STRING); return 0;
-        default: break;
+            /* A text of one word and another word behind it: its quotes may be missing. */
+            if (text && !text[strcspn(text, " \t\r\n")] && !follower) follower = word;
+            if (a->model && follower)
+                return misused("%s: a second model; a text of several words needs quotes: \"%s %s ...\"", word, text,
+                               follower);
+            if (a->model) return misused("%s: a second model; each picture takes a -i of its own", word);
+            a->model = word;
         }
     }
     int others = a->tokenize + a->detokenize + a->info + a->selftest;
@@ -205,7 +313,13 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
     if (!a->model) return misused("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
     if (!a->prompt && !others)
         return misused("what is the question? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
-    if (samples && !(a->options.temperature > 0) && !a->quiet)
+    if (a->prompt && blank(a->prompt)) return misused("-p: the prompt is empty");
+    int inputs = (a->prompt && strcmp(a->prompt, "-") == 0) + (a->system && strcmp(a->system, "-") == 0);
+    for (int i = 0; i < a->n_images; i++) inputs += strcmp(a->images[i], "-") == 0;
+    if (inputs > 1) return misused("-p -, -s - and -i -: standard input can be read only once");
+    const SvOptions *o = &a->options, usual = sv_default_options();
+    bool samples = o->top_k != usual.top_k || o->seed != usual.seed || o->top_p < usual.top_p;
+    if (samples && !(o->temperature > 0) && !a->quiet)
         fputs("smolvlm: --top-p, --top-k and --seed change nothing without -t, as the likeliest token is taken\n",
               stderr);
     return -1;
@@ -238,10 +352,17 @@ static bool output_close(Output *o) {
     return false;
 }
 
+/* Makes the directory, if it is not there, and a file in it: so that one which cannot be written is known beforehand. */
 static bool directory_ready(const char *path) {
-    if (make_directory(path) == 0 || errno == EEXIST) return true;
-    complain("%s: %s", path, strerror(errno));
-    return false;
+    char name[1040];
+    bool there = make_directory(path) == 0 || errno == EEXIST;
+    FILE *file = NULL;
+    if (snprintf(name, sizeof name, "%s/smolvlm.part", path) >= (int)sizeof name) there = false, errno = ENAMETOOLONG;
+    if (there) file = fopen(name, "wb");
+    if (!file) return complain("%s: %s", path, strerror(errno)), false;
+    fclose(file);
+    remove(name);
+    return true;
 }
 
 static bool write_ppm(const char *directory, const char *name, const uint8_t *rgb, int width, int height) {
@@ -338,8 +459,8 @@ static bool dump_ids(const char *directory, const SvPrompt *prompt) {
     return output_close(&o);
 }
 
-/* All of stdin, zero-terminated; NULL with a complaint if it cannot be held. */
-static char *read_stdin(size_t *size) {
+/* All of a file, zero-terminated; NULL with a complaint if it cannot be held. */
+static char *read_text(FILE *file, const char *name, size_t *size) {
     enum { LONGEST = 1 << 30 };
     char *data = NULL;
     size_t room = 0;
@@ -349,20 +470,45 @@ static char *read_stdin(size_t *size) {
             char *grown = realloc(data, room = 2 * room + 65536);
             if (!grown) {
                 free(data);
-                complain("standard input: out of memory");
+                complain("%s: out of memory", name);
                 return NULL;
             }
             data = grown;
         }
-        *size += fread(data + *size, 1, room - *size - 1, stdin);
-        if (ferror(stdin) || *size > LONGEST) {
-            complain("standard input: %s", ferror(stdin) ? strerror(errno) : "more than a gigabyte of text");
+        *size += fread(data + *size, 1, room - *size - 1, file);
+        if (ferror(file) || *size > LONGEST) {
+            complain("%s: %s", name, ferror(file) ? strerror(errno) : "more than a gigabyte of text");
             free(data);
             return NULL;
         }
-    } while (!feof(stdin));
+    } while (!feof(file));
     data[*size] = 0;
     return data;
+}
+
+static const char STDIN[] = "standard input";
+
+/* What -p or -s names: - is stdin, @FILE a file, both without the line end at their end, so that echo and editors give
+   what was meant; all else is the text itself. Returns false with a complaint. */
+static bool find_text(const char **text, char **read) {
+    size_t size;
+    const char *path = **text == '@' ? *text + 1 : NULL, *name = path ? path : STDIN;
+    if (!path && strcmp(*text, "-") != 0) return true;
+    FILE *file = path ? fopen(path, "rb") : stdin;
+    if (!file) {
+        complain("%s: %s (a text that begins with @ can come from stdin, as -p -)", path, strerror(errno));
+        return false;
+    }
+    *text = *read = read_text(file, name, &size);
+    if (path) fclose(file);
+    if (!*read) return false;
+    if (strlen(*read) != size) return complain("%s: a zero byte in the text", name), false;
+    if (size > 0 && (*read)[size - 1] == '\n') {
+        (*read)[--size] = 0;
+        if (size > 0 && (*read)[size - 1] == '\r') (*read)[--size] = 0;
+    }
+    if (blank(*read)) return complain("%s: the text is empty", name), false;
+    return true;
 }
 
 /* ------------------------------------------------------------------------------------------- what happens meanwhile */
@@ -452,6 +598,7 @@ static void print_timings(const Arguments *arguments, const SvPrompt *prompt, co
     int most = arguments->options.max_tokens;
     const char *cut = a->stopped || most == 0 ? "" :
                       a->n_ids == (size_t)most ? ", cut off there (-n)" : ", the context is full";
+    fflush(stdout);                                         /* where both go to one place, in this order */
     fprintf(stderr, "load %.2f s, image %.2f s, vision %.2f s (%d tile%s), prefill %.2f s (%zu tokens, %.1f/s), "
             "decode %.2f s (%zu tokens, %.1f/s)%s\n", load, image, a->vision_seconds, prompt->n_tiles,
             prompt->n_tiles == 1 ? "" : "s", a->prefill_seconds, prompt->n_ids,
@@ -570,7 +717,7 @@ static int tokenize(const SvModel *m) {
     SvError error;
     size_t size, count;
     int32_t *ids;
-    char *text = read_stdin(&size);
+    char *text = read_text(stdin, STDIN, &size);
     if (!text) return 1;
     int result = sv_tokenize(m->tokenizer, text, size, &ids, &count, &error);
     free(text);
@@ -584,7 +731,7 @@ static int tokenize(const SvModel *m) {
 static int detokenize(const SvModel *m) {
     SvError error;
     size_t size, count = 0, out_size;
-    char *text = read_stdin(&size), *at = text, *out;
+    char *text = read_text(stdin, STDIN, &size), *at = text, *out;
     if (!text) return 1;
     int32_t *ids = malloc((size / 2 + 1) * sizeof *ids);
     int result = ids ? 0 : complain("standard input: out of memory");
@@ -637,16 +784,14 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     contents[a->n_images].text = a->prompt;
     SvContent system = { .text = a->system };
     SvMessage messages[2] = { { "system", &system, 1 }, { "user", contents, a->n_images + 1 } };
-    if (!a->prompt[strspn(a->prompt, " \t\r\n")]) {
-        complain("-p: the prompt is empty");
-        goto done;
-    }
     if (sv_prompt(m, a->system ? messages : messages + 1, a->system ? 2 : 1, &a->options, &prompt, &error) != 0)
         goto failed;
     for (int i = 0; i < a->n_images; i++) sv_image_free(&images[i]);
     double image_seconds = sv_seconds() - start;
 
     if (a->tiles && !write_tiles(a->tiles, &prompt)) goto done;
+    int all = prompt.n_tiles ? prompt.n_tiles : (int)prompt.n_ids;
+    if (a->options.max_tokens > 0) show_progress(&show, prompt.n_tiles ? "tile" : "prefill", 0, all);
     bool answered = a->options.max_tokens == 0 || sv_generate(m, &prompt, &a->options, &events, &result, &error) == 0;
     bool gave_up = show.dumps.failed;                       /* and has said why */
     end_progress(&show);
@@ -704,6 +849,8 @@ int main(int argc, char **argv) {
     a.images = calloc((size_t)argc + 1, sizeof *a.images);
     if (!a.images) return complain("out of memory");
     int code = parse_arguments(argc, argv, &a);
+    if (code < 0 && a.prompt && !find_text(&a.prompt, &a.texts[0])) code = 1;
+    if (code < 0 && a.system && !find_text(&a.system, &a.texts[1])) code = 1;
     const SvKernels *chosen = NULL;
     for (int i = 0; a.kernels && sv_kernels(i); i++)
         if (!chosen && strcmp(a.kernels, sv_kernels(i)->name) == 0) chosen = sv_kernels(i);
@@ -727,6 +874,8 @@ int main(int argc, char **argv) {
         }
     }
     if ((fflush(stdout) != 0 || ferror(stdout)) && code == 0) code = complain("stdout: could not be written");
+    free(a.texts[0]);
+    free(a.texts[1]);
     free(a.images);
     return code;
 }

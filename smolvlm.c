@@ -243,15 +243,34 @@ static void embed_prompt(const SvModel *m, const SvPrompt *prompt, const float *
     }
 }
 
+/* How many tokens fewer the prompt would have if its pictures were not split, each of them one tile. */
+static size_t saved_unsplit(const SvModel *m, const SvPrompt *prompt) {
+    size_t saved = 0, count, unsplit = (size_t)sv_image_tokens(&m->config) + 3;
+    for (int i = 0; i < prompt->n_pictures; i++) {
+        Text text = { 0 };
+        int32_t *ids;
+        put_picture(&text, &m->config, &prompt->pictures[i]);
+        if (!text.failed && sv_tokenize(m->tokenizer, text.data, text.size, &ids, &count, NULL) == 0) {
+            saved += count > unsplit ? count - unsplit : 0;
+            free(ids);
+        }
+        free(text.data);
+    }
+    return saved;
+}
+
 /* What must hold before anything is computed: ids in the vocabulary, room for them, features for each <image>. */
 static int check_prompt(const SvModel *m, const SvPrompt *prompt, SvError *error) {
     const SvConfig *c = &m->config;
     size_t n = prompt->n_ids, found = 0, expected = (size_t)prompt->n_tiles * (size_t)sv_image_tokens(c);
     if (n == 0) return sv_fail(error, "the prompt is empty");
-    if (n > c->max_position_embeddings)
+    if (n > c->max_position_embeddings) {
+        size_t split = saved_unsplit(m, prompt);
+        bool helps = split > 0 && split < n && n - split <= c->max_position_embeddings;
         return sv_fail(error, "%s: the prompt has %zu tokens, more than the context of %u%s", m->path, n,
                        c->max_position_embeddings,
-                       prompt->n_tiles ? " (no-split or a smaller longest-edge takes fewer)" : "");
+                       helps ? " (--no-split or a smaller --longest-edge takes fewer)" : "");
+    }
     for (size_t i = 0; i < n; i++) {
         if (prompt->ids[i] < 0 || (uint32_t)prompt->ids[i] >= c->vocab_size)
             return sv_fail(error, "%s: the prompt has token %d, outside the vocabulary", m->path, prompt->ids[i]);

@@ -72,10 +72,45 @@ run $vlm -i $golden/a.png
 check 'a picture but no prompt' sentence 2 'what is the question?'
 run $vlm photo.jpg -p hello
 check 'a second model' sentence 2 'photo.jpg'
-for option in --nothing -x --prompts --imag --; do
+for option in --nothing -x --prompts --imag --verbose; do
     run $vlm -p hello "$option"
     check "unknown option $option" sentence 2 "$option: no such option"
 done
+# near WORD WORDS: the sentence about this word names these options, or none
+near() {
+    run $vlm -p hello "$1"
+    check "did you mean, $1" sentence 2 "$1: no such option${2:+; did you mean $2?} (see --help)"
+}
+near --imag --image
+near --iamge --image
+near --prompts --prompt
+near --Quiet --quiet
+near --no_split --no-split
+near --nosplit --no-split
+near --temp --temperature
+near --max-new-tokens --max-tokens
+near --to '--top-p or --top-k or --tokenize'
+near --n --max-tokens
+near --image-file
+near -image --image
+near -json --json
+near -xq
+run $vlm -p hello -qx
+check 'an unknown letter among others' sentence 2 '-x: no such option, in -qx'
+run $vlm -p hello -n20x
+check 'a value in the same word' sentence 2 '-n 20x: not a whole number'
+run $vlm -p hello -n=20
+check 'a letter takes the rest of the word, = too' sentence 2 '-n =20: not a whole number'
+run -p hello -q -- -none.bin
+check 'no option after --' sentence 1 '-none.bin: No such file'
+run $vlm -p hello -- -q
+check 'a second model after --' sentence 2 '-q: a second model'
+run $vlm -i $golden/a.png -q -p What do you see
+check 'a prompt without quotes' sentence 2 'do: a second model; a text of several words needs quotes: "What do ..."'
+run --prompt=What is this $vlm
+check 'a prompt without quotes before the model' sentence 2 'needs quotes: "What is ..."'
+run -p 'What is this?' $vlm $golden/a.png
+check 'a second model after a prompt with quotes' sentence 2 'a.png: a second model; each picture takes a -i of its own'
 for option in -i --image -p --prompt -s -n -t --top-p --top-k --seed -j --longest-edge --dump --tiles; do
     run $vlm "$option"
     check "$option without a value" sentence 2 "$option: needs a value"
@@ -89,6 +124,11 @@ done
 for option in '-n' '-t' '-j'; do
     run $vlm -p hello "$option" ''
     check "$option with an empty value" sentence 2 'number from'
+done
+for prompt in '' ' ' '
+'; do
+    run $vlm -q -i $golden/a.png -p "$prompt"
+    check "an empty prompt '$prompt'" sentence 2 'the prompt is empty'
 done
 printf 'RIFF\44\0\0\0WEBPVP8 ' > "$tmp/it's.webp"
 run $vlm -p hello -i "$tmp/it's.webp"
@@ -139,22 +179,38 @@ run "$tmp/empty" -q -p x
 check 'empty model' sentence 1 "$tmp/empty: "
 run $text -q -p x -i $golden/a.png
 check 'picture for a text-only model' sentence 1 "$text: a text-only model"
-run $vlm -q -p ''
-check 'empty prompt' sentence 1 'the prompt is empty'
-run $vlm -q -p '  ' -i $golden/a.png
-check 'blank prompt' sentence 1 'the prompt is empty'
+run_with "$tmp/empty" $vlm -q -p - -i $golden/a.png
+check 'empty prompt on stdin' sentence 1 'standard input: the text is empty'
+printf '\r\n\n' > "$tmp/blank"
+run $vlm -q -p "@$tmp/blank"
+check 'blank prompt in a file' sentence 1 "$tmp/blank: the text is empty"
+printf 'a\0b' > "$tmp/zero"
+run $vlm -q -p "@$tmp/zero"
+check 'a zero byte in the prompt' sentence 1 "$tmp/zero: a zero byte"
+run $vlm -q -p "@$tmp/missing"
+check 'a prompt in a missing file' sentence 1 "$tmp/missing: No such file"
+run $vlm -q -p @tests
+check 'a directory as prompt' sentence 1 'tests: '
 run $vlm -q -p 'What is <image> here?' -i $golden/a.png
 check 'image token in the prompt' sentence 1 '<image>'
 run $vlm -q -p "$(printf '%2000s' | tr ' ' 7)"
 check 'prompt over the context' sentence 1 'more than the context of 640'
+run $vlm -q -p "$(printf '%2000s' | tr ' ' 7)" -i $golden/a.png
+check 'prompt over the context, beside a picture' sentence 1 'more than the context of 640'
+check 'no advice on pictures where they are not the reason' grep -q '640$' "$tmp/err"
 run $vlm -q -p x -i $golden/a.png --longest-edge 640
-check 'picture over the context' sentence 1 'no-split or a smaller longest-edge'
+check 'picture over the context' sentence 1 'context of 640 (--no-split or a smaller --longest-edge takes fewer)'
 run $vlm -q -p x -i $golden/a.png --dump "$tmp/no/such/folder"
 check '--dump into a missing folder' sentence 1 "$tmp/no/such/folder: "
 run $vlm -q -p x -i $golden/a.png --tiles $vlm
 check '--tiles into a file' sentence 1 "$vlm"
-run $vlm -q -p x -i $golden/a.png --dump "$tmp/empty"
-check '--dump into a file' sentence 1 "$tmp/empty"
+run $vlm -p x -i $golden/a.png --dump "$tmp/empty"
+check '--dump into a file, said before anything is computed' sentence 1 "$tmp/empty: "
+for input in '-p - -i -' '-s - -p -' '-i - -i - -p x'; do
+    # shellcheck disable=SC2086  # options and their values
+    run_with $golden/a.png $vlm -q -p x $input
+    check "standard input twice, $input" sentence 2 'can be read only once'
+done
 
 # -------------------------------------------------------------------------------------------------------------- answers
 
@@ -162,6 +218,7 @@ run $vlm -i $golden/a.png -p "$question" -n 8
 check 'an answer' succeeded
 cp "$tmp/out" "$tmp/answer"
 check 'the answer is one line' test "$(wc -l < "$tmp/answer")" -eq 1
+check 'progress on stderr: before the first tile' test "$(head -n 1 "$tmp/err")" = 'tile 0/5'
 check 'progress on stderr: tiles' grep -q '^tile 5/5$' "$tmp/err"
 check 'progress on stderr: prefill' grep -q '^prefill 52/52$' "$tmp/err"
 check 'timings on stderr' grep -q '^load .* (5 tiles), prefill .* (52 tokens, .*), decode .* (8 tokens, .*), cut off there (-n)$' "$tmp/err"
@@ -172,6 +229,27 @@ check '-q leaves stderr empty' quiet
 check '-q changes no answer' cmp -s "$tmp/out" "$tmp/answer"
 run --max-tokens=8 --image=$golden/a.png --prompt="$question" --quiet $vlm
 check 'long options with =' cmp -s "$tmp/out" "$tmp/answer"
+run -qn8 -i$golden/a.png -p"$question" -- $vlm
+check 'options together, and values in the same word' cmp -s "$tmp/out" "$tmp/answer"
+run $vlm -n 8 -qi $golden/a.png -p "$question"
+check 'options together, and a value in the next word' cmp -s "$tmp/out" "$tmp/answer"
+for end in '' '\n' '\r\n'; do
+    # shellcheck disable=SC2059  # the line end is to become one
+    printf "%s$end" "$question" > "$tmp/question"
+    run_with "$tmp/question" $vlm -q -n 8 -i $golden/a.png -p -
+    check "prompt on stdin, line end '$end'" cmp -s "$tmp/out" "$tmp/answer"
+    run $vlm -q -n 8 -i $golden/a.png -p "@$tmp/question"
+    check "prompt in a file, line end '$end'" cmp -s "$tmp/out" "$tmp/answer"
+done
+run $vlm -q -n 0 -p "$question" --json
+cp "$tmp/out" "$tmp/no_end"
+printf '%s\n\n' "$question" > "$tmp/question"
+run_with "$tmp/question" $vlm -q -n 0 -p - --json
+check 'only the last line end is left out' differs "$tmp/no_end"
+$RUN "$smolvlm" $vlm -i $golden/a.png -p "$question" -n 8 > "$tmp/out" 2>&1
+code=$?
+check 'timings after the answer, where both go to one place' grep -q '^load ' "$tmp/out"
+check 'timings on a line of their own' test "$(tail -n 1 "$tmp/out" | cut -c 1-5)" = 'load '
 for threads in 1 2 3; do
     run $vlm -i $golden/a.png -p "$question" -n 8 -q -j $threads
     check "-j $threads changes no answer" cmp -s "$tmp/out" "$tmp/answer"
@@ -184,6 +262,10 @@ run $vlm -i $golden/a.png -p "$question" -n 8 -q --no-split
 check '--no-split, another answer' differs "$tmp/answer"
 run $vlm -i $golden/a.png -p "$question" -n 8 -q -s 'Answer in one word.'
 check '--system, another answer' differs "$tmp/answer"
+cp "$tmp/out" "$tmp/system"
+echo 'Answer in one word.' > "$tmp/question"
+run $vlm -i $golden/a.png -p "$question" -n 8 -q -s "@$tmp/question"
+check '--system from a file' cmp -s "$tmp/out" "$tmp/system"
 run $vlm -i $golden/a.png -p "$question" -n 8 -q -t 1 --seed 3
 check 'sampling' quiet
 cp "$tmp/out" "$tmp/sampled"
