@@ -35,11 +35,11 @@ CFLAGS ?= -O3 -g
 FLAGS = -std=c11 $(CFLAGS) $(ARCH) -ffp-contract=off $(EXCESS) $(OMPFLAGS) -Wall -Wextra -Wpedantic $(CFLAGS_EXTRA)
 EXCESS := $(call try,-fexcess-precision=fast) $(call try,-msse2 -mfpmath=sse)
 
-# quant.c once more for each instruction set worth having, on top of what every such machine has: the program takes the
-# first that its machine can run (sv_kernels). So the binary runs everywhere and is fast everywhere. SIMD=0 leaves
-# nothing but plain C.
+# kernels/set.c once for what every such machine has ("base"), and once more for each instruction set worth having: the
+# program takes the first that its machine can run (sv_kernels in model.c). So the binary runs everywhere and is fast
+# everywhere. SIMD=0 leaves nothing but plain C; KERNELS=0 leaves kernels/ out, and quant.c does it all.
 ifeq ($(SIMD),0)
-QUANT = -DSV_NO_SIMD
+BASE = -DSV_NO_SIMD
 else
 MACHINE := $(shell $(CC) $(CFLAGS) $(ARCH) -dumpmachine 2>/dev/null)
 SETS ?= $(if $(filter-out %mingw32,$(filter x86_64%,$(MACHINE))),avx512 avx2) \
@@ -49,13 +49,16 @@ SET_avx2 = -mavx2 -mfma -mno-avx512f
 SET_dotprod = -march=armv8.2-a+dotprod
 SETS := $(foreach set,$(SETS),$(if $(call try,$(SET_$(set))),$(set)))
 # Or gcc 12 copies the sums of the innermost loops around: 35 instead of 60 G multiply-adds a second with AVX2.
-QUANT_FLAGS := $(call try,-fno-tree-coalesce-vars)
-QUANT = $(QUANT_FLAGS) '-DSV_SETS(X)=$(foreach set,$(SETS),X($(set)))'
+KERNEL_FLAGS := $(call try,-fno-tree-coalesce-vars)
 endif
+ifneq ($(KERNELS),0)
+KERNEL_SETS := $(SETS) base
+endif
+KERNEL_HEADERS = $(wildcard kernels/*.h)
 
-PARTS = base model smolvlm vision decoder tokenizer quant image $(SETS:%=quant_%)
+PARTS = base model smolvlm vision decoder tokenizer quant image
 CODECS = codecs picture png jpeg pnm
-OBJECTS = $(PARTS:%=$(BUILD)/%.o) $(CODECS:%=$(BUILD)/codecs/%.o)
+OBJECTS = $(PARTS:%=$(BUILD)/%.o) $(CODECS:%=$(BUILD)/codecs/%.o) $(KERNEL_SETS:%=$(BUILD)/kernels/%.o)
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 
 smolvlm $(BUILD)/smolvlm: $(BUILD)/main.o $(OBJECTS)
@@ -64,8 +67,8 @@ smolvlm $(BUILD)/smolvlm: $(BUILD)/main.o $(OBJECTS)
 # What was built with other flags is built again.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
-	@echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(SETS)' | cmp -s - $@ || \
-	    echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(SETS)' >$@
+	@echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS)' | cmp -s - $@ || \
+	    echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS)' >$@
 
 $(BUILD)/%.o: %.c smolvlm.h Makefile $(BUILD)/flags
 	$(CC) $(FLAGS) -c -o $@ $<
@@ -74,11 +77,11 @@ $(BUILD)/codecs/%.o: codecs/%.c codecs/codec.h smolvlm.h Makefile $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) -c -o $@ $<
 
-$(BUILD)/quant.o: quant.c smolvlm.h Makefile $(BUILD)/flags
-	$(CC) $(FLAGS) $(QUANT) -c -o $@ $<
+$(BUILD)/model.o: FLAGS += '-DSV_SETS(X)=$(foreach set,$(KERNEL_SETS),X($(set)))'
 
-$(BUILD)/quant_%.o: quant.c smolvlm.h Makefile $(BUILD)/flags
-	$(CC) $(FLAGS) $(QUANT_FLAGS) $(SET_$*) -DSV_KERNELS_ONLY -c -o $@ $<
+$(BUILD)/kernels/%.o: kernels/set.c $(KERNEL_HEADERS) smolvlm.h Makefile $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) $(KERNEL_FLAGS) $(if $(filter base,$*),$(BASE) -DSV_BASE,$(SET_$*)) -c -o $@ $<
 
 $(BUILD)/test_%: tests/test_%.c tests/greatest.h $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm

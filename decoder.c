@@ -143,17 +143,18 @@ static bool is_q8(const SvModel *m) { return m->text.layers[0].k_proj.group != 0
 
 static void part_sizes(const SvModel *m, uint64_t capacity, int threads, uint64_t size[N_PARTS]) {
     const SvConfig *c = &m->config;
+    const SvKernels *cpu = m->kernels;
     uint64_t chunk = capacity < CHUNK ? capacity : CHUNK, q_dim = (uint64_t)c->num_attention_heads * c->head_dim;
     uint64_t kv_dim = (uint64_t)c->num_key_value_heads * c->head_dim;
-    size[CACHE] = c->num_hidden_layers * sv_cache_floats(is_q8(m), capacity, c->num_key_value_heads, c->head_dim);
+    size[CACHE] = c->num_hidden_layers * cpu->cache_floats(is_q8(m), capacity, c->num_key_value_heads, c->head_dim);
     size[SINE] = size[COSINE] = capacity * c->head_dim / 2;
     size[NORM] = chunk * c->hidden_size;
     size[Q] = chunk * larger(q_dim, c->hidden_size);                                    /* and delta */
     size[K] = size[V] = chunk * kv_dim;
     size[ATTENTION] = chunk * q_dim;
     size[GATE] = size[UP] = chunk * c->intermediate_size;
-    size[SCRATCH] = larger(sv_attention_scratch(capacity, c->num_attention_heads, threads),
-                           sv_matmul_scratch(chunk, larger(c->intermediate_size, larger(q_dim, c->hidden_size))));
+    size[SCRATCH] = larger(cpu->attention_scratch(capacity, c->num_attention_heads, threads),
+                           cpu->matmul_scratch(chunk, larger(c->intermediate_size, larger(q_dim, c->hidden_size))));
 }
 
 uint64_t sv_decoder_memory(const SvModel *model, int capacity, int threads) {
@@ -186,7 +187,7 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
                       .sine = part[SINE], .cosine = part[COSINE], .norm = part[NORM], .q = part[Q], .k = part[K],
                       .v = part[V], .attention = part[ATTENTION], .delta = part[Q], .gate = part[GATE],
                       .up = part[UP], .scratch = part[SCRATCH], .block = block };
-    d->cache_floats = (size_t)sv_cache_floats(d->cache.q8, d->capacity, d->cache.heads, d->cache.dim);
+    d->cache_floats = (size_t)model->kernels->cache_floats(d->cache.q8, d->capacity, d->cache.heads, d->cache.dim);
 
     /* LlamaRotaryEmbedding: the angle of position p at frequency i, a product of two floats */
     size_t half = c->head_dim / 2;

@@ -360,6 +360,32 @@ static int parse(SvModel *m, SvError *error) {
     return bind_all(m, error);
 }
 
+/* ------------------------------------------------------------------------------------------------------- kernel sets
+
+   SV_SETS(X): the sets of kernels/ that are in this build, the fastest first (see the Makefile); "base" is the one that
+   every machine can run. Without any, quant.c alone is a complete program. */
+#ifndef SV_SETS
+#define SV_SETS(X)
+#endif
+#define DECLARE(name) extern const SvKernels sv_kernels_##name;
+SV_SETS(DECLARE)
+extern const SvKernels sv_kernels_reference;                /* quant.c */
+
+#if defined(__linux__) && defined(__aarch64__)              /* elsewhere the Makefile makes no such set */
+#include <sys/auxv.h>
+#define HAS_dotprod() ((getauxval(AT_HWCAP) >> 20 & 1) != 0)                   /* HWCAP_ASIMDDP */
+#endif
+#define HAS_base() true
+#define HAS_avx512() (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && \
+                      __builtin_cpu_supports("avx512vl"))
+#define HAS_avx2() (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+
+const SvKernels *sv_kernels(int i) {
+#define COUNT_DOWN(name) if (HAS_##name() && i-- == 0) return &sv_kernels_##name;
+    SV_SETS(COUNT_DOWN)
+    return i == 0 ? &sv_kernels_reference : NULL;
+}
+
 int sv_open(const char *path, SvModel **model, SvError *error) {
     *model = NULL;
     SvModel *m = calloc(1, sizeof *m);

@@ -428,10 +428,10 @@ int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits
    many. */
 
 /* The keys and values of a layer, or of a picture's patches: q8 (int8 and a scale for each position and head, beside
-   weights in Q8 or Q4), or f32. capacity: a multiple of 64; dim: at most 512; data: sv_cache_floats() floats. How they
+   weights in Q8 or Q4), or f32. capacity: a multiple of 64; dim: at most SV_MAX_HEAD_DIM; data: cache_floats() floats. How they
    lie there is the kernels' affair: one set's cache is not another's. */
+#define SV_MAX_HEAD_DIM 512
 typedef struct SvCache { bool q8; size_t capacity, heads, dim; float *data; } SvCache;
-uint64_t sv_cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim);
 
 /* Whether attention's queries see later keys. */
 enum { SV_BIDIRECTIONAL = false, SV_CAUSAL = true };
@@ -445,10 +445,10 @@ typedef struct SvProduct { float *out; const SvTensor *w; const float *bias; } S
    matmul and attention wait for all threads before they read another's rows, and again when they are done. For anything
    else there is #pragma omp barrier. */
 struct SvKernels {
-    const char *name;                                                     /* "plain", "avx2", "avx512", "neon", ... */
+    const char *name;                                                     /* "avx2", "neon", ..., "reference" */
 
     /* The products of the n rows of x with `count` matrices: together, because then x is quantized once, and threads
-       wait once. All have the same cols, and no out is x. scratch: sv_matmul_scratch(n, cols) floats. A thread may put
+       wait once. All have the same cols, and no out is x. scratch: matmul_scratch(n, cols) floats. A thread may put
        its own rows of x there before all have come. */
     void (*matmul)(const SvProduct *products, int count, const float *x, size_t n, float *scratch);
 
@@ -457,7 +457,7 @@ struct SvKernels {
 
     /* Attention for n_q queries over the first n_k positions of the cache, all heads: out and q [n_q, heads * dim];
        query head h reads the cache's head h / (heads / cache.heads). SV_CAUSAL: query i sees the keys up to
-       n_k - n_q + i; SV_BIDIRECTIONAL: all of them. scratch: sv_attention_scratch() floats. */
+       n_k - n_q + i; SV_BIDIRECTIONAL: all of them. scratch: attention_scratch() floats. */
     void (*attention)(float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k, size_t heads,
                       bool causal, float *scratch);
 
@@ -469,14 +469,16 @@ struct SvKernels {
     void (*gelu_tanh)(float *x, size_t n, size_t size);                     /* gelu_pytorch_tanh */
     void (*silu_mul)(float *gate, const float *up, size_t n, size_t size);  /* gate = silu(gate) * up */
     void (*add)(float *x, const float *y, size_t n, size_t size);           /* x += y */
+
+    /* How many floats the scratch of matmul needs, for n rows of cols numbers; that of attention, for n_k positions of
+       the cache; and the data of a cache. */
+    uint64_t (*matmul_scratch)(uint64_t n, uint64_t cols);
+    uint64_t (*attention_scratch)(uint64_t n_k, uint64_t heads, int threads);
+    uint64_t (*cache_floats)(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim);
 };
 
 /* The kernels that this machine can run, the fastest first; NULL past the last. */
 const SvKernels *sv_kernels(int i);
-
-/* How many floats the scratch of these functions needs: for n rows of cols numbers, for n_k positions of the cache. */
-uint64_t sv_matmul_scratch(uint64_t n, uint64_t cols);
-uint64_t sv_attention_scratch(uint64_t n_k, uint64_t heads, int threads);
 
 /* Row `row` of w as floats. */
 void sv_row(const SvTensor *w, size_t row, float *out);
@@ -484,7 +486,6 @@ void sv_row(const SvTensor *w, size_t row, float *out);
 /* Bytes that rows x cols numbers take in a format, scales included; 0 for what cannot be. */
 uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t cols);
 
-void sv_softmax(float *x, size_t n);                                      /* x = exp(x - max) / sum */
 float sv_exp(float x);                                                    /* e^x, within 2 ulp, x cut to -87 .. 87 */
 void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| <= 2^23 */
 int sv_threads(int wanted);                                               /* 0: all (OMP_NUM_THREADS) */

@@ -190,15 +190,16 @@ enum { X, NORM, Q, K, V, WIDE, CACHE, SCRATCH, N_PARTS };
 
 static void part_sizes(const SvModel *m, size_t tiles, int threads, uint64_t size[N_PARTS]) {
     const SvConfig *c = &m->config;
+    const SvKernels *cpu = m->kernels;
     uint64_t n = patches_of(c), rows = n * batch_of(c, tiles), heads = c->vision_num_attention_heads;
     uint64_t pixels = 3 * (uint64_t)c->patch_size * c->patch_size, area = (uint64_t)c->scale_factor * c->scale_factor;
     uint64_t width = c->vision_hidden_size, wide = larger(c->vision_intermediate_size, pixels);
     size[X] = size[NORM] = size[Q] = size[K] = size[V] = rows * width;
     size[WIDE] = rows * wide;
-    size[CACHE] = sv_cache_floats(is_q8(m), n, heads, width / heads);
-    size[SCRATCH] = larger(sv_attention_scratch(n, heads, threads),
-                           larger(sv_matmul_scratch(rows, larger(wide, width)),
-                                  sv_matmul_scratch(rows / area, width * area)));
+    size[CACHE] = cpu->cache_floats(is_q8(m), n, heads, width / heads);
+    size[SCRATCH] = larger(cpu->attention_scratch(n, heads, threads),
+                           larger(cpu->matmul_scratch(rows, larger(wide, width)),
+                                  cpu->matmul_scratch(rows / area, width * area)));
 }
 
 uint64_t sv_vision_memory(const SvModel *model, int tiles, int threads) {

@@ -1,7 +1,7 @@
-/* test_quant.c: quant.c against torch (functions.golden), against plain versions written here, and against itself, for
-   every set of kernels that this machine can run. What has to be the same to the bit everywhere, the products of Q8 and
-   Q4 and all that is done to rows, is held against plain loops that follow the definition word by word; what may
-   differ, products of floats, against double precision.
+/* test_quant.c: every set of kernels that this machine can run, against torch (functions.golden) and against quant.c,
+   the set that defines the results. What has to be the same to the bit everywhere, the products of Q8 and Q4 and all
+   that is done to rows, must equal quant.c's; what may differ, products of floats, is held against double precision.
+   quant.c itself is held against torch, and by the hashes here and in test_model.c.
    -v prints the largest error that each test has met. Run from the repository's root. */
 #include "greatest.h"
 #include "golden.h"
@@ -18,7 +18,7 @@
 #define SIN_COS_HASH 0x4cf44bf483fc2ec9u
 #define LENGTH(array) (sizeof(array) / sizeof(array)[0])
 
-static const SvKernels *cpu;                /* the set under test */
+static const SvKernels *cpu, *reference;    /* the set under test, and quant.c */
 
 /* |got - want| in steps of a float of want's size. */
 static double ulps(float got, double want) {
@@ -74,25 +74,6 @@ static float *floats(size_t n) {
 
 /* Room that a kernel may use, full of NaNs: what it finds there must not matter. */
 static float *scratch(uint64_t n) { return memset(bytes((size_t)n * sizeof(float)), 0xff, (size_t)n * sizeof(float)); }
-
-/* The sum over a row, in the order that holds everywhere: 16 sums, then a tree over them. */
-static float plain_tree(float s[16]) {
-    for (int width = 8; width > 2; width /= 2)
-        for (int l = 0; l < width; l++) s[l] += s[l + width];
-    return (s[0] + s[2]) + (s[1] + s[3]);
-}
-
-static float plain_sum(const float *x, size_t n) {
-    float s[16] = { 0 };
-    for (size_t i = 0; i < n; i++) s[i % 16] += x[i];
-    return plain_tree(s);
-}
-
-static float plain_sum_of_squares(const float *x, size_t n, float mean) {
-    float s[16] = { 0 };
-    for (size_t i = 0; i < n; i++) s[i % 16] += (x[i] - mean) * (x[i] - mean);
-    return plain_tree(s);
-}
 
 /* -------------------------------------------------------------------------------------------- functions of a number */
 
@@ -250,37 +231,7 @@ TEST sin_cos_as_libm(void) {
     PASS();
 }
 
-/* ------------------------------------------------------------------------------------------------ softmax and norms */
-
-/* Up to 18 below the largest, a difference of floats is off by 2^-20 at most, and so is its exp: 16 ulp. */
-TEST softmax_as_torch(void) {
-    const int sizes[] = { 1, 2, 15, 16, 17, 333 };
-    double worst = 0;
-    for (size_t i = 0; i < LENGTH(sizes); i++) {
-        Golden want = golden(FUNCTIONS, "softmax %d", sizes[i]);
-        float *x = noises(4, want.count, 9);
-        sv_softmax(x, want.count);
-        worst = fmax(worst, worst_ulps(x, want.data.f, want.count));
-        free(x);
-        free(want.data.any);
-    }
-    say("softmax", worst, "ulp");
-    ASSERT_LTE(worst, 20);
-    PASS();
-}
-
-/* Scores however large or far apart: nothing overflows, and the weights are those of their differences. */
-TEST softmax_of_large_numbers(void) {
-    float equal[] = { 3e38f, 3e38f, 3e38f, 3e38f }, apart[] = { -3e38f, 3e38f, 0 }, shifted[] = { 1001, 1000 };
-    sv_softmax(equal, 4);
-    for (int i = 0; i < 4; i++) ASSERT_EQ(0.25f, equal[i]);
-    sv_softmax(apart, 3);
-    ASSERT_EQ(1.0f, apart[1]);
-    ASSERT(apart[0] < 1e-37f && apart[2] < 1e-37f);
-    sv_softmax(shifted, 2);
-    ASSERT_IN_RANGE(1 / (1 + exp(-1)), shifted[0], 1e-7);
-    PASS();
-}
+/* ------------------------------------------------------------------------------------------------------------ norms */
 
 TEST norms_as_torch(void) {
     const int sizes[] = { 1, 2, 15, 17, 100, 1153 };
@@ -307,20 +258,12 @@ TEST norms_as_torch(void) {
     PASS();
 }
 
-/* Rows together, alone, in place, on threads, and as the formula says it: the same bits. */
+/* Rows together, alone, in place, on threads, and as quant.c has them: the same bits. */
 TEST norms_bit_for_bit(size_t n, size_t size) {
     float *x = noises(16, n * size, 2), *weight = noises(17, size, 1), *bias = noises(18, size, 1);
     float *layer = floats(n * size), *rms = floats(n * size), *out = floats(n * size);
-    for (size_t i = 0; i < n; i++) {
-        const float *row = x + i * size;
-        float mean = plain_sum(row, size) / (float)size;
-        float by = 1.0f / sqrtf(plain_sum_of_squares(row, size, mean) / (float)size + 1e-6f);
-        float by_rms = 1.0f / sqrtf(plain_sum_of_squares(row, size, 0) / (float)size + 1e-5f);
-        for (size_t j = 0; j < size; j++) {
-            layer[i * size + j] = (row[j] - mean) * by * weight[j] + bias[j];
-            rms[i * size + j] = row[j] * by_rms * weight[j];
-        }
-    }
+    reference->layer_norm(layer, x, weight, bias, n, size, 1e-6f);
+    reference->rms_norm(rms, x, weight, n, size, 1e-5f);
     for (size_t i = 0; i < n; i++) {
         cpu->layer_norm(out, x + i * size, weight, bias, 1, size, 1e-6f);
         ASSERT(same(out, layer + i * size, size));
@@ -351,11 +294,10 @@ TEST activations_bit_for_bit(size_t rows, size_t size) {
     size_t n = rows * size;
     float *x = noises(19, n, 5), *up = noises(20, n, 1), *out = floats(n), *want = floats(n);
     for (int what = 0; what < 3; what++) {
-        for (size_t i = 0; i < n; i++) {
-            float u = 0.79788456080286536f * (x[i] + 0.044715f * (x[i] * x[i] * x[i]));
-            want[i] = what == 0 ? x[i] / (1 + sv_exp(-2 * u)) : what == 1 ? x[i] / (1 + sv_exp(-x[i])) * up[i]
-                                                                          : x[i] + up[i];
-        }
+        memcpy(want, x, n * sizeof *x);
+        if (what == 0) reference->gelu_tanh(want, rows, size);
+        else if (what == 1) reference->silu_mul(want, up, rows, size);
+        else reference->add(want, up, rows, size);
         for (int threads = 1; threads <= 4; threads++) {
             memcpy(out, x, n * sizeof *x);
 #pragma omp parallel num_threads(threads)
@@ -389,8 +331,6 @@ TEST rows_that_are_no_numbers(void) {
         memcpy(out, x, sizeof out);
         cpu->silu_mul(out, ones, 1, SIZE);
         for (int j = 0; j < SIZE; j++) ASSERT(isnan(out[j]) == (j == i));
-        sv_softmax(x, SIZE);
-        for (int j = 0; j < SIZE; j++) ASSERT(isnan(x[j]));
         free(x);
         free(ones);
     }
@@ -411,12 +351,17 @@ static SvTensor encode(const float *w, uint32_t format, size_t rows, size_t cols
     return (SvTensor){ data, format, 0, (uint32_t)rows, (uint32_t)cols };
 }
 
-static void multiply(float *out, const float *x, const SvTensor *w, const float *bias, size_t n, int threads) {
-    float *room = scratch(sv_matmul_scratch(n, w->cols));
+static void multiply_by(const SvKernels *set, float *out, const float *x, const SvTensor *w, const float *bias, size_t n,
+                        int threads) {
+    float *room = scratch(set->matmul_scratch(n, w->cols));
     (void)threads;
 #pragma omp parallel num_threads(threads)
-    cpu->matmul(&(SvProduct){ out, w, bias }, 1, x, n, room);
+    set->matmul(&(SvProduct){ out, w, bias }, 1, x, n, room);
     free(room);
+}
+
+static void multiply(float *out, const float *x, const SvTensor *w, const float *bias, size_t n, int threads) {
+    multiply_by(cpu, out, x, w, bias, n, threads);
 }
 
 TEST linear_as_torch(void) {
@@ -648,41 +593,6 @@ TEST tensor_sizes(void) {
 
 /* ------------------------------------------------------------------------------------------ Q8 and Q4: the products */
 
-/* A group of x as integers: q = x * (127 / max |x|) to the nearest, the even one from the middle; the scale is
-   max |x| * (1 / 127). Next to nothing: zeros; an infinity or a NaN in it: zeros, and a NaN for a scale. */
-static float plain_quantize(int8_t *q, const float *x, size_t n) {
-    float max = 0;
-    memset(q, 0, n);
-    for (size_t i = 0; i < n; i++) {
-        if (!(fabsf(x[i]) <= FLT_MAX)) return NAN;
-        max = fmaxf(max, fabsf(x[i]));
-    }
-    if (max <= 1e-30f) return 0;
-    for (size_t i = 0; i < n; i++) q[i] = (int8_t)nearbyintf(x[i] * (127.0f / max));
-    return max * (1.0f / 127);
-}
-
-static int32_t plain_dot(const int8_t *a, const int8_t *b, size_t n) {
-    int32_t sum = 0;
-    for (size_t i = 0; i < n; i++) sum += a[i] * b[i];
-    return sum;
-}
-
-/* out [n, rows], without a bias, as smolvlm.h and quant.c define it. */
-static void plain_matmul(float *out, const float *x, const Matrix *m, size_t n) {
-    size_t rows = m->w.rows, cols = m->w.cols;
-    for (size_t i = 0; i < n; i++, x += cols, out += rows) {
-        memset(out, 0, rows * sizeof *out);
-        for (size_t g = 0; g < m->groups; g++) {
-            size_t at = g * GROUP, size = cols - at < GROUP ? cols - at : GROUP;
-            int8_t q[GROUP];
-            float scale = plain_quantize(q, x + at, size);
-            for (size_t r = 0; r < rows; r++)
-                out[r] += (float)plain_dot(q, m->numbers + r * cols + at, size) * m->scales[r * m->groups + g] * scale;
-        }
-    }
-}
-
 /* Rows of x, eight kinds in turn: noise; many zeros of both signs; close to overflow; denormal and tiny; nothing but
    -0; a NaN; an infinity; numbers that lie between two integers. */
 enum { KINDS = 8 };
@@ -713,7 +623,7 @@ TEST quantized_product(uint32_t format, size_t rows, size_t cols) {
     Matrix m = make_matrix(format, rows, cols, 42);
     float *x = inputs(most, cols), *bias = noises(43, rows, 1), *out = floats(most * rows);
     float *want[2] = { floats(most * rows), floats(most * rows) };
-    plain_matmul(want[0], x, &m, most);
+    multiply_by(reference, want[0], x, &m.w, NULL, most, 1);
     for (size_t i = 0; i < most * rows; i++) {
         want[1][i] = want[0][i] + bias[i % rows];
         if (i / rows % KINDS == 5 || i / rows % KINDS == 6) ASSERT(isnan(want[0][i]));
@@ -762,7 +672,7 @@ TEST scales_that_are_no_numbers(uint32_t format) {
         m.scales[r * m.groups + g] = bf16(bad[r % 3]);
     }
     float *x = noises(45, N * COLS, 1), want[N * ROWS], out[N * ROWS];
-    plain_matmul(want, x, &m, N);
+    multiply_by(reference, want, x, &m.w, NULL, N, 1);
     for (size_t n = 1; n <= N; n += 4) {
         multiply(out, x, &m.w, NULL, n, 1);
         ASSERT(same_numbers(want, out, n * ROWS));
@@ -794,7 +704,7 @@ TEST products_together(const uint32_t *formats) {
     for (size_t k = 0; k < LENGTH(counts); k++)
         for (int threads = 1; threads <= 3; threads++) {
             size_t n = counts[k];
-            float *room = scratch(sv_matmul_scratch(n, COLS));
+            float *room = scratch(cpu->matmul_scratch(n, COLS));
             for (int i = 0; i < COUNT; i++) memset(products[i].out, 0x55, N * heights[i] * sizeof(float));
 #pragma omp parallel num_threads(threads)
             cpu->matmul(products, COUNT, x, n, room);
@@ -837,10 +747,14 @@ static const Attention ATTENTIONS[] = {
 /* q, k, v of the streams that golden_model.py takes, and out; freed together. */
 typedef struct Case { float *q, *k, *v, *out; SvCache cache; size_t size; } Case;
 
-static SvCache new_cache(bool q8, size_t positions, size_t heads, size_t dim) {
+static SvCache new_cache_of(const SvKernels *set, bool q8, size_t positions, size_t heads, size_t dim) {
     SvCache cache = { q8, up_to(positions, 64), heads, dim, NULL };
-    cache.data = scratch(sv_cache_floats(q8, positions, heads, dim));
+    cache.data = scratch(set->cache_floats(q8, positions, heads, dim));
     return cache;
+}
+
+static SvCache new_cache(bool q8, size_t positions, size_t heads, size_t dim) {
+    return new_cache_of(cpu, q8, positions, heads, dim);
 }
 
 static Case make_case(const Attention *a, bool q8) {
@@ -857,12 +771,17 @@ static void free_case(Case *c) {
     free(c->cache.data);
 }
 
+static void attend_by(const SvKernels *set, float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k,
+                      size_t heads, bool causal, int threads) {
+    float *room = scratch(set->attention_scratch(n_k, heads, threads));
+#pragma omp parallel num_threads(threads)
+    set->attention(out, q, cache, n_q, n_k, heads, causal, room);
+    free(room);
+}
+
 static void attend(float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k, size_t heads, bool causal,
                    int threads) {
-    float *room = scratch(sv_attention_scratch(n_k, heads, threads));
-#pragma omp parallel num_threads(threads)
-    cpu->attention(out, q, cache, n_q, n_k, heads, causal, room);
-    free(room);
+    attend_by(cpu, out, q, cache, n_q, n_k, heads, causal, threads);
 }
 
 static void attend_all(const Attention *a, Case *c, float *out, int threads) {
@@ -889,6 +808,64 @@ static void exact_attention(const Attention *a, const Case *c, size_t query, siz
         for (size_t j = 0; j < seen; j++) sum += weights[j] / total * c->v[(j * a->kv_heads + kv) * a->dim + d];
         out[d] = (float)sum;
     }
+}
+
+/* The softmax of x [n] alone: attention of a query 1 over keys x[j], with values that are 1 for one position each. */
+static void softmax(float *x, size_t n) {
+    enum { DIM = 256 };                                     /* whose square root is exact */
+    float q[DIM] = { 16 }, weights[DIM], *k = floats(n * DIM), *v = floats(n * DIM), *out = floats(n);
+    for (size_t first = 0; first < n; first += DIM) {
+        SvCache cache = new_cache(false, n, 1, DIM);
+        memset(v, 0, n * DIM * sizeof *v);
+        for (size_t j = 0; j < n; j++) k[j * DIM] = x[j];
+        for (size_t j = first; j < n && j < first + DIM; j++) v[j * DIM + j - first] = 1;
+        cpu->cache(&cache, k, v, 0, n);
+        attend(weights, q, &cache, 1, n, 1, false, 1);
+        for (size_t j = first; j < n && j < first + DIM; j++) out[j] = weights[j - first];
+        free(cache.data);
+    }
+    memcpy(x, out, n * sizeof *x);
+    free(k);
+    free(v);
+    free(out);
+}
+
+/* Up to 18 below the largest, a difference of floats is off by 2^-20 at most, and so is its exp: 16 ulp. */
+TEST softmax_as_torch(void) {
+    const int sizes[] = { 1, 2, 15, 16, 17, 333 };
+    double worst = 0;
+    for (size_t i = 0; i < LENGTH(sizes); i++) {
+        Golden want = golden(FUNCTIONS, "softmax %d", sizes[i]);
+        float *x = noises(4, want.count, 9);
+        softmax(x, want.count);
+        worst = fmax(worst, worst_ulps(x, want.data.f, want.count));
+        free(x);
+        free(want.data.any);
+    }
+    say("softmax", worst, "ulp");
+    ASSERT_LTE(worst, 20);
+    PASS();
+}
+
+/* Scores however large or far apart: nothing overflows, and the weights are those of their differences. And where one
+   is no number, no weight is. */
+TEST softmax_of_large_numbers(void) {
+    float equal[] = { 3e38f, 3e38f, 3e38f, 3e38f }, apart[] = { -3e38f, 3e38f, 0 }, shifted[] = { 1001, 1000 };
+    softmax(equal, 4);
+    for (int i = 0; i < 4; i++) ASSERT_EQ(0.25f, equal[i]);
+    softmax(apart, 3);
+    ASSERT_EQ(1.0f, apart[1]);
+    ASSERT(apart[0] < 1e-37f && apart[2] < 1e-37f);
+    softmax(shifted, 2);
+    ASSERT_IN_RANGE(1 / (1 + exp(-1)), shifted[0], 1e-7);
+    for (size_t i = 0; i < 37; i++) {
+        float *x = noises(33, 37, 1);
+        x[i] = NAN;
+        softmax(x, 37);
+        for (int j = 0; j < 37; j++) ASSERT(isnan(x[j]));
+        free(x);
+    }
+    PASS();
 }
 
 TEST attention_as_torch(void) {
@@ -949,53 +926,19 @@ TEST attention_as_exact(bool q8, double bound) {
     PASS();
 }
 
-/* One query and head over a q8 cache, by the definition: key, value and query become integers, a scale each, and so do
-   the softmax's weights, each times its value's scale, in groups of 64 positions. k, v: the head's, `stride` apart. */
-static void plain_attention(float *out, const float *q, const float *k, const float *v, size_t stride, size_t seen,
-                            size_t dim) {
-    float *p = floats(seen), *v_scale = floats(seen), scaled[512], one = 1.0f / sqrtf((float)dim), max = -INFINITY;
-    int8_t x[512], key[512], weights[64], *values = bytes(seen * dim), column[64];
-    for (size_t d = 0; d < dim; d++) scaled[d] = q[d] * one;
-    float x_scale = plain_quantize(x, scaled, dim);
-    for (size_t j = 0; j < seen; j++) {
-        float k_scale = plain_quantize(key, k + j * stride, dim);
-        v_scale[j] = plain_quantize(values + j * dim, v + j * stride, dim);
-        p[j] = (float)plain_dot(x, key, dim) * x_scale * k_scale;
-        max = p[j] > max ? p[j] : max;
-    }
-    for (size_t j = 0; j < seen; j++) p[j] = sv_exp(p[j] - max);
-    float one_over = 1.0f / plain_sum(p, seen);
-    for (size_t j = 0; j < seen; j++) p[j] *= v_scale[j];
-    memset(out, 0, dim * sizeof *out);
-    for (size_t at = 0; at < seen; at += 64) {
-        size_t n = seen - at < 64 ? seen - at : 64;
-        float scale = plain_quantize(weights, p + at, n);
-        for (size_t d = 0; d < dim; d++) {
-            for (size_t j = 0; j < n; j++) column[j] = values[(at + j) * dim + d];
-            out[d] += (float)plain_dot(weights, column, n) * scale;
-        }
-    }
-    for (size_t d = 0; d < dim; d++) out[d] *= one_over;
-    free(p);
-    free(v_scale);
-    free(values);
-}
-
 typedef struct Heads { size_t dim, heads, kv_heads, positions; float size; int broken; } Heads;
 
-/* Positions one after the other, in chunks of every kind and whole, on threads: each query's output is the one that it
-   has alone. broken: this position's key, value or query holds a NaN. */
+/* Positions one after the other, in chunks of every kind and whole, on threads: each query's output is quant.c's.
+   broken: this position's key, value or query holds a NaN. */
 TEST integer_attention(const Heads *h) {
     size_t dim = h->dim, row = h->heads * dim, kv = h->kv_heads * dim, n = h->positions;
     float *q = noises(50, n * row, h->size), *k = noises(51, n * kv, h->size), *v = noises(52, n * kv, 1);
     float *want = floats(n * row), *out = floats(n * row), *all = floats(row * n);
     if (h->broken) (h->broken % 3 == 0 ? q : h->broken % 3 == 1 ? k : v)[(size_t)h->broken * kv + kv / 2] = NAN;
     for (size_t c = 0; c < 2 * kv; c++) (c < kv ? k : v)[n / 2 * kv + c % kv] = 0;      /* next to nothing */
-    for (size_t i = 0; i < n; i++)
-        for (size_t head = 0; head < h->heads; head++) {
-            size_t at = head / (h->heads / h->kv_heads) * dim;
-            plain_attention(want + i * row + head * dim, q + i * row + head * dim, k + at, v + at, kv, i + 1, dim);
-        }
+    SvCache right = new_cache_of(reference, true, n, h->kv_heads, dim);
+    reference->cache(&right, k, v, 0, n);
+    attend_by(reference, want, q, &right, n, n, h->heads, true, 1);
     size_t chunks[] = { 1, 2, 3, 4, 5, 7, 16, 63, 64, 65, n };
     for (size_t c = 0; c < LENGTH(chunks); c++)
         for (int threads = 1; threads <= (chunks[c] >= 63 || (n > 500 && chunks[c] % 2) ? 3 : 1); threads++) {
@@ -1022,18 +965,14 @@ TEST integer_attention(const Heads *h) {
         size_t n_k = keys[i] < n ? keys[i] : n;
 #pragma omp parallel num_threads(2)
         cpu->cache(&cache, k, v, 0, n_k);
-        for (size_t query = 0; query < n_k; query++)
-            for (size_t head = 0; head < h->heads; head++) {
-                size_t at = head / (h->heads / h->kv_heads) * dim;
-                plain_attention(all + query * row + head * dim, q + query * row + head * dim, k + at, v + at, kv, n_k,
-                                dim);
-            }
+        attend_by(reference, all, q, &right, n_k, n_k, h->heads, false, 1);
         for (size_t n_q = 1; n_q <= n_k; n_q = n_q < 6 ? n_q + 1 : n_q < n_k ? n_k : n_k + 1) {
             attend(out, q, &cache, n_q, n_k, h->heads, false, 1 + (int)n_q % 3);
             ASSERT(same_numbers(all, out, n_q * row));
         }
     }
     free(cache.data);
+    free(right.data);
     free(q);
     free(k);
     free(v);
@@ -1067,8 +1006,6 @@ SUITE(numbers) {
     RUN_TEST1(rope_as_transformers, "273768");
     RUN_TEST(sin_cos_as_libm);
     RUN_TEST(functions_have_the_same_bits_everywhere);
-    RUN_TEST(softmax_as_torch);
-    RUN_TEST(softmax_of_large_numbers);
     RUN_TEST(threads_wanted);
 }
 
@@ -1106,6 +1043,8 @@ SUITE(products) {
 }
 
 SUITE(attention) {
+    RUN_TEST(softmax_as_torch);
+    RUN_TEST(softmax_of_large_numbers);
     RUN_TEST(attention_as_torch);
     RUN_TESTp(attention_as_exact, false, 3e-6);
     RUN_TESTp(attention_as_exact, true, 0.02);
@@ -1117,6 +1056,7 @@ GREATEST_MAIN_DEFS();
 
 int main(int argc, char **argv) {
     GREATEST_MAIN_BEGIN();
+    for (int i = 0; sv_kernels(i); i++) reference = sv_kernels(i);
     RUN_SUITE(numbers);
     RUN_SUITE(formats);
     for (int i = 0; (cpu = sv_kernels(i)) != NULL; i++) {

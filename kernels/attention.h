@@ -1,0 +1,344 @@
+/* attention.h: the KV cache and attention.
+
+   Two products with a softmax between them, for which everything above serves again. The cache holds each head's keys
+   and values as panels, in the order in which product4 reads them, so that a number is put in its place once, when its
+   position comes, and nothing needs packing later: panels of NR keys along which a product runs over dim; and panels of
+   NR of the values' dimensions along which one runs over positions, in groups of KEYS that are counted from the first
+   position, so that they do not depend on how the prompt was cut.
+   In a q8 cache keys and values are int8, with a scale for each position. The queries become integers, a scale each;
+   and so do the softmax's weights, each first multiplied by its value's scale. An f32 cache has panels of NF floats.
+
+   The rows of the product are all queries of all heads that share the keys: of grouped-query attention's, each key is
+   read once for the whole group. */
+#ifndef SV_ATTENTION_H
+#define SV_ATTENTION_H
+
+#include "matmul.h"
+#include "sums.h"
+
+enum { KEYS = 64, WIDEST = 32 };                            /* a multiple of every NR and NF */
+
+typedef struct Parts { int8_t *k, *v; float *k_scale, *v_scale, *k_f32, *v_f32; } Parts;
+
+static Parts parts_of(const SvCache *c, size_t head) {
+    size_t one = c->capacity * round_up(c->dim, WIDEST);    /* numbers of a head, at most */
+    float *k_f32 = c->data + head * one, *k_scale = c->data + head * c->capacity;
+    if (!c->q8) return (Parts){ .k_f32 = k_f32, .v_f32 = k_f32 + c->heads * one };
+    int8_t *k = (int8_t *)(c->data + 2 * c->heads * c->capacity) + head * one;
+    return (Parts){ .k = k, .v = k + c->heads * one, .k_scale = k_scale, .v_scale = k_scale + c->heads * c->capacity };
+}
+
+/* One position's key and value, [dim], into the cache's panels. */
+static NOINLINE void put_integers(const SvCache *c, const Parts *head, const float *key, const float *value,
+                                  size_t position) {
+    size_t dim = c->dim, size = round_up(dim, 16);
+    int8_t bytes[MAX_GROUP], *k = head->k + position / NR * NR * size + panel_at(0, position % NR);
+    int8_t *v = head->v + position / KEYS * KEYS * NR + panel_at(position % KEYS, 0);
+    head->k_scale[position] = quantize(bytes, key, dim, size, NULL);
+    as_in_panels(bytes, size);
+    for (size_t e = 0; e < size; e += STEP) memcpy(k + panel_at(e, 0), bytes + e, STEP);
+    head->v_scale[position] = quantize(bytes, value, dim, size, NULL);
+    as_in_panels(bytes, size);
+    for (size_t e = 0; e < dim; e += NR, v += c->capacity * NR)
+        for (size_t r = 0; r < at_most(NR, dim - e); r++) v[panel_at(0, r)] = bytes[e + r];
+}
+
+static NOINLINE void put_floats(const SvCache *c, const Parts *head, const float *key, const float *value,
+                                size_t position) {
+    size_t dim = c->dim;
+    float *k = head->k_f32 + position / NF * NF * dim + position % NF, *v = head->v_f32 + position * NF;
+    for (size_t e = 0; e < dim; e++) k[e * NF] = key[e];
+    for (size_t e = 0; e < dim; e++) v[e / NF * NF * c->capacity + e % NF] = value[e];
+}
+
+/* Asks for the lines of a q8 cache where one position's numbers go: some twenty a head, in as many places, so that they
+   are waited for together and not one by one. */
+static void ask_for_places(const SvCache *c, size_t head, size_t position) {
+    enum { APART = 64 / NR > STEP ? 64 / NR : STEP };       /* numbers of a key in one line */
+    size_t size = round_up(c->dim, 16);
+    Parts part = parts_of(c, head);
+    for (size_t e = 0; e < size; e += APART)
+        ask_for(part.k + position / NR * NR * size + panel_at(e, position % NR), STEP);
+    for (size_t e = 0; e < c->dim; e += NR)
+        ask_for(part.v + e * c->capacity + position / KEYS * KEYS * NR + panel_at(position % KEYS, 0), NR * STEP);
+}
+
+static void cache(const SvCache *c, const float *k, const float *v, size_t at, size_t count) {
+    size_t heads = c->heads, dim = c->dim;
+    if (count == 1 && c->q8) {
+#pragma omp for schedule(static) nowait
+        for (int64_t h = 0; h < (int64_t)heads; h++) ask_for_places(c, (size_t)h, at);
+    }
+#pragma omp for schedule(static) nowait
+    for (int64_t u = 0; u < (int64_t)(count * heads); u++) {
+        size_t i = (size_t)u / heads, h = (size_t)u % heads;
+        const float *key = k + (size_t)u * dim, *value = v + (size_t)u * dim;
+        Parts head = parts_of(c, h);
+        if (c->q8) put_integers(c, &head, key, value, at + i);
+        else put_floats(c, &head, key, value, at + i);
+    }
+}
+
+/* Room for four rows: their scores, one over the sums of their weights, the weights as integers. */
+typedef struct Room { float *scores, *one_over; Quantized weights; } Room;
+
+static uint64_t room_floats(uint64_t n_k) {
+    uint64_t keys = (n_k + KEYS - 1) / KEYS * KEYS;
+    return 16 + 4 * keys + quantized_floats(4, keys);
+}
+
+static Room room_in(float *scratch, size_t keys) {
+    return (Room){ scratch + 16, scratch, quantized_in(scratch + 16 + 4 * keys, 4, keys, KEYS) };
+}
+
+/* A query, times the softmax's scale, as integers, zeros from dim to `size`, the next multiple of 16; returns their
+   scale. */
+static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t size, int32_t *by128) {
+    float scaled[MAX_GROUP];
+    vf scale = v_set(1.0f / sqrtf((float)dim));
+    memcpy(scaled, q, dim * sizeof *q);
+    for (size_t e = 0; e < size; e += VL) v_store(scaled + e, v_load(scaled + e) * scale);
+    return quantize(bytes, scaled, dim, size, by128);
+}
+
+/* Up to four rows: the queries q[i] [dim], each of one of the heads that share the keys, of which it sees the first
+   seen[i]; out[i] [dim] is the result. count: how many there are; the others repeat the last, which sees the most.
+   keys: as many positions as the last sees, up to whole groups. once: no other rows read these keys and values. */
+typedef struct Rows {
+    const SvCache *c;
+    Parts head;
+    const float *q[4];
+    float *out[4];
+    size_t seen[4], count, keys;
+    bool once;
+    Room room;
+} Rows;
+
+/* Part one: the rows' products with the keys from .. to, `from` a multiple of WIDEST. */
+static NOINLINE void integer_scores(const Rows *row, size_t from, size_t to) {
+    size_t dim = row->c->dim, size = round_up(dim, 16);
+    int8_t bytes[MAX_GROUP];
+    xint x[4 * MAX_GROUP];
+    float d[4];
+    int32_t by128[4];
+    for (size_t i = 0; i < 4; i++) {
+        d[i] = quantize_query(bytes, row->q[i], dim, size, &by128[i]);
+        widen(x + i * size, bytes, size);
+    }
+    for (size_t j = from; j < to; j += NR) {
+        const int8_t *panel = row->head.k + j * size;
+        if (row->once) {                                    /* what part two reads next */
+            ask_for(row->head.k_scale + j, NR * sizeof(float));
+            ask_for(row->head.v_scale + j, NR * sizeof(float));
+        }
+        product4(row->room.scores + j, row->keys, false, x, size, d, by128, 1, panel, NULL, size, 1, row->once);
+    }
+}
+
+static NOINLINE void float_scores(const Rows *row, size_t from, size_t to) {
+    size_t dim = row->c->dim;
+    float x[4 * MAX_GROUP], scale = 1.0f / sqrtf((float)dim);
+    for (size_t i = 0; i < 4; i++)
+        for (size_t e = 0; e < dim; e++) x[i * dim + e] = row->q[i][e] * scale;
+    for (size_t j = from; j < to; j += NF) {
+        const float *panel = row->head.k_f32 + j * dim;
+        float_product4(row->room.scores + j, row->keys, false, x, dim, panel, dim, row->once);
+    }
+}
+
+/* A q8 cache's values are asked for while the weights are made, when memory has nothing else to do: ASKED bytes for
+   each score, from another place for each row, half of them while e^x is taken, half while the weights become integers;
+   asked for faster, much would be forgotten. As the threads take rows in part two and panels in part three in the same
+   order, mostly the thread that asks is the one that reads. */
+enum { ASKED = 8 };
+
+static const int8_t *values_to_ask_for(const Rows *row, size_t i) {
+    size_t keys = row->keys, panels = (row->c->dim + NR - 1) / NR, at = i * panels * keys / row->count;
+    size_t first = at_most(at % keys, keys - keys * ASKED / NR);
+    return row->head.v + (at / keys * row->c->capacity + first) * NR;
+}
+
+/* LANES scores of a softmax to weights, e^(x - max), and weights into their sum; then `after`, unless it is NULL, is
+   multiplied in. */
+static inline void to_weights(float *x, vf max) {
+    for (size_t l = 0; l < LANES; l += VL) v_store(x + l, v_exp(v_load(x + l) - max));
+}
+
+static inline void sum_weights(float *x, const float *after, vf total[LANES / VL]) {
+    for (size_t l = 0; l < LANES; l += VL) {
+        vf weight = v_load(x + l);
+        total[l / VL] += weight;
+        if (after) v_store(x + l, weight * v_load(after + l));
+    }
+}
+
+/* Part two: row i's scores x become the softmax's weights, not yet divided by their sum: x[j] = e^(x[j] - max) for the
+   n keys that the row sees, zero from there on; one over the sum is kept beside. In a q8 cache the scores are first
+   multiplied by the keys' scales, and the weights, once they are summed, by the values'; then they become integers. */
+static NOINLINE void weights_of(const Rows *row, size_t i) {
+    size_t n = row->seen[i], whole = n / LANES * LANES;
+    float *x = row->room.scores + i * row->keys, s[LANES];
+    bool q8 = row->c->q8;
+    const float *before = q8 ? row->head.k_scale : NULL, *after = q8 ? row->head.v_scale : NULL;
+    const int8_t *next = q8 && row->once ? values_to_ask_for(row, i) : NULL;
+    vf total[LANES / VL], max = v_set(max_of(x, before, n));
+    for (size_t l = 0; l < LANES / VL; l++) total[l] = v_set(0.0f);
+    for (size_t j = 0; j < whole; j += LANES) {
+        if (next) ask_for(next + j * ASKED / 2, LANES * ASKED / 2);
+        to_weights(x + j, max);
+        sum_weights(x + j, after ? after + j : NULL, total);
+    }
+    if (whole < n) {
+        to_weights(x + whole, max);
+        memset(x + n, 0, (whole + LANES - n) * sizeof *x);
+        sum_weights(x + whole, after ? after + whole : NULL, total);
+    }
+    for (size_t l = 0; l < LANES / VL; l++) v_store(s + l * VL, total[l]);
+    row->room.one_over[i] = 1.0f / tree(s);
+    memset(x + n, 0, (row->keys - n) * sizeof *x);          /* whatever `after` is there */
+    if (!q8) return;
+    for (size_t g = 0; g < row->room.weights.groups; g++) {
+        if (next) ask_for(next + (row->keys + g * KEYS) * ASKED / 2, KEYS * ASKED / 2);
+        quantize_group(&row->room.weights, i, x, row->keys, g, false);
+    }
+}
+
+/* A row that is not there, but that the products of four read: all its weights are zero. */
+static void no_weights(const Rows *row, size_t i) {
+    const Quantized *w = &row->room.weights;
+    if (!row->c->q8) {
+        memset(row->room.scores + i * row->keys, 0, row->keys * sizeof(float));
+        return;
+    }
+    memset(w->q + i * w->stride, 0, w->stride * sizeof *w->q);
+    memset(w->d + i * w->marks, 0, w->groups * sizeof *w->d);
+    memset(w->by128 + i * w->marks, 0, w->groups * sizeof *w->by128);
+}
+
+/* Part three: the values' dimensions first .. first + WIDEST, weighted. */
+static NOINLINE void integer_values(const Rows *row, size_t first) {
+    const Quantized *w = &row->room.weights;
+    size_t dim = row->c->dim;
+    for (size_t e = first; e < at_most(dim, first + WIDEST); e += NR) {
+        float s[4][NR];
+        product4(s[0], NR, false, w->q, w->stride, w->d, w->by128, w->marks, row->head.v + e * row->c->capacity, NULL,
+                 KEYS, row->keys / KEYS, row->once);
+        for (size_t i = 0; i < row->count; i++)
+            for (size_t r = 0; r < at_most(NR, dim - e); r++) row->out[i][e + r] = s[i][r] * row->room.one_over[i];
+    }
+}
+
+static NOINLINE void float_values(const Rows *row, size_t first) {
+    size_t dim = row->c->dim, most = row->seen[3];
+    for (size_t e = first; e < at_most(dim, first + WIDEST); e += NF) {
+        float s[4][NF];
+        const float *panel = row->head.v_f32 + e * row->c->capacity;
+        for (size_t at = 0, n; at < most; at += n) {
+            n = at_most(KEYS, most - at);
+            float_product4(s[0], NF, at > 0, row->room.scores + at, row->keys, panel + at * NF, n, row->once);
+        }
+        for (size_t i = 0; i < row->count; i++)
+            for (size_t r = 0; r < at_most(NF, dim - e); r++) row->out[i][e + r] = s[i][r] * row->room.one_over[i];
+    }
+}
+
+static void scores(const Rows *row, size_t from, size_t to) {
+    if (row->c->q8) integer_scores(row, from, to);
+    else float_scores(row, from, to);
+}
+
+static void values(const Rows *row, size_t first) {
+    if (row->c->q8) integer_values(row, first);
+    else float_values(row, first);
+}
+
+/* All of an attention. A head of the cache has n_q * shared rows: the first query's heads, the second's, and so on. */
+typedef struct Queries {
+    float *out;
+    const float *q;
+    const SvCache *c;
+    size_t n_q, n_k, heads;
+    bool causal;
+    float *scratch;
+} Queries;
+
+/* Four of head h's rows from row i on, of `count` in all; with room number `room` of the scratch. */
+static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t room) {
+    size_t shared = a->heads / a->c->heads;
+    Rows row = { .c = a->c, .head = parts_of(a->c, h), .count = at_most(4, count - i) };
+    for (size_t r = 0; r < 4; r++) {
+        size_t one = at_most(i + r, count - 1), query = one / shared;
+        size_t at = (query * a->heads + h * shared + one % shared) * a->c->dim;
+        row.q[r] = a->q + at;
+        row.out[r] = a->out + at;
+        row.seen[r] = a->causal ? a->n_k - a->n_q + 1 + query : a->n_k;
+    }
+    row.keys = round_up(row.seen[3], KEYS);
+    row.once = count <= 4;
+    row.room = room_in(a->scratch + room * (size_t)room_floats(a->n_k), row.keys);
+    return row;
+}
+
+/* Makes *row number `four` of all fours of rows, the first four of each head first, unless *now says that it is. */
+static void turn_to(Rows *row, size_t *now, const Queries *a, size_t four, size_t count) {
+    if (*now != four) *row = rows_of(a, four % a->c->heads, four / a->c->heads * 4, count, four);
+    *now = four;
+}
+
+/* Few queries (decoding): each part is shared out among the threads, as the cache may have fewer heads than there are
+   threads, or a number that does not divide well. The keys of all heads, one head after the other, are cut into as many
+   equal stretches as there are threads. */
+static void attention_of_few(const Queries *a) {
+    size_t heads = a->c->heads, dim = a->c->dim, count = a->n_q * (a->heads / heads), fours = (count + 3) / 4 * heads;
+    size_t pieces = (a->n_k + WIDEST - 1) / WIDEST, strips = (dim + WIDEST - 1) / WIDEST;
+    Rows row;
+    size_t now = fours;                                     /* none yet */
+    size_t all = fours * pieces, first = all * (size_t)thread_index() / (size_t)thread_count();
+    size_t end = all * ((size_t)thread_index() + 1) / (size_t)thread_count();
+    while (first < end) {
+        size_t four = first / pieces, before = four * pieces, next = at_most(end, before + pieces);
+        turn_to(&row, &now, a, four, count);
+        scores(&row, (first - before) * WIDEST, at_most((next - before) * WIDEST, row.seen[3]));
+        first = next;
+    }
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t u = 0; u < (int64_t)(fours * 4); u++) {
+        size_t four = (size_t)u / 4, i = (size_t)u % 4;
+        turn_to(&row, &now, a, four, count);
+        if (i < row.count) weights_of(&row, i);
+        else no_weights(&row, i);
+    }
+#pragma omp for schedule(static)
+    for (int64_t u = 0; u < (int64_t)(fours * strips); u++) {
+        size_t four = (size_t)u / strips;
+        turn_to(&row, &now, a, four, count);
+        values(&row, (size_t)u % strips * WIDEST);
+    }
+}
+
+/* Many: blocks of ROWS rows, everything about a block by one thread. */
+static void attention_of_many(const Queries *a) {
+    size_t heads = a->c->heads, count = a->n_q * (a->heads / heads), blocks = (count + ROWS - 1) / ROWS;
+#pragma omp for schedule(static, 1)
+    for (int64_t u = 0; u < (int64_t)(heads * blocks); u++) {
+        size_t first = (size_t)u / heads * ROWS;
+        for (size_t i = first; i < at_most(first + ROWS, count); i += 4) {
+            Rows row = rows_of(a, (size_t)u % heads, i, count, (size_t)thread_index());
+            scores(&row, 0, row.seen[3]);
+            for (size_t r = 0; r < row.count; r++) weights_of(&row, r);
+            for (size_t r = row.count; r < 4; r++) no_weights(&row, r);
+            for (size_t e = 0; e < a->c->dim; e += WIDEST) values(&row, e);
+        }
+    }
+}
+
+static void attention(float *out, const float *q, const SvCache *c, size_t n_q, size_t n_k, size_t heads, bool causal,
+                      float *scratch) {
+    Queries all = { out, q, c, n_q, n_k, heads, causal, scratch };
+#pragma omp barrier
+    if (n_q <= FEW) attention_of_few(&all);
+    else attention_of_many(&all);
+}
+
+#endif

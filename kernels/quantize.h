@@ -1,0 +1,103 @@
+/* quantize.h: rows of floats to integers.
+
+   x = d q for a group: q = x * (127 / max |x|), to the nearest integer and to even from the middle, d = max |x| *
+   (1 / 127). q gets `size` numbers, zeros from n on. A group of (next to) nothing becomes zeros; one with an infinity
+   or a NaN gets d = NaN, so that what is broken stays visible. The maximum is taken of the bits as integers, among
+   which NaN is the largest. *by128, unless it is NULL: 128 times the sum of q. */
+#ifndef SV_QUANTIZE_H
+#define SV_QUANTIZE_H
+
+#include "products.h"
+
+enum { MAX_GROUP = 512 };
+
+static inline void low_bytes(int8_t to[16], const vu bits[16 / VL]) {
+#ifdef SV_VNNI
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)bits[0]));
+#elif defined(SV_AVX2)
+    const __m256i pick = _mm256_set1_epi32(0x0c080400);
+    __m256i a = _mm256_shuffle_epi8((__m256i)bits[0], pick), b = _mm256_shuffle_epi8((__m256i)bits[1], pick);
+    __m256i both = _mm256_permutevar8x32_epi32(_mm256_unpacklo_epi32(a, b), _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0));
+    _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128(both));
+#else
+    uint32_t one[16];
+    memcpy(one, bits, sizeof one);
+    for (int j = 0; j < 16; j++) to[j] = (int8_t)(one[j] & 255);
+#endif
+}
+
+static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size, int32_t *by128) {
+    float padded[MAX_GROUP];
+    if (n < size) {                                         /* the last group of a row */
+        memcpy(padded, x, n * sizeof *x);
+        memset(padded + n, 0, (size - n) * sizeof *x);
+        x = padded;
+    }
+    vi most = (vi)bits_of(v_set(0.0f));
+    for (size_t k = 0; k < size; k += VL) most = v_max_int((vi)(bits_of(v_load(x + k)) & 0x7fffffffu), most);
+    int32_t largest = v_largest(most);
+    float max;
+    memcpy(&max, &largest, sizeof max);
+    if (!(max > 1e-30f && max <= FLT_MAX)) {
+        memset(q, 0, size);
+        if (by128) *by128 = 0;
+        return max <= 1e-30f ? 0 : NAN;
+    }
+    const float round = 12582912.0f;                        /* 1.5 * 2^23: adding it rounds to an integer, */
+    vf scale = v_set(127.0f / max);
+    vi total = (vi)bits_of(v_set(0.0f));
+    for (size_t k = 0; k < size; k += 16) {
+        vu bits[16 / VL];                                   /* whose lowest byte is the integer's */
+        for (int j = 0; j < 16 / VL; j++) {
+            bits[j] = bits_of(v_load(x + k + j * VL) * scale + v_set(round));
+            total += (vi)(bits[j] - 0x4b400000u);           /* less the bits of `round` */
+        }
+        low_bytes(q + k, bits);
+    }
+    if (by128) *by128 = 128 * v_total(total);
+    return max * (1.0f / 127);
+}
+
+/* Rows of x as integers, bytes [n, stride] for rows16 or q [n, stride] for product4; and for each group its scale d and
+   by128, [n, marks]. */
+typedef struct Quantized {
+    int8_t *bytes;
+    xint *q;
+    float *d;
+    int32_t *by128;
+    size_t stride, marks, groups, group;
+} Quantized;
+
+static uint64_t quantized_floats(uint64_t n, uint64_t cols) {          /* in groups of 64 */
+    uint64_t groups = (cols + GROUP - 1) / GROUP, marks = (groups + 7) / 8 * 8;
+    return n * (2 * marks + groups * GROUP / 2);            /* the scales, the sums, int16 */
+}
+
+static Quantized quantized_in(void *scratch, size_t n, size_t cols, size_t group) {
+    Quantized x = { .group = group, .groups = (cols + group - 1) / group };
+    x.stride = x.groups * group;
+    x.marks = round_up(x.groups, 8);
+    x.d = scratch;
+    x.by128 = (int32_t *)(x.d + n * x.marks);
+    x.bytes = (int8_t *)(x.by128 + n * x.marks);
+    x.q = (xint *)x.bytes;
+    return x;
+}
+
+/* Group g of `cols` numbers from `from` on, into a row of x. */
+static inline void quantize_group(const Quantized *x, size_t row, const float *from, size_t cols, size_t g,
+                                  bool to_bytes) {
+    int8_t room[MAX_GROUP];
+    bool same = sizeof(xint) == 1 || to_bytes;
+    size_t at = g * x->group;
+    int8_t *bytes = same ? x->bytes + row * x->stride + at : room;
+    x->d[row * x->marks + g] = quantize(bytes, from + at, at_most(x->group, cols - at), x->group,
+                                        to_bytes || BY128 ? &x->by128[row * x->marks + g] : NULL);
+    if (!same) widen(x->q + row * x->stride + at, bytes, x->group);
+}
+
+static NOINLINE void quantize_row(const Quantized *x, size_t row, const float *from, size_t cols, bool to_bytes) {
+    for (size_t g = 0; g < x->groups; g++) quantize_group(x, row, from, cols, g, to_bytes);
+}
+
+#endif

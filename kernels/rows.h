@@ -1,0 +1,84 @@
+/* rows.h: norms and activations. */
+#ifndef SV_ROWS_H
+#define SV_ROWS_H
+
+#include "sums.h"
+
+/* nn.LayerNorm: (x - mean) / sqrt(var + eps) * weight + bias */
+static NOINLINE void layer_norm_row(float *out, const float *x, const float *weight, const float *bias, size_t n,
+                                    float eps) {
+    float mean = sum(x, n) / (float)n;
+    float scale = 1.0f / sqrtf(sum_of_squares(x, n, mean) / (float)n + eps);
+    size_t j = 0;
+    for (; j + VL <= n; j += VL)
+        v_store(out + j, (v_load(x + j) - v_set(mean)) * v_set(scale) * v_load(weight + j) + v_load(bias + j));
+    for (; j < n; j++) out[j] = (x[j] - mean) * scale * weight[j] + bias[j];
+}
+
+static void layer_norm(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size,
+                       float eps) {
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < (int64_t)n; i++)
+        layer_norm_row(out + (size_t)i * size, x + (size_t)i * size, weight, bias, size, eps);
+}
+
+/* LlamaRMSNorm: x / sqrt(mean(x^2) + eps) * weight */
+static NOINLINE void rms_norm_row(float *out, const float *x, const float *weight, size_t n, float eps) {
+    float scale = 1.0f / sqrtf(sum_of_squares(x, n, 0.0f) / (float)n + eps);
+    size_t j = 0;
+    for (; j + VL <= n; j += VL) v_store(out + j, v_load(x + j) * v_set(scale) * v_load(weight + j));
+    for (; j < n; j++) out[j] = x[j] * scale * weight[j];
+}
+
+static void rms_norm(float *out, const float *x, const float *weight, size_t n, size_t size, float eps) {
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < (int64_t)n; i++)
+        rms_norm_row(out + (size_t)i * size, x + (size_t)i * size, weight, size, eps);
+}
+
+/* 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3). As 1 + tanh(u) = 2 / (1 + e^-2u), one exp does it, without
+   the cancellation that 1 + tanh suffers where tanh nears -1. */
+static inline vf v_gelu(vf x) {
+    vf u = v_set(0.79788456080286536f) * (x + v_set(0.044715f) * (x * x * x));
+    return x / (v_set(1.0f) + v_exp(v_set(-2.0f) * u));
+}
+
+/* silu(gate) * up, silu(x) = x / (1 + e^-x) */
+static inline vf v_silu_mul(vf gate, vf up) { return gate / (v_set(1.0f) + v_exp(-gate)) * up; }
+
+static NOINLINE void gelu_row(float *x, size_t n) {
+    size_t i = 0;
+    for (; i + VL <= n; i += VL) v_store(x + i, v_gelu(v_load(x + i)));
+    Rest rest = rest_of(x + i, n - i);
+    v_store(rest.x, v_gelu(v_load(rest.x)));
+    memcpy(x + i, rest.x, (n - i) * sizeof *x);
+}
+
+static NOINLINE void silu_row(float *gate, const float *up, size_t n) {
+    size_t i = 0;
+    for (; i + VL <= n; i += VL) v_store(gate + i, v_silu_mul(v_load(gate + i), v_load(up + i)));
+    Rest a = rest_of(gate + i, n - i), b = rest_of(up + i, n - i);
+    v_store(a.x, v_silu_mul(v_load(a.x), v_load(b.x)));
+    memcpy(gate + i, a.x, (n - i) * sizeof *gate);
+}
+
+static NOINLINE void add_row(float *x, const float *y, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] += y[i];
+}
+
+static void gelu_tanh(float *x, size_t n, size_t size) {
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < (int64_t)n; i++) gelu_row(x + (size_t)i * size, size);
+}
+
+static void silu_mul(float *gate, const float *up, size_t n, size_t size) {
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < (int64_t)n; i++) silu_row(gate + (size_t)i * size, up + (size_t)i * size, size);
+}
+
+static void add(float *x, const float *y, size_t n, size_t size) {
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < (int64_t)n; i++) add_row(x + (size_t)i * size, y + (size_t)i * size, size);
+}
+
+#endif

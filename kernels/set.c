@@ -1,0 +1,33 @@
+/* set.c: one kernel set: kernels.h says how. */
+#include "attention.h"
+#include "rows.h"
+
+/* Room that the functions below need, in floats: see SvKernels. */
+static uint64_t matmul_scratch(uint64_t n, uint64_t cols) { return quantized_floats((n + 3) / 4 * 4, cols); }
+
+static uint64_t attention_scratch(uint64_t n_k, uint64_t heads, int threads) {
+    return room_floats(n_k) * (heads > (uint64_t)threads ? heads : (uint64_t)threads);
+}
+
+static uint64_t cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim) {
+    capacity = (capacity + KEYS - 1) / KEYS * KEYS;
+    uint64_t numbers = 2 * heads * capacity * ((dim + WIDEST - 1) / WIDEST * WIDEST);
+    return q8 ? 2 * heads * capacity + numbers / 4 : numbers;
+}
+
+#define STRING(name) STRING_OF(name)
+#define STRING_OF(name) #name
+#define TABLE(name) TABLE_OF(name)
+#define TABLE_OF(name) sv_kernels_##name
+
+/* The set compiled with the flags of everything else (SV_BASE) may have any set's code, so its table has a name of its
+   own. */
+#ifdef SV_BASE
+#define SV_TABLE sv_kernels_base
+#else
+#define SV_TABLE TABLE(SV_SET)
+#endif
+
+extern const SvKernels SV_TABLE;
+const SvKernels SV_TABLE = { STRING(SV_SET), matmul, cache, attention, layer_norm, rms_norm, gelu_tanh, silu_mul,
+                             add, matmul_scratch, attention_scratch, cache_floats };
