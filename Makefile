@@ -14,7 +14,8 @@
 #
 # make install    to PREFIX (/usr/local), below DESTDIR; with the variables that it was built with
 #
-# CC, OMP=0, SIMD=0 (plain C alone), ARCH, CFLAGS_EXTRA, BUILD (a folder) may be set.
+# CC, OMP=0, SIMD=0 (plain C alone), ARCH, CFLAGS_EXTRA, BUILD (a folder), GREATEST (upstream's header for the tests) may
+# be set.
 
 CC ?= cc
 BUILD ?= build
@@ -67,8 +68,8 @@ smolvlm $(BUILD)/smolvlm: $(BUILD)/main.o $(OBJECTS)
 # What was built with other flags is built again.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
-	@echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS)' | cmp -s - $@ || \
-	    echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS)' >$@
+	@echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS) $(GREATEST)' | cmp -s - $@ || \
+	    echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS) $(GREATEST)' >$@
 
 $(BUILD)/%.o: %.c smolvlm.h Makefile $(BUILD)/flags
 	$(CC) $(FLAGS) -c -o $@ $<
@@ -83,8 +84,8 @@ $(BUILD)/kernels/%.o: kernels/set.c $(KERNEL_HEADERS) smolvlm.h Makefile $(BUILD
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(KERNEL_FLAGS) $(if $(filter base,$*),$(BASE) -DSV_BASE,$(SET_$*)) -c -o $@ $<
 
-$(BUILD)/test_%: tests/test_%.c tests/greatest.h $(OBJECTS)
-	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
+$(BUILD)/test_%: tests/test_%.c tests/greatest.h tests/golden.h $(GREATEST) $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) $(if $(GREATEST),-DGREATEST='"$(abspath $(GREATEST))"') -I. -o $@ $< $(OBJECTS) -lm
 
 demo: smolvlm
 	@demo/demo.sh

@@ -202,12 +202,12 @@ static int no_such_option(const char *word) {
     }
     for (int i = 0; i < N_OPTIONS && length > 0; i++)
         if (scores[i] == best)
-            snprintf(meant + strlen(meant), sizeof meant - strlen(meant), "%s--%s", *meant ? " or " : "; did you mean ",
-                     OPTIONS[i].name);
+            snprintf(meant + strlen(meant), sizeof meant - strlen(meant), "%s--%s",
+                     *meant ? " or " : "; did you mean ", OPTIONS[i].name);
     return misused("%.*s: no such option%s%s", (int)strcspn(word, "="), word, meant, *meant ? "?" : "");
 }
 
-/* --------------------------------------------------------------------------------------------- parsing the arguments */
+/* -------------------------------------------------------------------------------------------- parsing the arguments */
 
 static bool whole_number(const char *text, long long low, long long high, long long *value) {
     char *end;
@@ -250,9 +250,8 @@ static int set_option(Arguments *a, const struct Option *o, const char *shown, c
 }
 
 static const struct Option *find_option(const char *name, size_t length, char letter) {
-    for (int i = 0; i < N_OPTIONS; i++)
-        if (letter ? OPTIONS[i].letter == letter
-                   : strlen(OPTIONS[i].name) == length && strncmp(OPTIONS[i].name, name, length) == 0) return &OPTIONS[i];
+    for (const struct Option *o = OPTIONS; o < OPTIONS + N_OPTIONS; o++)
+        if (letter ? o->letter == letter : strlen(o->name) == length && strncmp(o->name, name, length) == 0) return o;
     return NULL;
 }
 
@@ -352,7 +351,7 @@ static bool output_close(Output *o) {
     return false;
 }
 
-/* Makes the directory, if it is not there, and a file in it: so that one which cannot be written is known beforehand. */
+/* Makes the directory, if it is not there, and a file in it, so that one which cannot be written is known beforehand. */
 static bool directory_ready(const char *path) {
     char name[1040];
     bool there = make_directory(path) == 0 || errno == EEXIST;

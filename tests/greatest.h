@@ -1,5 +1,6 @@
 /* greatest.h: the macros of the greatest test harness (github.com/silentbicycle/greatest, v1.5) that these tests use,
-   written anew and smaller. Upstream's header can take this one's place with no change to a test.
+   written anew and smaller. Upstream's header can take this one's place: make test GREATEST=path/to/greatest.h. So a
+   test uses nothing else of this one, neither greatest_info nor what is called OWN here.
 
    A TEST returns by PASS(), FAIL(), SKIP() or a failing ASSERT; SUITEs run tests with RUN_TEST; main is
 
@@ -7,7 +8,9 @@
        int main(int argc, char **argv) { GREATEST_MAIN_BEGIN(); RUN_SUITE(suite); GREATEST_MAIN_END(); }
 
    Options: -v names every test, -t TEXT runs the tests whose name contains it, -s TEXT likewise for suites. */
-#ifndef GREATEST_H
+#if defined(GREATEST)
+#include GREATEST
+#elif !defined(GREATEST_H)
 #define GREATEST_H
 
 #include <stdio.h>
@@ -18,19 +21,20 @@ enum greatest_test_res { GREATEST_TEST_RES_PASS = 0, GREATEST_TEST_RES_FAIL = -1
 
 struct greatest_run_info {
     unsigned passed, failed, skipped, assertions;
-    int verbose;
+    int verbosity;
     const char *test_filter, *suite_filter, *msg, *fail_file;
     int fail_line;
 };
 extern struct greatest_run_info greatest_info;
 
+#define GREATEST_IS_VERBOSE() (greatest_info.verbosity > 0)
 #define GREATEST_MAIN_DEFS() struct greatest_run_info greatest_info
 
 #define TEST        static enum greatest_test_res
 #define SUITE(name) void name(void)
 #define SUITE_EXTERN(name) void name(void)
 
-#define GREATEST_RES(res, message)                                                                                     \
+#define GREATEST_OWN_RESULT(res, message)                                                                              \
     do {                                                                                                               \
         greatest_info.msg = (message);                                                                                 \
         greatest_info.fail_file = __FILE__;                                                                            \
@@ -38,9 +42,9 @@ extern struct greatest_run_info greatest_info;
         return (res);                                                                                                  \
     } while (0)
 
-#define PASSm(message) GREATEST_RES(GREATEST_TEST_RES_PASS, message)
-#define FAILm(message) GREATEST_RES(GREATEST_TEST_RES_FAIL, message)
-#define SKIPm(message) GREATEST_RES(GREATEST_TEST_RES_SKIP, message)
+#define PASSm(message) GREATEST_OWN_RESULT(GREATEST_TEST_RES_PASS, message)
+#define FAILm(message) GREATEST_OWN_RESULT(GREATEST_TEST_RES_FAIL, message)
+#define SKIPm(message) GREATEST_OWN_RESULT(GREATEST_TEST_RES_SKIP, message)
 #define PASS() PASSm(NULL)
 #define FAIL() FAILm(NULL)
 #define SKIP() SKIPm(NULL)
@@ -88,7 +92,14 @@ extern struct greatest_run_info greatest_info;
         }                                                                                                              \
     } while (0)
 
-#define ASSERT_MEM_EQm(message, expected, got, size) ASSERTm(message, memcmp((expected), (got), (size)) == 0)
+/* Upstream casts what it is given without parentheses around it, so that x + i there is i bytes behind x, whatever x
+   points to: a test gives such a pointer a name first. It is so here too, or nobody would notice. */
+#define ASSERT_MEM_EQm(message, expected, got, size)                                                                   \
+    do {                                                                                                               \
+        const unsigned char *greatest_expected = (const unsigned char *)expected;                                      \
+        const unsigned char *greatest_got = (const unsigned char *)got;                                                \
+        ASSERTm(message, memcmp(greatest_expected, greatest_got, (size)) == 0);                                        \
+    } while (0)
 
 #define ASSERT(condition)                  ASSERTm(#condition, condition)
 #define ASSERT_FALSE(condition)            ASSERT_FALSEm("not " #condition, condition)
@@ -108,16 +119,16 @@ extern struct greatest_run_info greatest_info;
         if (greatest_check != GREATEST_TEST_RES_PASS) return greatest_check;                                           \
     } while (0)
 
-#define GREATEST_RUN(name, call)                                                                                       \
+#define GREATEST_OWN_RUN(name, call)                                                                                   \
     do {                                                                                                               \
         if (greatest_info.test_filter && !strstr(name, greatest_info.test_filter)) break;                              \
-        if (greatest_info.verbose) printf("%s ", name), fflush(stdout);                                                \
+        if (greatest_info.verbosity) printf("%s ", name), fflush(stdout);                                              \
         greatest_info.msg = NULL;                                                                                      \
         enum greatest_test_res greatest_res = (call);                                                                  \
         const char *greatest_text = greatest_info.msg ? greatest_info.msg : "";                                        \
         if (greatest_res == GREATEST_TEST_RES_PASS) {                                                                  \
             greatest_info.passed++;                                                                                    \
-            printf(greatest_info.verbose ? "PASS\n" : ".");                                                            \
+            printf(greatest_info.verbosity ? "PASS\n" : ".");                                                          \
         } else if (greatest_res == GREATEST_TEST_RES_SKIP) {                                                           \
             greatest_info.skipped++;                                                                                   \
             printf("\nSKIP %s: %s\n", name, greatest_text);                                                            \
@@ -128,9 +139,9 @@ extern struct greatest_run_info greatest_info;
         fflush(stdout);                                                                                                \
     } while (0)
 
-#define RUN_TEST(test)          GREATEST_RUN(#test, test())
-#define RUN_TEST1(test, env)    GREATEST_RUN(#test, test(env))
-#define RUN_TESTp(test, ...)    GREATEST_RUN(#test, test(__VA_ARGS__))
+#define RUN_TEST(test)          GREATEST_OWN_RUN(#test, test())
+#define RUN_TEST1(test, env)    GREATEST_OWN_RUN(#test, test(env))
+#define RUN_TESTp(test, ...)    GREATEST_OWN_RUN(#test, test(__VA_ARGS__))
 #define RUN_SUITE(suite)                                                                                               \
     do {                                                                                                               \
         if (greatest_info.suite_filter && !strstr(#suite, greatest_info.suite_filter)) break;                          \
@@ -141,7 +152,7 @@ extern struct greatest_run_info greatest_info;
 #define GREATEST_MAIN_BEGIN()                                                                                          \
     do {                                                                                                               \
         for (int greatest_arg = 1; greatest_arg < argc; greatest_arg++) {                                              \
-            if (!strcmp(argv[greatest_arg], "-v")) greatest_info.verbose = 1;                                          \
+            if (!strcmp(argv[greatest_arg], "-v")) greatest_info.verbosity = 1;                                        \
             else if (!strcmp(argv[greatest_arg], "-t") && greatest_arg + 1 < argc)                                     \
                 greatest_info.test_filter = argv[++greatest_arg];                                                      \
             else if (!strcmp(argv[greatest_arg], "-s") && greatest_arg + 1 < argc)                                     \

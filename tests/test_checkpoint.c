@@ -346,7 +346,7 @@ TEST repaired_damage_is_harmless(const char *path) {
         for (size_t k = 0; k < (i < 330 ? LENGTH(to) : 1); k++) ASSERT(changed(&b, f, i, to + k, 1, &tally));
     }
     fclose(f);
-    if (greatest_info.verbose) printf("[%u opened, %u refused] ", tally.opened, tally.refused);
+    if (GREATEST_IS_VERBOSE()) printf("[%u opened, %u refused] ", tally.opened, tally.refused);
     ASSERT(tally.opened > 0 && tally.refused > 0);
     free(b.data);
     PASS();
@@ -367,7 +367,7 @@ TEST extreme_numbers_are_harmless(const char *path) {
             ASSERT(changed(&b, f, i, bytes, 4, &tally));
         }
     fclose(f);
-    if (greatest_info.verbose) printf("[%u opened, %u refused] ", tally.opened, tally.refused);
+    if (GREATEST_IS_VERBOSE()) printf("[%u opened, %u refused] ", tally.opened, tally.refused);
     ASSERT(tally.refused > 0);
     free(b.data);
     PASS();

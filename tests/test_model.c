@@ -203,7 +203,7 @@ TEST modules_as_transformers(const Case *c) {
     ASSERTm(error.text, ask(c, greedy(3), &events, NULL, &answer));
     ASSERT_EQ_FMT(c->modules, modules.count, "%d");
     for (int i = 0; i < modules.count; i++) CHECK_CALL(module_as_transformers(c, &modules.list[i], &worst));
-    if (greatest_info.verbose) printf("[at most %.2g of the largest] ", worst);
+    if (GREATEST_IS_VERBOSE()) printf("[at most %.2g of the largest] ", worst);
     free_modules(&modules);
     sv_answer_free(&answer);
     PASS();
@@ -252,7 +252,7 @@ TEST prefill_in_any_chunks(SvModel *m) {
         }
         free(first);
     }
-    if (greatest_info.verbose) printf("[at most %.2g of the largest] ", worst / largest);
+    if (GREATEST_IS_VERBOSE()) printf("[at most %.2g of the largest] ", worst / largest);
     ASSERT(worst <= (sv_same_bits(m) ? 0 : TOLERANCE * largest));
     free(alone);
     free(x);
@@ -285,7 +285,8 @@ TEST threads_of_the_caller(SvModel *m) {
     ASSERT_EQ(0, failed);
     for (int i = 0; i < 3; i++) {
         ASSERT_EQ((int)m->config.num_hidden_layers + 2, told[i]);
-        ASSERT_MEM_EQ(logits, logits + (size_t)i * vocab, vocab * sizeof *logits);
+        const float *of_this = logits + (size_t)i * vocab;
+        ASSERT_MEM_EQ(logits, of_this, vocab * sizeof *logits);
     }
     free(x);
     free(logits);
@@ -404,7 +405,7 @@ TEST near_the_original(const Quantized *z) {
     embeddings = far_off(got, want, c->vocab_size * c->hidden_size);
     free(got);
     free(want);
-    if (greatest_info.verbose)
+    if (GREATEST_IS_VERBOSE())
         printf("[%s: embeddings %.2g, features %.2g, logits %.2g] ", z->file, embeddings, features, logits);
     ASSERT(embeddings > 0 && embeddings <= 0.01);
     ASSERT(features <= z->far_features && (features > 0) == (z->far_features > 0));
@@ -779,7 +780,8 @@ TEST embeddings_are_rows(SvModel *m) {
     sv_embed(m, ids, 4, x);
     for (size_t i = 0; i < 4; i++) {
         sv_row(&m->text.embed_tokens, (size_t)ids[i], row);
-        ASSERT_MEM_EQ(row, x + i * dim, dim * sizeof *x);
+        const float *embedding = x + i * dim;
+        ASSERT_MEM_EQ(row, embedding, dim * sizeof *x);
     }
     free(x);
     free(row);

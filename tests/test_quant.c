@@ -47,7 +47,7 @@ static double distance(const float *got, const float *want, size_t n) {
 }
 
 static void say(const char *what, double worst, const char *unit) {
-    if (greatest_info.verbose) printf("[%s: at most %.3g %s] ", what, worst, unit);
+    if (GREATEST_IS_VERBOSE()) printf("[%s: at most %.3g %s] ", what, worst, unit);
 }
 
 static bool same(const float *a, const float *b, size_t n) { return memcmp(a, b, n * sizeof *a) == 0; }

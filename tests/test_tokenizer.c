@@ -431,7 +431,7 @@ TEST a_megabyte(void)
     Loaded l;
     clock_t begin = clock();
     ASSERT(load(&l, GOLDEN "smollm2.bin"));
-    if (greatest_info.verbose) printf("\n    load %.0f ms\n", 1e3 * (double)(clock() - begin) / CLOCKS_PER_SEC);
+    if (GREATEST_IS_VERBOSE()) printf("\n    load %.0f ms\n", 1e3 * (double)(clock() - begin) / CLOCKS_PER_SEC);
     char *text = malloc(SIZE);
     ASSERT(text);
     for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) {
@@ -446,7 +446,7 @@ TEST a_megabyte(void)
         begin = clock();
         ASSERT_EQ(0, sv_tokenize(l.t, text, SIZE, &ids, &count, NULL));
         double seconds = (double)(clock() - begin) / CLOCKS_PER_SEC;
-        if (greatest_info.verbose)
+        if (GREATEST_IS_VERBOSE())
             printf("    %-15s %7lu ids %4.0f ms\n", texts[k].name, (unsigned long)count, 1e3 * seconds);
         ASSERT_LT(seconds, seconds_allowed());
         char *back;
