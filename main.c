@@ -351,7 +351,7 @@ static bool output_close(Output *o) {
     return false;
 }
 
-/* Makes the directory, if it is not there, and a file in it, so that one which cannot be written is known beforehand. */
+/* Makes the directory, if it is not there, and a file in it: so one that cannot be written is known beforehand. */
 static bool directory_ready(const char *path) {
     char name[1040];
     bool there = make_directory(path) == 0 || errno == EEXIST;
