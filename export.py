@@ -203,6 +203,28 @@ def read_vision(config, vision):
                 **{"vision_" + key: v[key] for key in v if key not in ("image_size", "patch_size")})
 
 
+def position_ids(side):
+    """[side] whole numbers: the row (or column) of the position table that patch 0, 1, ... of a side reads.
+
+    SmolVLMVisionEmbeddings finds it by comparing i * (1 / side) with the boundaries 1 / side, 2 / side, ..., all in
+    float32 whatever the model's dtype; where rounding puts a fraction on the wrong side of its boundary, which it does
+    for 19, 25, 29, 31, 38, 40, ... patches a side, patch i does not read row i. The boundaries are those of
+    torch.arange on x86-64: vectors of 8 whose first number is rounded to float32 before the others are counted from it,
+    two vectors at a time, and the rest one by one."""
+    f32, step = np.float32, 1 / side
+    i = np.arange(int(np.ceil((1 - step) / step)))
+    first = (step + step * (i // 8 * 8)).astype(f32).astype(np.float64)
+    boundaries = np.where(i < len(i) // 16 * 16, first + step * (i % 8), step + step * i).astype(f32)
+    fractions = np.minimum(np.arange(side, dtype=f32) * (f32(1) / f32(side)), f32(1 - 1e-6))
+    return np.searchsorted(boundaries, fractions, side="right")
+
+
+def by_patch(table, side):
+    """The position table [side * side, width] with its rows in the order in which the patches read them."""
+    ids = position_ids(side)
+    return table[(ids[:, None] * side + ids).ravel()]
+
+
 def read_text(text):
     """The language model's fields."""
     model = text.get("model_type", "llama")
@@ -904,6 +926,8 @@ def export(directory, out, format, program=None):
         for form, size, (field, _, name, rows, cols) in zip(formats, sizes, tensors):
             source = found.get(source_name(name, text_only))
             chunks = [frequencies] if field == "inv_freq" else rows_of(source, rows, cols)
+            if field == "position_embedding":
+                chunks = [by_patch(np.concatenate(list(chunks)), fields["image_size"] // fields["patch_size"])]
             with naming(f"{directory}: tensor {name}"):
                 for data in itertools.chain(encoded(form, chunks), [np.zeros(align(size) - size, np.uint8)]):
                     weights_crc = zlib.crc32(data, weights_crc)

@@ -138,7 +138,8 @@ enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
     STR(chat_generation_prompt)      /* what the answer continues                                                   */
 
 /* Every tensor: its field in the structs below, V or M, its name in the file (HF's name; %d is the layer), rows, cols.
-   M is a matrix, in whatever format; V is a vector or table whose numbers are used as they are: always f32. */
+   M is a matrix, in whatever format; V is a vector or table whose numbers are used as they are: always f32. Row i of
+   position_embedding belongs to patch i: export.py has put the rows in the order in which the reference reads them. */
 #define SV_VISION_TENSORS(T)                                                                                           \
     T(patch_embedding_weight, M, "model.vision_model.embeddings.patch_embedding.weight",                               \
                                  vision_hidden_size, 3 * patch_size * patch_size)                                      \

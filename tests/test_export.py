@@ -287,6 +287,31 @@ class Whole(unittest.TestCase):
                 if dim == 64 and theta in (1e5, 1.3e5):
                     np.testing.assert_array_equal(ours, theirs)
 
+    def test_positions_are_the_references(self):
+        """For every side up to 128, the table as it is written gives each patch what the reference adds to it."""
+        other = []
+        for kind in ("SmolVLM", "Idefics3"):
+            for side in range(1, 129):
+                config = getattr(transformers, kind + "VisionConfig")(
+                    image_size=side, patch_size=1, hidden_size=1, num_attention_heads=1, num_hidden_layers=1)
+                module = getattr(transformers, kind + "VisionTransformer")(config).embeddings
+                rows = torch.arange(side * side, dtype=torch.float32)[:, None]
+                with torch.no_grad():
+                    module.patch_embedding.weight.zero_()
+                    module.patch_embedding.bias.zero_()
+                    module.position_embedding.weight.copy_(rows)
+                    theirs = module(torch.zeros(1, 3, side, side), torch.ones(1, side, side, dtype=torch.bool))[0]
+                np.testing.assert_array_equal(exporter.by_patch(rows.numpy(), side), theirs.numpy(), f"{kind} {side}")
+                other += [side] * (not torch.equal(theirs, rows))
+        self.assertEqual(other[:6], [19, 25, 29, 31, 38, 40])           # where they are not 0, 1, 2, ...
+
+    def test_position_table_is_written_so(self):
+        directory = tiny(image_size=50, patch_size=2, scale_factor=5)   # 25 a side
+        weight = load(directory)[0].state_dict()["model.vision_model.embeddings.position_embedding.weight"]
+        data = exported(directory).tensors["model.vision_model.embeddings.position_embedding.weight"].view("<f4")
+        self.assertFalse(np.array_equal(data, weight.numpy()))
+        np.testing.assert_array_equal(data, exporter.by_patch(weight.numpy(), 25))
+
     def test_text_only_fields_are_empty(self):
         config = exported(tiny("llama")).config
         names = ("image_size", "patch_size", "vision_hidden_size", "vision_num_hidden_layers", "scale_factor",
