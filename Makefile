@@ -4,6 +4,7 @@
 #                 EVAL="--every 10"
 # make test       the tests: a C compiler and make are all they need
 # make sanitize   the same under AddressSanitizer and UndefinedBehaviorSanitizer
+# make layers     which file calls which, by nm; fails on a call that goes up
 # make races      the tests with threads under ThreadSanitizer: clang and libomp
 # make parity     against Hugging Face transformers, in a venv made by itself
 # make bench      what this machine can do, and the share of it that each phase of the demo model gets, and of
@@ -101,6 +102,9 @@ eval: $(BUILD)/eval
 test: $(TESTS:%=$(BUILD)/%) $(BUILD)/smolvlm $(BUILD)/eval
 	@tests/run.sh $(BUILD) $(TESTS)
 
+layers: smolvlm
+	@tests/layers.sh $(BUILD) $(BUILD)/main.o $(OBJECTS)
+
 # gcc's OpenMP runtime is not instrumented, and one thread finds the same errors (see races for the others).
 sanitize:
 	$(MAKE) test BUILD=build/sanitize SV_SANITIZE=1 OMP=0 \
@@ -157,4 +161,4 @@ install: smolvlm
 clean:
 	rm -rf build smolvlm
 
-.PHONY: FORCE install demo eval test sanitize races parity parity-full bench bench-peers accuracy formats clean
+.PHONY: FORCE layers install demo eval test sanitize races parity parity-full bench bench-peers accuracy formats clean

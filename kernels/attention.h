@@ -1,15 +1,18 @@
 /* attention.h: the KV cache and attention.
 
-   Two products with a softmax between them, for which everything above serves again. The cache holds each head's keys
-   and values as panels, in the order in which product4 reads them, so that a number is put in its place once, when its
-   position comes, and nothing needs packing later: panels of NR keys along which a product runs over dim; and panels of
-   NR of the values' dimensions along which one runs over positions, in groups of KEYS that are counted from the first
-   position, so that they do not depend on how the prompt was cut.
-   In a q8 cache keys and values are int8, with a scale for each position. The queries become integers, a scale each;
-   and so do the softmax's weights, each first multiplied by its value's scale. An f32 cache has panels of NF floats.
+   Attention is two products with a softmax between them, for which everything in products.h serves again. The cache
+   holds each head's keys and values as panels, in the order in which product4 reads them: a number is put in its place
+   once, when its position comes, and nothing needs packing later.
 
-   The rows of the product are all queries of all heads that share the keys: of grouped-query attention's, each key is
-   read once for the whole group. */
+     K panels   NR positions side by side; the product runs over head_dim
+     V panels   NR elements of head_dim side by side; the product runs over positions, in groups of KEYS. Groups are
+                counted from position 0, so grouping, and with it rounding, does not depend on how a prompt was cut
+
+   In a q8 cache keys and values are int8, with a scale for each position. The queries become integers, a scale each, and
+   so do the softmax's weights, each first multiplied by its value's scale. An f32 cache has panels of NF floats.
+
+   The rows of the product are all queries of all heads that share the keys: with grouped-query attention each key is
+   read once for the whole group of heads. */
 #ifndef SV_ATTENTION_H
 #define SV_ATTENTION_H
 
@@ -18,18 +21,18 @@
 
 enum { KEYS = 64, WIDEST = 32 };                            /* a multiple of every NR and NF */
 
-typedef struct Parts { int8_t *k, *v; float *k_scale, *v_scale, *k_f32, *v_f32; } Parts;
+typedef struct Head { int8_t *k, *v; float *k_scale, *v_scale, *k_f32, *v_f32; } Head;
 
-static Parts parts_of(const SvCache *c, size_t head) {
+static Head head_of(const SvCache *c, size_t head) {
     size_t one = c->capacity * round_up(c->dim, WIDEST);    /* numbers of a head, at most */
     float *k_f32 = c->data + head * one, *k_scale = c->data + head * c->capacity;
-    if (!c->q8) return (Parts){ .k_f32 = k_f32, .v_f32 = k_f32 + c->heads * one };
+    if (!c->q8) return (Head){ .k_f32 = k_f32, .v_f32 = k_f32 + c->heads * one };
     int8_t *k = (int8_t *)(c->data + 2 * c->heads * c->capacity) + head * one;
-    return (Parts){ .k = k, .v = k + c->heads * one, .k_scale = k_scale, .v_scale = k_scale + c->heads * c->capacity };
+    return (Head){ .k = k, .v = k + c->heads * one, .k_scale = k_scale, .v_scale = k_scale + c->heads * c->capacity };
 }
 
 /* One position's key and value, [dim], into the cache's panels. */
-static NOINLINE void put_integers(const SvCache *c, const Parts *head, const float *key, const float *value,
+static NOINLINE void put_integers(const SvCache *c, const Head *head, const float *key, const float *value,
                                   size_t position) {
     size_t dim = c->dim, size = round_up(dim, 16);
     int8_t bytes[MAX_GROUP], *k = head->k + position / NR * NR * size + panel_at(0, position % NR);
@@ -43,7 +46,7 @@ static NOINLINE void put_integers(const SvCache *c, const Parts *head, const flo
         for (size_t r = 0; r < at_most(NR, dim - e); r++) v[panel_at(0, r)] = bytes[e + r];
 }
 
-static NOINLINE void put_floats(const SvCache *c, const Parts *head, const float *key, const float *value,
+static NOINLINE void put_floats(const SvCache *c, const Head *head, const float *key, const float *value,
                                 size_t position) {
     size_t dim = c->dim;
     float *k = head->k_f32 + position / NF * NF * dim + position % NF, *v = head->v_f32 + position * NF;
@@ -51,12 +54,12 @@ static NOINLINE void put_floats(const SvCache *c, const Parts *head, const float
     for (size_t e = 0; e < dim; e++) v[e / NF * NF * c->capacity + e % NF] = value[e];
 }
 
-/* Asks for the lines of a q8 cache where one position's numbers go: some twenty a head, in as many places, so that they
-   are waited for together and not one by one. */
-static void ask_for_places(const SvCache *c, size_t head, size_t position) {
+/* Prefetches the lines of a q8 cache that one position will be written to, some twenty a head, so that their misses
+   overlap. */
+static void prefetch_places(const SvCache *c, size_t head, size_t position) {
     enum { APART = 64 / NR > STEP ? 64 / NR : STEP };       /* numbers of a key in one line */
     size_t size = round_up(c->dim, 16);
-    Parts part = parts_of(c, head);
+    Head part = head_of(c, head);
     for (size_t e = 0; e < size; e += APART)
         ask_for(part.k + position / NR * NR * size + panel_at(e, position % NR), STEP);
     for (size_t e = 0; e < c->dim; e += NR)
@@ -67,28 +70,28 @@ static void cache(const SvCache *c, const float *k, const float *v, size_t at, s
     size_t heads = c->heads, dim = c->dim;
     if (count == 1 && c->q8) {
 #pragma omp for schedule(static) nowait
-        for (int64_t h = 0; h < (int64_t)heads; h++) ask_for_places(c, (size_t)h, at);
+        for (int64_t h = 0; h < (int64_t)heads; h++) prefetch_places(c, (size_t)h, at);
     }
 #pragma omp for schedule(static) nowait
     for (int64_t u = 0; u < (int64_t)(count * heads); u++) {
         size_t i = (size_t)u / heads, h = (size_t)u % heads;
         const float *key = k + (size_t)u * dim, *value = v + (size_t)u * dim;
-        Parts head = parts_of(c, h);
+        Head head = head_of(c, h);
         if (c->q8) put_integers(c, &head, key, value, at + i);
         else put_floats(c, &head, key, value, at + i);
     }
 }
 
-/* Room for four rows: their scores, one over the sums of their weights, the weights as integers. */
-typedef struct Room { float *scores, *one_over; Quantized weights; } Room;
+/* Scratch for four rows: their scores, one over the sums of their weights, the weights as integers. */
+typedef struct Scratch { float *scores, *one_over; Quantized weights; } Scratch;
 
-static uint64_t room_floats(uint64_t n_k) {
+static uint64_t scratch_floats(uint64_t n_k) {
     uint64_t keys = (n_k + KEYS - 1) / KEYS * KEYS;
     return 16 + 4 * keys + quantized_floats(4, keys);
 }
 
-static Room room_in(float *scratch, size_t keys) {
-    return (Room){ scratch + 16, scratch, quantized_in(scratch + 16 + 4 * keys, 4, keys, KEYS) };
+static Scratch scratch_in(float *scratch, size_t keys) {
+    return (Scratch){ scratch + 16, scratch, quantized_in(scratch + 16 + 4 * keys, 4, keys, KEYS) };
 }
 
 /* A query, times the softmax's scale, as integers, zeros from dim to `size`, the next multiple of 16; returns their
@@ -101,17 +104,18 @@ static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t si
     return quantize(bytes, scaled, dim, size, by128);
 }
 
-/* Up to four rows: the queries q[i] [dim], each of one of the heads that share the keys, of which it sees the first
-   seen[i]; out[i] [dim] is the result. count: how many there are; the others repeat the last, which sees the most.
-   keys: as many positions as the last sees, up to whole groups. once: no other rows read these keys and values. */
+/* Up to four rows of attention, as product4 takes four. Row i is one query of one query head, q[i] [dim]; it sees the
+   positions 0 .. seen[i] - 1, and its result goes to out[i] [dim]. count: how many there are; the others repeat the
+   last, which sees the most. keys: what the last sees, rounded up to whole groups. once: no other rows read these keys
+   and values. */
 typedef struct Rows {
     const SvCache *c;
-    Parts head;
+    Head head;
     const float *q[4];
     float *out[4];
     size_t seen[4], count, keys;
     bool once;
-    Room room;
+    Scratch scratch;
 } Rows;
 
 /* Part one: the rows' products with the keys from .. to, `from` a multiple of WIDEST. */
@@ -131,7 +135,7 @@ static NOINLINE void integer_scores(const Rows *row, size_t from, size_t to) {
             ask_for(row->head.k_scale + j, NR * sizeof(float));
             ask_for(row->head.v_scale + j, NR * sizeof(float));
         }
-        product4(row->room.scores + j, row->keys, false, x, size, d, by128, 1, panel, NULL, size, 1, row->once);
+        product4(row->scratch.scores + j, row->keys, false, x, size, d, by128, 1, panel, NULL, size, 1, row->once);
     }
 }
 
@@ -142,14 +146,14 @@ static NOINLINE void float_scores(const Rows *row, size_t from, size_t to) {
         for (size_t e = 0; e < dim; e++) x[i * dim + e] = row->q[i][e] * scale;
     for (size_t j = from; j < to; j += NF) {
         const float *panel = row->head.k_f32 + j * dim;
-        float_product4(row->room.scores + j, row->keys, false, x, dim, panel, dim, row->once);
+        float_product4(row->scratch.scores + j, row->keys, false, x, dim, panel, dim, row->once);
     }
 }
 
-/* A q8 cache's values are asked for while the weights are made, when memory has nothing else to do: ASKED bytes for
-   each score, from another place for each row, half of them while e^x is taken, half while the weights become integers;
-   asked for faster, much would be forgotten. As the threads take rows in part two and panels in part three in the same
-   order, mostly the thread that asks is the one that reads. */
+/* Memory is idle during the softmax, so a q8 cache's V panels are prefetched meanwhile: ASKED bytes for each score,
+   another slice for each row, half of it during e^x and half during quantization (prefetches that come faster are
+   dropped). Threads take rows in part two and panels in part three in the same order, so the thread that prefetches is
+   mostly the one that reads. */
 enum { ASKED = 8 };
 
 static const int8_t *values_to_ask_for(const Rows *row, size_t i) {
@@ -177,7 +181,7 @@ static inline void sum_weights(float *x, const float *after, vf total[LANES / VL
    multiplied by the keys' scales, and the weights, once they are summed, by the values'; then they become integers. */
 static NOINLINE void weights_of(const Rows *row, size_t i) {
     size_t n = row->seen[i], whole = n / LANES * LANES;
-    float *x = row->room.scores + i * row->keys, s[LANES];
+    float *x = row->scratch.scores + i * row->keys, s[LANES];
     bool q8 = row->c->q8;
     const float *before = q8 ? row->head.k_scale : NULL, *after = q8 ? row->head.v_scale : NULL;
     const int8_t *next = q8 && row->once ? values_to_ask_for(row, i) : NULL;
@@ -194,20 +198,20 @@ static NOINLINE void weights_of(const Rows *row, size_t i) {
         sum_weights(x + whole, after ? after + whole : NULL, total);
     }
     for (size_t l = 0; l < LANES / VL; l++) v_store(s + l * VL, total[l]);
-    row->room.one_over[i] = 1.0f / tree(s);
+    row->scratch.one_over[i] = 1.0f / tree(s);
     memset(x + n, 0, (row->keys - n) * sizeof *x);          /* whatever `after` is there */
     if (!q8) return;
-    for (size_t g = 0; g < row->room.weights.groups; g++) {
+    for (size_t g = 0; g < row->scratch.weights.groups; g++) {
         if (next) ask_for(next + (row->keys + g * KEYS) * ASKED / 2, KEYS * ASKED / 2);
-        quantize_group(&row->room.weights, i, x, row->keys, g, false);
+        quantize_group(&row->scratch.weights, i, x, row->keys, g, false);
     }
 }
 
 /* A row that is not there, but that the products of four read: all its weights are zero. */
 static void no_weights(const Rows *row, size_t i) {
-    const Quantized *w = &row->room.weights;
+    const Quantized *w = &row->scratch.weights;
     if (!row->c->q8) {
-        memset(row->room.scores + i * row->keys, 0, row->keys * sizeof(float));
+        memset(row->scratch.scores + i * row->keys, 0, row->keys * sizeof(float));
         return;
     }
     memset(w->q + i * w->stride, 0, w->stride * sizeof *w->q);
@@ -217,14 +221,14 @@ static void no_weights(const Rows *row, size_t i) {
 
 /* Part three: the values' dimensions first .. first + WIDEST, weighted. */
 static NOINLINE void integer_values(const Rows *row, size_t first) {
-    const Quantized *w = &row->room.weights;
+    const Quantized *w = &row->scratch.weights;
     size_t dim = row->c->dim;
     for (size_t e = first; e < at_most(dim, first + WIDEST); e += NR) {
         float s[4][NR];
         product4(s[0], NR, false, w->q, w->stride, w->d, w->by128, w->marks, row->head.v + e * row->c->capacity, NULL,
                  KEYS, row->keys / KEYS, row->once);
         for (size_t i = 0; i < row->count; i++)
-            for (size_t r = 0; r < at_most(NR, dim - e); r++) row->out[i][e + r] = s[i][r] * row->room.one_over[i];
+            for (size_t r = 0; r < at_most(NR, dim - e); r++) row->out[i][e + r] = s[i][r] * row->scratch.one_over[i];
     }
 }
 
@@ -235,10 +239,10 @@ static NOINLINE void float_values(const Rows *row, size_t first) {
         const float *panel = row->head.v_f32 + e * row->c->capacity;
         for (size_t at = 0, n; at < most; at += n) {
             n = at_most(KEYS, most - at);
-            float_product4(s[0], NF, at > 0, row->room.scores + at, row->keys, panel + at * NF, n, row->once);
+            float_product4(s[0], NF, at > 0, row->scratch.scores + at, row->keys, panel + at * NF, n, row->once);
         }
         for (size_t i = 0; i < row->count; i++)
-            for (size_t r = 0; r < at_most(NF, dim - e); r++) row->out[i][e + r] = s[i][r] * row->room.one_over[i];
+            for (size_t r = 0; r < at_most(NF, dim - e); r++) row->out[i][e + r] = s[i][r] * row->scratch.one_over[i];
     }
 }
 
@@ -262,10 +266,10 @@ typedef struct Queries {
     float *scratch;
 } Queries;
 
-/* Four of head h's rows from row i on, of `count` in all; with room number `room` of the scratch. */
-static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t room) {
+/* Four of head h's rows from row i on, of `count` in all; with part `number` of the scratch. */
+static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t number) {
     size_t shared = a->heads / a->c->heads;
-    Rows row = { .c = a->c, .head = parts_of(a->c, h), .count = at_most(4, count - i) };
+    Rows row = { .c = a->c, .head = head_of(a->c, h), .count = at_most(4, count - i) };
     for (size_t r = 0; r < 4; r++) {
         size_t one = at_most(i + r, count - 1), query = one / shared;
         size_t at = (query * a->heads + h * shared + one % shared) * a->c->dim;
@@ -275,12 +279,12 @@ static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t r
     }
     row.keys = round_up(row.seen[3], KEYS);
     row.once = count <= 4;
-    row.room = room_in(a->scratch + room * (size_t)room_floats(a->n_k), row.keys);
+    row.scratch = scratch_in(a->scratch + number * (size_t)scratch_floats(a->n_k), row.keys);
     return row;
 }
 
 /* Makes *row number `four` of all fours of rows, the first four of each head first, unless *now says that it is. */
-static void turn_to(Rows *row, size_t *now, const Queries *a, size_t four, size_t count) {
+static void go_to(Rows *row, size_t *now, const Queries *a, size_t four, size_t count) {
     if (*now != four) *row = rows_of(a, four % a->c->heads, four / a->c->heads * 4, count, four);
     *now = four;
 }
@@ -297,7 +301,7 @@ static void attention_of_few(const Queries *a) {
     size_t end = all * ((size_t)thread_index() + 1) / (size_t)thread_count();
     while (first < end) {
         size_t four = first / pieces, before = four * pieces, next = at_most(end, before + pieces);
-        turn_to(&row, &now, a, four, count);
+        go_to(&row, &now, a, four, count);
         scores(&row, (first - before) * WIDEST, at_most((next - before) * WIDEST, row.seen[3]));
         first = next;
     }
@@ -305,14 +309,14 @@ static void attention_of_few(const Queries *a) {
 #pragma omp for schedule(static)
     for (int64_t u = 0; u < (int64_t)(fours * 4); u++) {
         size_t four = (size_t)u / 4, i = (size_t)u % 4;
-        turn_to(&row, &now, a, four, count);
+        go_to(&row, &now, a, four, count);
         if (i < row.count) weights_of(&row, i);
         else no_weights(&row, i);
     }
 #pragma omp for schedule(static)
     for (int64_t u = 0; u < (int64_t)(fours * strips); u++) {
         size_t four = (size_t)u / strips;
-        turn_to(&row, &now, a, four, count);
+        go_to(&row, &now, a, four, count);
         values(&row, (size_t)u % strips * WIDEST);
     }
 }

@@ -3,7 +3,9 @@
    It has nothing like vpdpbusd. Widened to int16, vpmaddwd adds two products to each int32; panel: [n / 2][16 rows][2].
    For one row of x, vpmaddubsw adds two products of bytes to each int16 without a loss if the signs of w are moved over
    to x (2 * 128 * 127 fits), and vpmaddwd by ones adds two of those to each int32. That is better there, as the bytes
-   need not be widened first, and worse for a panel, as the signs move in the ports that multiply. */
+   need not be widened first, and worse for a panel, as the signs move in the ports that multiply.
+
+   CHAINS: only the additions wait for each other here, and there are no registers left for more. */
 #ifndef SV_AVX2_H
 #define SV_AVX2_H
 

@@ -1,10 +1,10 @@
 /* avx512.h: AVX-512 with VNNI.
 
-   vpdpbusd adds four products of an unsigned and a signed byte to each int32. The weights become unsigned by
-   adding 128, which is taken off again as 128 times the sum of x. Panel: [n / 4][32 rows][4].
+   vpdpbusd adds four products of an unsigned and a signed byte to each int32. The weights become unsigned by adding
+   128, and 128 times the sum of x (by128) is taken off again. Panel: [n / 4][32 rows][4].
 
-   CHAINS: vpdpbusd waits for the sum before, so steps go to two sums in turn, 16 in all: with 8 a Zen 5 stands idle a
-   sixth of the time. AVX2's additions alone wait, and it has no registers to spare. */
+   CHAINS: an accumulator is ready only some cycles after vpdpbusd began, so each output has two of them, 16 in all.
+   With 8, a Zen 5 idles a sixth of the time. */
 #ifndef SV_AVX512_H
 #define SV_AVX512_H
 

@@ -1,9 +1,9 @@
 /* matmul.h: matrix products.
 
-   Few rows of x (decoding): every row of w is read once, in order. Many: w is cut into panels, x into blocks, and a
-   thread takes one strip of w for one block of x after the other. It packs PANEL numbers of the strip's rows, on its
-   stack, and multiplies all of the block with them, so that w is packed once for ROWS rows of x and never copied as a
-   whole, and a panel stays in the nearest cache while the block passes (with AVX-512 it fills 32 KB). */
+   Few rows of x (decoding): every row of w is read once, in order. Many: a thread takes a strip of w (NR rows) and a
+   block of x (ROWS rows) at a time. It packs PANEL numbers of each of the strip's rows into a panel on its stack,
+   multiplies the whole block of x with it, and goes on to the next PANEL numbers. So w is packed once for ROWS rows of
+   x and never copied as a whole, and the panel stays in the first-level cache (with AVX-512 it fills 32 KB). */
 #ifndef SV_MATMUL_H
 #define SV_MATMUL_H
 
@@ -49,7 +49,7 @@ static NOINLINE void add_bias(float *out, size_t stride, const float *bias, size
         for (size_t r = 0; r < cols; r++) out[i * stride + r] += bias[r];
 }
 
-/* So many pieces of memory are nothing that a processor foresees: asks for all before the first is used. */
+/* A strip touches many separate blocks, which no hardware prefetcher predicts, so prefetch them all first. */
 static inline void prefetch_blocks(const SvTensor *w, size_t first, size_t count, size_t g, size_t groups) {
     for (size_t r = first; r < first + count; r += BLOCK_ROWS)
         ask_for(block_of(w, r, g), groups * block_bytes(w->format));

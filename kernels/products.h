@@ -1,24 +1,22 @@
 /* products.h: products of integers, by instruction set.
 
-   An xint holds one number of a quantized x: a byte, or int16 where an instruction set has no exact product of bytes. A
-   panel is NR rows of w (or of the keys, or of the values), packed in the order in which product4 reads them, group
-   after group.
+   The contract that avx512.h, avx2.h, neon.h and plain.h keep (words: kernels.h):
 
-     pack        a block of w -> a group of a panel's rows, from r on
-     product4    four rows of x times a panel of `groups` groups of n numbers, into sum[i * stride + r], which starts
-                 from what is there (more), or from zero:
-                     for each group:  sum += (float)(x[i] . panel[r]) * scale[r] * d[i]
-                 scale: NR for each group, or NULL for ones
-                 x, its scales d and by128 (128 times the sum of the group's numbers in x[i], for who needs it) are
-                 given for the first group and the first row; the other rows are x_stride and d_stride further
-                 once: this panel is read this one time, so the memory behind it, which comes next, is asked for
-     rows16      one row of x times the sixteen rows of a block of w as it lies in memory, block after block, into
-                 sum[16], in the same way; x is of bytes here, and zero where the last group is filled up; scale: bf16,
-                 sixteen for each group
-     rows16_q4   the same for blocks of Q4
+     xint, NR, STEP   what a panel is made of
+     pack             copies a block of w to rows r .. r + 15 of a panel, one group of it
+     product4         four rows of x times a panel of `groups` groups of n numbers each:
+                          for each group:  sum[i * stride + r] += (float)(x[i] . panel[r]) * scale[r] * d[i]
+                      more: sums start from what is there, else from zero
+                      scale: NR for each group, or NULL for ones
+                      x, d and by128 point to row 0, group 0; row i starts at x + i * x_stride, d + i * d_stride
+                      once: the panel will not be read again, so what follows it in memory is prefetched
+     rows16           one row of x (int8, the last group filled up with zeros) times 16 rows of w as they lie in the
+                      file, block after block, into sum[16], in the same way; scale: bf16, 16 for each group
+     rows16_q4        the same for blocks of Q4
 
-   A block has fours of its rows' numbers side by side because that is what instructions of today take: one adds, to
-   each of 4, 8 or 16 sums, four products of bytes. So a row of w is a lane, and no sum runs across lanes. */
+   A block has four numbers of each of its rows side by side, because that is what today's dot-product instructions
+   take: one adds, to each of 4, 8 or 16 sums, four products of bytes. A row of w is a lane, and no sum runs across
+   lanes. */
 #ifndef SV_PRODUCTS_H
 #define SV_PRODUCTS_H
 
@@ -36,14 +34,14 @@
 #include "plain.h"
 #endif
 
-/* Whether product4 and rows16 look at by128; rows16_q4 may always. */
+/* Whether product4 and rows16 use by128. (rows16_q4 may in every set.) */
 #ifdef SV_VNNI
 enum { BY128 = 1 };
 #else
 enum { BY128 = 0 };
 #endif
 
-/* Where a panel has number k of its row r: STEP numbers of a row lie side by side. And what bytes become there. */
+/* Where number k of row r stands in a panel: STEP numbers of a row lie side by side. And what bytes become there. */
 static inline size_t panel_at(size_t k, size_t r) { return (k / STEP * NR + r) * STEP + k % STEP; }
 static inline void as_in_panels(int8_t *w, size_t n) {
     for (size_t k = 0; k < n && BY128; k++) w[k] = (int8_t)(w[k] ^ -128);

@@ -49,15 +49,15 @@ static inline vf v_silu_mul(vf gate, vf up) { return gate / (v_set(1.0f) + v_exp
 static NOINLINE void gelu_row(float *x, size_t n) {
     size_t i = 0;
     for (; i + VL <= n; i += VL) v_store(x + i, v_gelu(v_load(x + i)));
-    Rest rest = rest_of(x + i, n - i);
-    v_store(rest.x, v_gelu(v_load(rest.x)));
-    memcpy(x + i, rest.x, (n - i) * sizeof *x);
+    Tail tail = tail_of(x + i, n - i);
+    v_store(tail.x, v_gelu(v_load(tail.x)));
+    memcpy(x + i, tail.x, (n - i) * sizeof *x);
 }
 
 static NOINLINE void silu_row(float *gate, const float *up, size_t n) {
     size_t i = 0;
     for (; i + VL <= n; i += VL) v_store(gate + i, v_silu_mul(v_load(gate + i), v_load(up + i)));
-    Rest a = rest_of(gate + i, n - i), b = rest_of(up + i, n - i);
+    Tail a = tail_of(gate + i, n - i), b = tail_of(up + i, n - i);
     v_store(a.x, v_silu_mul(v_load(a.x), v_load(b.x)));
     memcpy(gate + i, a.x, (n - i) * sizeof *gate);
 }

@@ -6,7 +6,7 @@
 static uint64_t matmul_scratch(uint64_t n, uint64_t cols) { return quantized_floats((n + 3) / 4 * 4, cols); }
 
 static uint64_t attention_scratch(uint64_t n_k, uint64_t heads, int threads) {
-    return room_floats(n_k) * (heads > (uint64_t)threads ? heads : (uint64_t)threads);
+    return scratch_floats(n_k) * (heads > (uint64_t)threads ? heads : (uint64_t)threads);
 }
 
 static uint64_t cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim) {

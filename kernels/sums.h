@@ -18,8 +18,8 @@ static NOINLINE float sum(const float *x, size_t n) {
     size_t i = 0;
     for (; i + LANES <= n; i += LANES)
         for (int j = 0; j < LANES / VL; j++) v[j] += v_load(x + i + j * VL);
-    Rest rest = rest_of(x + i, n - i);
-    for (int j = 0; j < LANES / VL; j++) v_store(s + j * VL, v[j] + v_load(rest.x + j * VL));
+    Tail tail = tail_of(x + i, n - i);
+    for (int j = 0; j < LANES / VL; j++) v_store(s + j * VL, v[j] + v_load(tail.x + j * VL));
     return tree(s);
 }
 

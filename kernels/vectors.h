@@ -134,12 +134,12 @@ static inline void ask_for(const void *from, size_t bytes) {
 #endif
 }
 
-/* The functions of rows below take a row's rest, shorter than a vector, through a copy filled up with zeros. */
-typedef struct Rest { float x[LANES]; } Rest;
-static inline Rest rest_of(const float *x, size_t n) {
-    Rest rest = { { 0 } };
-    memcpy(rest.x, x, n * sizeof *x);
-    return rest;
+/* Tail of a row: its last n % LANES numbers go through a copy that is filled up with zeros. */
+typedef struct Tail { float x[LANES]; } Tail;
+static inline Tail tail_of(const float *x, size_t n) {
+    Tail tail = { { 0 } };
+    memcpy(tail.x, x, n * sizeof *x);
+    return tail;
 }
 
 #endif
