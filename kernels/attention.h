@@ -8,8 +8,8 @@
      V panels   NR elements of head_dim side by side; the product runs over positions, in groups of KEYS. Groups are
                 counted from position 0, so grouping, and with it rounding, does not depend on how a prompt was cut
 
-   In a q8 cache keys and values are int8, with a scale for each position. The queries become integers, a scale each, and
-   so do the softmax's weights, each first multiplied by its value's scale. An f32 cache has panels of NF floats.
+   In a q8 cache keys and values are int8, with a scale for each position. The queries become integers, a scale each,
+   and so do the softmax's weights, each first multiplied by its value's scale. An f32 cache has panels of NF floats.
 
    The rows of the product are all queries of all heads that share the keys: with grouped-query attention each key is
    read once for the whole group of heads. */
