@@ -93,7 +93,7 @@ static const struct Option {
       "the question; - reads it from stdin, @FILE from a file, both without the line end at their end" },
     { 's', "system", "TEXT", TEXT, INTO(system), 0, 0, "an instruction before the question; - and @FILE as with -p" },
     { 'n', "max-tokens", "N", WHOLE, INTO(options.max_tokens), 0, 1 << 24,
-      "end the answer after N tokens (default 256; 0 stops after the prompt is built)" },
+      "end the answer after N tokens (default 256; 0 prints the prompt as the model gets it)" },
     { 't', "temperature", "T", REAL, INTO(options.temperature), 0, 100,
       "0 (the default) always takes the likeliest token; 1 samples as the model learnt" },
     { 0, "top-p", "P", REAL, INTO(options.top_p), 0, 1,
@@ -572,6 +572,18 @@ static void print_ids(const int32_t *ids, size_t count, const char *separator) {
     for (size_t i = 0; i < count; i++) printf("%s%" PRId32, i ? separator : "", ids[i]);
 }
 
+/* The prompt as the model gets it, runs of the image token as "<image>x64". */
+static void print_prompt(const SvModel *m, const char *text) {
+    SvString token = m->config.image_token;
+    while (*text) {
+        size_t run = 0;
+        for (; token.size && strncmp(text, token.data, token.size) == 0; text += token.size) run++;
+        if (run) printf("%.*s\xc3\x97%zu", (int)token.size, token.data, run);
+        else putchar(*text++);
+    }
+    putchar('\n');
+}
+
 static double rate(double count, double seconds) { return seconds > 0 && count > 0 ? count / seconds : 0; }
 
 /* The first token of an answer comes with the prefill; the others take a decoding step each. */
@@ -636,6 +648,27 @@ static void print_weights(const SvModel *m) {
            8.0 * (double)all_bytes / (double)all_numbers);
 }
 
+/* The shapes along the way from a picture to the decoder, and what a position takes in the KV cache. */
+static void print_flow(const SvModel *m) {
+    const SvConfig *c = &m->config;
+    if (c->vision_num_hidden_layers) {
+        uint32_t side = c->image_size / c->patch_size, patches = side * side, s = c->scale_factor;
+        uint32_t edge = (c->longest_edge + c->image_size - 1) / c->image_size, tokens = (uint32_t)sv_image_tokens(c);
+        printf("a tile   %u x %u x 3 bytes -> %u patches of %u x %u x 3 = %u numbers -> %u rows of %u\n", c->image_size,
+               c->image_size, patches, c->patch_size, c->patch_size, 3 * c->patch_size * c->patch_size, patches,
+               c->vision_hidden_size);
+        printf("         -> pixel shuffle, %u x %u rows to one: %u rows of %u -> %u image tokens of %u numbers\n", s, s,
+               tokens, s * s * c->vision_hidden_size, tokens, c->hidden_size);
+        printf("picture  up to %u x %u tiles and the global one: %u x %u = %u positions of the decoder, and the tags\n",
+               edge, edge, edge * edge + 1, tokens, (edge * edge + 1) * tokens);
+    }
+    bool q8 = m->text.layers[0].k_proj.group != 0;
+    uint32_t number = q8 ? 1 : 4, scale = q8 ? 4 : 0;
+    printf("cache    a position takes %u layers x 2 x %u heads x (%u x %u%s) = %u bytes\n", c->num_hidden_layers,
+           c->num_key_value_heads, c->head_dim, number, q8 ? " + 4" : "",
+           c->num_hidden_layers * 2 * c->num_key_value_heads * (c->head_dim * number + scale));
+}
+
 static int print_info(const SvModel *m, int threads) {
     const SvConfig *c = &m->config;
     SvError error;
@@ -657,6 +690,7 @@ static int print_info(const SvModel *m, int threads) {
     printf("tokens   %u in the vocabulary, context %u, rope theta %g, lm_head %s\n", c->vocab_size,
            c->max_position_embeddings, (double)c->rope_theta,
            c->tie_word_embeddings ? "tied to embed_tokens" : "its own");
+    print_flow(m);
     print_weights(m);
     int positions = c->max_position_embeddings < 1000 ? (int)c->max_position_embeddings : 1000;
     int tiles = c->vision_num_hidden_layers ? 1 : 0, all = (int)c->max_position_embeddings;
@@ -799,6 +833,7 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     if (a->dump && !dump_ids(a->dump, &prompt)) goto done;
     if (a->json) print_json(&prompt, &result, load_seconds, image_seconds);
     else if (a->options.max_tokens > 0) putchar('\n');
+    else print_prompt(m, prompt.text);
     if (!a->quiet) print_timings(a, &prompt, &result, load_seconds, image_seconds);
     code = 0;
     goto done;
