@@ -279,7 +279,20 @@ check 'sampling, --top-k 1' cmp -s "$tmp/out" "$tmp/answer"
 run $vlm -i $golden/a.png -p "$question" -n 8 -q -t 1 --seed 3 --top-p 0
 check 'sampling, --top-p 0' cmp -s "$tmp/out" "$tmp/answer"
 run $vlm -p hello -n 0
-check '-n 0 prints nothing' test ! -s "$tmp/out" -a "$code" -eq 0
+printf '<|im_start|>User: hello<end_of_utterance>\nAssistant:\n' > "$tmp/prompt"
+check '-n 0 prints the prompt' cmp -s "$tmp/out" "$tmp/prompt"
+run $vlm -i $golden/a.png -p "$question" -n 0 -q          # written out again, it has the ids that the model gets
+awk '{
+    while (match($0, /<image>\303\227[0-9]+/)) {
+        count = substr($0, RSTART + 9, RLENGTH - 9); run = ""
+        while (count-- > 0) run = run "<image>"
+        $0 = substr($0, 1, RSTART - 1) run substr($0, RSTART + RLENGTH)
+    }
+    printf "%s%s", NR > 1 ? "\n" : "", $0 }' "$tmp/out" > "$tmp/prompt"
+run_with "$tmp/prompt" $vlm --tokenize
+sed 's/ /, /g' "$tmp/out" > "$tmp/prompt"
+run $vlm -i $golden/a.png -p "$question" -n 0 -q --json
+check '-n 0 prints all of the prompt' grep -qF "\"prompt_ids\": [$(cat "$tmp/prompt")]" "$tmp/out"
 run $text -p hello -n 3 -q
 check 'text-only model' quiet
 
