@@ -288,7 +288,7 @@ awk '{
         while (count-- > 0) run = run "<image>"
         $0 = substr($0, 1, RSTART - 1) run substr($0, RSTART + RLENGTH)
     }
-    printf "%s%s", NR > 1 ? "\n" : "", $0 }' "$tmp/out" > "$tmp/prompt"
+    printf "%s%s", (NR > 1 ? "\n" : ""), $0 }' "$tmp/out" > "$tmp/prompt"
 run_with "$tmp/prompt" $vlm --tokenize
 sed 's/ /, /g' "$tmp/out" > "$tmp/prompt"
 run $vlm -i $golden/a.png -p "$question" -n 0 -q --json
