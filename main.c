@@ -809,6 +809,7 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     for (int i = 0; i < a->n_images; i++) {
         char name[48];
         if (sv_image_read(a->images[i], &images[i], &error) != 0) goto failed;
+        if (images[i].note.text[0]) complain("%s", images[i].note.text);
         contents[i].image = &images[i];
         contents[i].name = a->images[i];
         snprintf(name, sizeof name, "image%d.ppm", i);

@@ -218,7 +218,12 @@ typedef struct SvText {
 
 /* -------------------------------------------------------------------------------------- pictures (codecs/, image.c) */
 
-typedef struct SvImage { int width, height; uint8_t *rgb; } SvImage;    /* rgb: [height, width, 3] */
+/* A picture as its file has it. */
+typedef struct SvImage {
+    int width, height;
+    uint8_t *rgb;               /* [height, width, 3] */
+    SvError note;               /* what is remarkable about the file, one sentence as an error's, or "" */
+} SvImage;
 
 /* A picture as the model sees it: rows x cols tiles, row by row, then the global one; count = rows * cols + 1.
    An unsplit picture has rows = cols = 0 and count = 1. rgb: [count, side, side, 3] */

@@ -3,8 +3,9 @@
    Pillow is the specification: where the PNG or PNM text leaves room, or Pillow departs from it, the pixels here are
    Pillow's. What Pillow refuses is refused, but for three things: trouble in metadata (an EXIF block that is none, a
    text chunk of an unknown method) costs only the orientation; a JPEG of one scan may lack its EOI marker; behind a P1
-   picture's last bit anything may stand. And a picture that ends early, or whose data is damaged, is always refused,
-   also where Pillow, warned by its libraries, would show what there is. */
+   picture's last bit anything may stand. And a picture that ends early, or whose data is damaged, is refused, also where
+   Pillow would show what there is; but a damaged JPEG is shown as Pillow shows it, if the file itself is whole, and
+   image->note tells what is damaged. */
 #ifndef SV_CODEC_H
 #define SV_CODEC_H
 

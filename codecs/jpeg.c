@@ -10,7 +10,7 @@
          | Huffman
          v
      coefficients               8 x 8 int16 a block, out of zigzag order
-         | dequantise, IDCT     a sequential block at once, progressive ones after the last scan
+         | dequantise, IDCT     a block at once if there is but one scan, else after the last
          v
      planes of samples          one uint8 plane a component, its own size                 jpeg_idct: jidctint.c
          | upsample             triangle filter for 2:1, else repetition                  upsample_row: jdsample.c
@@ -20,29 +20,37 @@
          v
      rgb                        [height, width, 3]
 
-   Where libjpeg only warns and goes on with made-up coefficients, this decoder says what is wrong and stops. */
+   Damaged files are shown as Pillow shows them, to the bit, since libjpeg's way of going on is followed exactly: a code
+   that no table has is a zero; where a marker stands amidst a scan, zero bits come before it, to the end of that MCU,
+   and the MCUs behind keep the coefficients they have; a misplaced restart marker is awaited or skipped. The picture's
+   note tells of it. Refused is what Pillow refuses: the file ends too early, or a segment that matters is damaged. */
 #include "codec.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 
-enum { JPEG_LOOKAHEAD = 9, JPEG_MAX_SCANS = 500 };
+enum { JPEG_LOOKAHEAD = 9, JPEG_MAX_SIDE = 65500 };
+
+/* Data that no encoder writes, met in a scan: a code the table lacks, or a coefficient past the band's end or of an
+   impossible size; a DC coefficient beyond 32 bits, which libjpeg refuses; several bytes FF before a 00. */
+enum { JPEG_BAD_CODE = 1, JPEG_BAD_DC = 2, JPEG_BAD_FILL = 4 };
 
 typedef struct JpegHuffman {
-    bool defined;
-    uint8_t symbols[256];                   /* in the order of their codes */
+    bool defined, ready;                    /* ready: the fields below are made, and the codes are sound */
+    uint8_t counts[16], symbols[256];       /* codes of each length; symbols in the order of their codes */
     uint16_t lookup[1 << JPEG_LOOKAHEAD];   /* by the next bits: length << 8 | symbol; 0 where the code is longer */
     int32_t last[17], offset[17];           /* by length: the last code (-1: none); symbol index minus code */
 } JpegHuffman;
 
 /* The bits of one scan, the next one at the top of bits. Past the last byte come zeros, counted in padding: as soon as
-   padding exceeds count some of them were used, and the data had ended early. */
+   padding exceeds count some of them were used, and the data had ended early. at never moves past a marker. */
 typedef struct JpegBits {
     const uint8_t *at, *end;
     uint64_t bits;
-    int count, padding;
+    int count, padding, damage;             /* damage: of JPEG_BAD_CODE and the like */
     bool stopped;
 } JpegBits;
 
@@ -54,19 +62,21 @@ typedef struct JpegComponent {
     bool coded;                             /* some scan had it, and quant is what was in its slot then */
     uint16_t quant[64];                     /* in natural order, as are coefficients */
     int precision[64];                      /* in zigzag order: bits not sent yet of a coefficient, -1 for all of it */
+    int previous[10];                       /* precision as it was before the component's last scan */
     uint8_t *plane;                         /* [8 * padded_y, 8 * padded_x] */
-    int16_t *coefficients;                  /* progressive only: [padded_y, padded_x, 64] */
+    int16_t *coefficients;                  /* only if the file has several scans: [padded_y, padded_x, 64] */
     const JpegHuffman *dc, *ac;             /* in the current scan */
-    int16_t prediction;
+    int32_t prediction;
 } JpegComponent;
 
 typedef enum JpegColour { JPEG_GREY, JPEG_YCC, JPEG_RGB, JPEG_CMYK, JPEG_YCCK } JpegColour;
 
 typedef struct Jpeg {
-    const uint8_t *at, *end;
+    const uint8_t *start, *at, *end;
     const char *name;
-    SvError *error;
-    bool has_frame, progressive, complete;  /* complete: the one scan a sequential file needs was read */
+    SvError *error, *note;                  /* note: see SvImage */
+    bool has_frame, progressive;
+    bool several_scans, complete;           /* complete: the one scan of a file that has not several was read */
     bool has_jfif, has_adobe, quant_defined[4];
     int adobe_transform;
     uint16_t quant[4][64];
@@ -79,17 +89,21 @@ typedef struct Jpeg {
     JpegComponent *scan[4];
     uint32_t eob_run;
     JpegBits bits;
+    bool exhausted;                         /* the scan's data ended early: MCUs up to a restart stay as they are */
+    int last_good_mcu_y;                    /* the row of MCUs that the last scan has got to before it was exhausted */
+    uint64_t work;                          /* of all scans: see jpeg_check_work */
     uint8_t *exif;                          /* every Exif segment before the first scan, joined */
     size_t exif_size;
     const uint8_t *xmp;
     size_t xmp_size;
 } Jpeg;
 
-/* Natural position of each zigzag position, T.81 Figure A.6. */
-static const uint8_t jpeg_zigzag[64] = {
+/* Natural position of each zigzag position, T.81 Figure A.6. In damaged data a run of zeros may lead past the end:
+   libjpeg puts such a coefficient into the last position. */
+static const uint8_t jpeg_zigzag[64 + 16] = {
      0,  1,  8, 16,  9,  2,  3, 10, 17, 24, 32, 25, 18, 11,  4,  5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,  6,
      7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46,
-    53, 60, 61, 54, 47, 55, 62, 63
+    53, 60, 61, 54, 47, 55, 62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63
 };
 
 /* Files from Motion JPEG leave the tables of T.81 K.3 out, and libjpeg (jstdhuff.c) puts them into the empty slots.
@@ -128,6 +142,17 @@ static int jpeg_truncated(const Jpeg *j) {
     return sv_fail(j->error, "%s: the JPEG file is truncated", j->name);
 }
 
+/* Tells of the first damage that is found; of what follows from it there is no end. */
+static void jpeg_damaged(Jpeg *j, const char *format, ...) {
+    char what[120];
+    va_list arguments;
+    if (j->note->text[0]) return;
+    va_start(arguments, format);
+    vsnprintf(what, sizeof what, format, arguments);
+    va_end(arguments);
+    sv_fail(j->note, "%s: the JPEG is damaged, and shown as far as it can be read: %s", j->name, what);
+}
+
 static int jpeg_no_memory(const Jpeg *j) {
     return sv_fail(j->error, "%s: not enough memory to decode the JPEG", j->name);
 }
@@ -145,6 +170,7 @@ static void jpeg_refill(JpegBits *b) {
             while (next < b->end && *next == 0xff) next++;
             if (next < b->end && next > b->at && *next == 0) {
                 byte = 0xff;
+                if (next - b->at > 1) b->damage |= JPEG_BAD_FILL;
                 b->at = next + 1;
             } else {
                 b->stopped = true;
@@ -165,7 +191,7 @@ static inline unsigned jpeg_take(JpegBits *b, int n)      /* 1 <= n <= 16 */
     return value;
 }
 
-/* The next symbol, or -1 for a code the table does not have. */
+/* The next symbol. Seventeen bits that begin with no code of the table count as one, of symbol 0. */
 static inline int jpeg_symbol(JpegBits *b, const JpegHuffman *table) {
     if (b->count < 32) jpeg_refill(b);
     unsigned entry = table->lookup[b->bits >> (64 - JPEG_LOOKAHEAD)];
@@ -182,7 +208,10 @@ static inline int jpeg_symbol(JpegBits *b, const JpegHuffman *table) {
             return table->symbols[code + table->offset[length]];
         }
     }
-    return -1;
+    b->bits <<= 17;
+    b->count -= 17;
+    b->damage |= JPEG_BAD_CODE;
+    return 0;
 }
 
 /* The number of that many bits, T.81 F.2.2.1 EXTEND: the lower half of the codes is negative. */
@@ -193,27 +222,32 @@ static inline int jpeg_value(JpegBits *b, int size)       /* 0 <= size <= 15 */
     return value < 1 << (size - 1) ? value - (1 << size) + 1 : value;
 }
 
-/* Makes a table from 16 counts and the symbols; the caller has checked that symbols holds them all. Returns -1 for
-   counts that are no prefix code, or that use the code of all ones, and for DC symbols over 15, as jdhuff.c does. */
-static int jpeg_build_huffman(JpegHuffman *table, const uint8_t counts[16], const uint8_t *symbols, bool is_dc) {
+static void jpeg_define_huffman(JpegHuffman *table, const uint8_t counts[16], const uint8_t *symbols, size_t n) {
+    memset(table, 0, sizeof *table);
+    memcpy(table->counts, counts, sizeof table->counts);
+    memcpy(table->symbols, symbols, n);
+    table->defined = true;
+}
+
+/* Makes a table ready for decoding. Returns -1 for counts that are no prefix code, or that use the code of all ones,
+   and for DC symbols over 15, as jdhuff.c does; nobody minds in a table that no scan uses. */
+static int jpeg_build_huffman(JpegHuffman *table, bool is_dc) {
     int n = 0;
     int32_t code = 0;
-    memset(table, 0, sizeof *table);
+    if (table->ready) return 0;
     for (int length = 1; length <= 16; length++, code <<= 1) {
-        int count = counts[length - 1];
-        if (n + count > 256) return -1;
+        int count = table->counts[length - 1];
         table->offset[length] = n - code;
         table->last[length] = count ? code + count - 1 : -1;
         for (int i = 0; i < count; i++, n++, code++) {
-            if (code + 1 >= 1 << length || (is_dc && symbols[n] > 15)) return -1;
-            table->symbols[n] = symbols[n];
+            if (code + 1 >= 1 << length || (is_dc && table->symbols[n] > 15)) return -1;
             if (length > JPEG_LOOKAHEAD) continue;
             int shift = JPEG_LOOKAHEAD - length;
             for (int low = 0; low < 1 << shift; low++)
-                table->lookup[(code << shift) + low] = (uint16_t)(length << 8 | symbols[n]);
+                table->lookup[(code << shift) + low] = (uint16_t)(length << 8 | table->symbols[n]);
         }
     }
-    table->defined = true;
+    table->ready = true;
     return 0;
 }
 
@@ -281,43 +315,38 @@ static void jpeg_idct(const int16_t coefficients[64], const uint16_t quant[64], 
 
 /* ----------------------------------------------------------------------------- JPEG: blocks of a scan
 
-   Each function reads one block's share of the scan, and returns -1 for data that no encoder writes. */
+   Each function reads one block's share of the scan. What no encoder writes is noted in damage, and read as libjpeg
+   does. */
 
-/* Sequential, T.81 F.2.2. block holds zeros before. */
-static int jpeg_block_sequential(Jpeg *j, JpegComponent *c, int16_t *block) {
+/* Sequential, T.81 F.2.2. */
+static void jpeg_block_sequential(Jpeg *j, JpegComponent *c, int16_t *block) {
     JpegBits *b = &j->bits;
-    int size = jpeg_symbol(b, c->dc);
-    if (size < 0) return -1;
-    c->prediction = jpeg_wrap16(c->prediction + jpeg_value(b, size));
-    block[0] = c->prediction;
-    for (int k = 1; k < 64; k++) {
+    int size = jpeg_symbol(b, c->dc), k = 1;
+    block[0] = jpeg_wrap16(c->prediction + jpeg_value(b, size));
+    c->prediction = block[0];
+    for (; k < 64; k++) {
         int symbol = jpeg_symbol(b, c->ac);
-        if (symbol < 0) return -1;
         if ((symbol & 15) == 0) {
             if (symbol < 0xf0) break;                       /* end of block */
             k += 15;                                        /* ZRL: sixteen zeros */
             continue;
         }
         k += symbol >> 4;
-        if (k > 63) return -1;
         block[jpeg_zigzag[k]] = (int16_t)jpeg_value(b, symbol & 15);
     }
-    return 0;
+    if (k > 64) b->damage |= JPEG_BAD_CODE;
 }
 
 /* Progressive, T.81 G.2: the DC coefficient's upper bits, then one more of them a scan. */
-static int jpeg_block_dc_first(Jpeg *j, JpegComponent *c, int16_t *block) {
-    int size = jpeg_symbol(&j->bits, c->dc);
-    if (size < 0) return -1;
-    c->prediction = jpeg_wrap16(c->prediction + jpeg_value(&j->bits, size));
-    block[0] = jpeg_wrap16(c->prediction * (1 << j->al));
-    return 0;
+static void jpeg_block_dc_first(Jpeg *j, JpegComponent *c, int16_t *block) {
+    int64_t sum = (int64_t)c->prediction + jpeg_value(&j->bits, jpeg_symbol(&j->bits, c->dc));
+    if (sum < INT32_MIN || sum > INT32_MAX) j->bits.damage |= JPEG_BAD_DC;
+    else c->prediction = (int32_t)sum;
+    block[0] = jpeg_wrap16((int32_t)((uint32_t)c->prediction << j->al & 0xffff));
 }
 
-static int jpeg_block_dc_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
-    (void)c;
+static void jpeg_block_dc_refine(Jpeg *j, int16_t *block) {
     if (jpeg_take(&j->bits, 1)) block[0] = jpeg_wrap16(block[0] | 1 << j->al);
-    return 0;
 }
 
 /* Symbol r0 with r < 15: this block and 2^r - 1 + (r more bits) others have no further new coefficients in the band. */
@@ -325,18 +354,16 @@ static uint32_t jpeg_eob_run(JpegBits *b, int r) {
     return (1u << r) + (r ? jpeg_take(b, r) : 0);
 }
 
-static int jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block) {
+static void jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block) {
+    int k = j->ss;
     if (j->eob_run) {
         j->eob_run--;
-        return 0;
+        return;
     }
-    for (int k = j->ss; k <= j->se; k++) {
-        int symbol = jpeg_symbol(&j->bits, c->ac);
-        if (symbol < 0) return -1;
-        int run = symbol >> 4, size = symbol & 15;
+    for (; k <= j->se; k++) {
+        int symbol = jpeg_symbol(&j->bits, c->ac), run = symbol >> 4, size = symbol & 15;
         if (size) {
             k += run;
-            if (k > j->se) return -1;
             block[jpeg_zigzag[k]] = jpeg_wrap16(jpeg_value(&j->bits, size) * (1 << j->al));
         } else if (run == 15) {
             k += 15;
@@ -345,7 +372,7 @@ static int jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block) {
             break;
         }
     }
-    return 0;
+    if (k > j->se + 1) j->bits.damage |= JPEG_BAD_CODE;
 }
 
 /* One more bit of a coefficient that is not zero, away from zero. */
@@ -354,18 +381,15 @@ static void jpeg_correct(JpegBits *b, int16_t *coefficient, int bit) {
         *coefficient = jpeg_wrap16(*coefficient + (*coefficient < 0 ? -bit : bit));
 }
 
-static int jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
+static void jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
     JpegBits *b = &j->bits;
     int bit = 1 << j->al, k = j->ss;
     if (!j->eob_run) {
         for (; k <= j->se; k++) {
-            int symbol = jpeg_symbol(b, c->ac), value = 0;
-            if (symbol < 0) return -1;
-            int run = symbol >> 4;
-            if ((symbol & 15) == 1) {
+            int symbol = jpeg_symbol(b, c->ac), run = symbol >> 4, value = 0;
+            if (symbol & 15) {
+                if ((symbol & 15) != 1) b->damage |= JPEG_BAD_CODE;     /* a new coefficient has only the one bit */
                 value = jpeg_take(b, 1) ? bit : -bit;
-            } else if (symbol & 15) {
-                return -1;                                  /* a new coefficient has only the one bit */
             } else if (run < 15) {
                 j->eob_run = jpeg_eob_run(b, run);
                 break;
@@ -376,7 +400,7 @@ static int jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
                 else if (run-- == 0) break;
             }
             if (value) {
-                if (k > j->se) return -1;
+                if (k > j->se) b->damage |= JPEG_BAD_CODE;
                 block[jpeg_zigzag[k]] = (int16_t)value;
             }
         }
@@ -386,7 +410,6 @@ static int jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
             if (block[jpeg_zigzag[k]]) jpeg_correct(b, block + jpeg_zigzag[k], bit);
         j->eob_run--;
     }
-    return 0;
 }
 
 /* ----------------------------------------------------------------------------- JPEG: a scan */
@@ -408,72 +431,286 @@ static void jpeg_reset_entropy(Jpeg *j)                   /* T.81 F.2.1.3.1, at 
     for (int i = 0; i < j->n_scan_components; i++) j->scan[i]->prediction = 0;
 }
 
-/* Where a scan went wrong: past the end of the file, past a marker, or in the midst of it. */
-static int jpeg_scan_failed(const Jpeg *j) {
+/* Where a scan, or the part of it up to a restart marker, is over, and j->at past the next marker: many bytes up to
+   there that nothing has asked for are damage; a few come from encoders, or fill bytes. */
+static void jpeg_check_unused(Jpeg *j) {
     const JpegBits *b = &j->bits;
-    if (b->count >= b->padding)
-        return sv_fail(j->error, "%s: the JPEG's compressed data is damaged (in scan %d)", j->name, j->n_scans);
+    int64_t unused = (j->at - b->at) - 2 + (b->count > b->padding ? (b->count - b->padding) / 8 : 0);
+    bool fill = true;
+    for (const uint8_t *p = b->at; p < j->at - 2; p++) fill = fill && (*p == 0 || *p == 0xff);
+    if (unused > 8 && !fill && !j->exhausted)
+        jpeg_damaged(j, "the compressed data of scan %d has %lld bytes too many", j->n_scans, (long long)unused);
+}
+
+/* Pillow hands a file over in pieces of 64 KiB. This is the end of those that libjpeg has when it has got to at. */
+static const uint8_t *jpeg_piece_end(const Jpeg *j, const uint8_t *at) {
+    const size_t piece = 65536, size = (size_t)(j->end - j->start);
+    return j->start + smaller(size, ((size_t)(at - j->start) + piece - 1) / piece * piece);
+}
+
+/* Reads restart marker number expected, 0..7. Where another marker stands, as jdmarker.c does: one that was due before,
+   or that means nothing, is skipped; one that is due soon, or that ends the scan, stays, and so there is no data up to
+   it; any other restart marker is taken for the right one. */
+static int jpeg_restart(Jpeg *j, int expected) {
+    j->at = j->bits.at;
+    int marker = jpeg_next_marker(j), late = (marker - 0xd0 - expected) & 7;
+    if (marker == 0xd0 + expected) jpeg_check_unused(j);
+    else if (marker >= 0)
+        jpeg_damaged(j, "marker FF%02X is where restart marker %d belongs, in scan %d", (unsigned)marker, expected,
+                     j->n_scans);
+    while (marker >= 0 && (marker < 0xc0 || (marker >= 0xd0 && marker <= 0xd7 && late >= 6))) {
+        marker = jpeg_next_marker(j);
+        late = (marker - 0xd0 - expected) & 7;
+    }
+    if (marker < 0) return jpeg_truncated(j);
+    if (marker < 0xd0 || marker > 0xd7 || late == 1 || late == 2) j->at -= 2;
+    else j->exhausted = false;
+    jpeg_reset_entropy(j);
+    return 0;
+}
+
+enum { JPEG_AGAIN = 1 };
+
+/* After an MCU that used bits which were not there, or data that no encoder writes. Returns JPEG_AGAIN if the scan is
+   to be decoded anew, by decode_scan_by_fetches. */
+static int jpeg_trouble(Jpeg *j) {
+    JpegBits *b = &j->bits;
+    if (b->damage & JPEG_BAD_DC)
+        return sv_fail(j->error, "%s: the JPEG's scan %d has a DC coefficient out of range", j->name, j->n_scans);
+    bool fill = b->damage & JPEG_BAD_FILL, ends = b->count < b->padding;
+    if (fill || !ends) jpeg_damaged(j, "the compressed data of scan %d", j->n_scans);
+    if (fill && !j->progressive && !j->restart_interval) return JPEG_AGAIN;
+    b->damage = 0;
+    if (!ends) return 0;
     const uint8_t *marker = b->at;
     while (marker < b->end && *marker == 0xff) marker++;
     if (marker == b->end) return jpeg_truncated(j);
-    return sv_fail(j->error, "%s: the JPEG's compressed data ends early, at marker FF%02X (in scan %d)",
-                   j->name, *marker, j->n_scans);
+    jpeg_damaged(j, "the compressed data of scan %d ends early, at marker FF%02X", j->n_scans, *marker);
+    j->exhausted = true;
+    return 0;
 }
 
-static int jpeg_decode_block(Jpeg *j, JpegComponent *c, int x, int y) {
-    if (!j->progressive) {
+static void jpeg_decode_block(Jpeg *j, JpegComponent *c, int x, int y) {
+    if (!j->several_scans) {
         int16_t block[64] = { 0 };
-        if (jpeg_block_sequential(j, c, block)) return -1;
+        if (!j->exhausted) jpeg_block_sequential(j, c, block);
         size_t stride = (size_t)c->padded_x * 8;
         jpeg_idct(block, c->quant, c->plane + (size_t)y * 8 * stride + (size_t)x * 8, stride);
-        return 0;
+        return;
     }
+    if (j->exhausted) return;
     int16_t *block = c->coefficients + ((size_t)y * (size_t)c->padded_x + (size_t)x) * 64;
-    if (j->ss == 0) return j->ah ? jpeg_block_dc_refine(j, c, block) : jpeg_block_dc_first(j, c, block);
-    return j->ah ? jpeg_block_ac_refine(j, c, block) : jpeg_block_ac_first(j, c, block);
+    if (!j->progressive) jpeg_block_sequential(j, c, block);
+    else if (j->ss == 0 && j->ah == 0) jpeg_block_dc_first(j, c, block);
+    else if (j->ss == 0) jpeg_block_dc_refine(j, block);
+    else if (j->ah == 0) jpeg_block_ac_first(j, c, block);
+    else jpeg_block_ac_refine(j, c, block);
 }
+
+/* ----------------------------------------------------------------------------- JPEG: a scan with too many FF
+
+   Where several bytes FF stand before a 00 in a sequential scan. libjpeg-turbo tries an MCU first with a fast routine,
+   if it has enough of the file. That takes the first FF for a marker, makes up the MCU's rest from zero bits, and gives
+   the MCU to the slow one, for which those bytes are one byte FF. But where the fast one has put coefficients and the
+   slow one puts none, they stay. Whether the fast one meets the FF at all is a matter of how far ahead either reads: so
+   here bits are fetched as jdhuff.c fetches them on a machine of 64 bits. No encoder writes such data. */
+
+typedef struct JpegFetch {
+    const uint8_t *at, *end;                /* end: of the pieces of the file that libjpeg has */
+    uint64_t bits;
+    int count;
+    bool fast, stopped, starved, exhausted; /* at a marker; at the end; of zero bits that were used */
+} JpegFetch;
+
+static void jpeg_fetch_byte(JpegFetch *f, unsigned byte) {
+    f->bits |= (uint64_t)byte << (56 - f->count);
+    f->count += 8;
+}
+
+/* Before wanted bits are used, if there are fewer than least. */
+static void jpeg_fetch(JpegFetch *f, int least, int wanted) {
+    if (f->fast) {
+        for (int i = 0, n = f->count > 16 ? 0 : 6; i < n; i++) {
+            f->stopped = f->stopped || f->end - f->at < 2 || (f->at[0] == 0xff && f->at[1] != 0);
+            jpeg_fetch_byte(f, f->stopped ? 0 : f->at[0]);
+            if (!f->stopped) f->at += f->at[0] == 0xff ? 2 : 1;
+        }
+        return;
+    }
+    if (f->count >= least) return;
+    while (f->count < 57 && !f->stopped && !f->starved) {
+        const uint8_t *next = f->at;
+        while (next < f->end && *next == 0xff) next++;
+        if (next == f->end) f->starved = true;
+        else if (next == f->at) jpeg_fetch_byte(f, *f->at++);
+        else if (*next) f->stopped = true;
+        else {
+            jpeg_fetch_byte(f, 0xff);
+            f->at = next + 1;
+        }
+    }
+    if (f->count >= wanted || f->starved) return;
+    f->exhausted = true;
+    f->count = 57;
+}
+
+static int jpeg_fetched(JpegFetch *f, int n) {
+    int value = n ? (int)(f->bits >> (64 - n)) : 0;
+    f->bits <<= n;
+    f->count -= n;
+    return value;
+}
+
+static int jpeg_fetch_symbol(JpegFetch *f, const JpegHuffman *table) {
+    jpeg_fetch(f, 8, 0);
+    int length = f->count < 8 ? 1 : 9;
+    for (int n = 1; n < length; n++) {
+        int32_t code = (int32_t)(f->bits >> (64 - n));
+        if (code > table->last[n]) continue;
+        jpeg_fetched(f, n);
+        return table->symbols[code + table->offset[n]];
+    }
+    if (!f->fast) jpeg_fetch(f, length, length);
+    int32_t code = jpeg_fetched(f, length);
+    for (; length < 17 && code > table->last[length] && !f->starved; length++) {
+        if (!f->fast) jpeg_fetch(f, 1, 1);
+        code = code << 1 | jpeg_fetched(f, 1);
+    }
+    return length < 17 ? table->symbols[(code + table->offset[length]) & 255] : 0;
+}
+
+static int jpeg_fetch_value(JpegFetch *f, int size) {
+    if (size == 0) return 0;
+    jpeg_fetch(f, size, size);
+    int value = jpeg_fetched(f, size);
+    return value < 1 << (size - 1) ? value - (1 << size) + 1 : value;
+}
+
+static void jpeg_fetch_block(JpegFetch *f, JpegComponent *c, int16_t *block) {
+    block[0] = jpeg_wrap16(c->prediction + jpeg_fetch_value(f, jpeg_fetch_symbol(f, c->dc)));
+    c->prediction = block[0];
+    for (int k = 1; k < 64 && !f->starved; k++) {
+        int symbol = jpeg_fetch_symbol(f, c->ac);
+        if (symbol < 0xf0 && (symbol & 15) == 0) break;
+        k += symbol >> 4;
+        if (symbol & 15) block[jpeg_zigzag[k]] = (int16_t)jpeg_fetch_value(f, symbol & 15);
+    }
+}
+
+/* Where a block of an MCU belongs. */
+typedef struct JpegPlace { JpegComponent *component; int x, y; } JpegPlace;
+
+static int jpeg_places(const Jpeg *j, int mcu_x, int mcu_y, JpegPlace places[10]) {
+    int n = 0;
+    for (int i = 0; i < j->n_scan_components; i++) {
+        JpegComponent *c = j->scan[i];
+        int mcu_h = j->n_scan_components > 1 ? c->h : 1, mcu_v = j->n_scan_components > 1 ? c->v : 1;
+        for (int v = 0; v < mcu_v; v++)
+            for (int h = 0; h < mcu_h; h++) places[n++] = (JpegPlace){ c, mcu_x * mcu_h + h, mcu_y * mcu_v + v };
+    }
+    return n;
+}
+
+/* One MCU. Returns false if libjpeg would give up here for now: f has starved, or was fast and has stopped. */
+static bool jpeg_fetch_mcu(Jpeg *j, JpegFetch *f, const JpegPlace *places, int n, int16_t mcu[10][64]) {
+    for (int i = 0; i < n && !f->starved; i++) {
+        JpegComponent *c = places[i].component;
+        size_t at = ((size_t)places[i].y * (size_t)c->padded_x + (size_t)places[i].x) * 64;
+        jpeg_fetch_block(f, c, j->several_scans ? c->coefficients + at : mcu[i]);
+    }
+    return !f->starved && !(f->fast && f->stopped);
+}
+
+static int decode_scan_by_fetches(Jpeg *j, const uint8_t *start) {
+    const JpegComponent *only = j->n_scan_components == 1 ? j->scan[0] : NULL;
+    int mcus_x = only ? only->blocks_x : j->mcus_x, mcus_y = only ? only->blocks_y : j->mcus_y;
+    JpegFetch f = { .at = start, .end = jpeg_piece_end(j, start) };
+    j->at = start;
+    jpeg_reset_entropy(j);
+    for (int mcu_y = 0; mcu_y < mcus_y; mcu_y++) {
+        for (int mcu_x = 0; mcu_x < mcus_x && !(f.exhausted && j->several_scans); mcu_x++) {
+            int16_t mcu[10][64] = { { 0 } };
+            JpegPlace places[10];
+            int32_t predictions[4];
+            int n = jpeg_places(j, mcu_x, mcu_y, places);
+            for (int i = 0; i < j->n_scan_components; i++) predictions[i] = j->scan[i]->prediction;
+            const JpegFetch before = f;
+            f.fast = !f.stopped && f.end - f.at >= 512 * n;
+            while (!before.exhausted && !jpeg_fetch_mcu(j, &f, places, n, mcu)) {
+                const JpegFetch gave_up = f;
+                f = before;
+                f.end = gave_up.end;
+                f.fast = false;
+                for (int i = 0; i < j->n_scan_components; i++) j->scan[i]->prediction = predictions[i];
+                if (!gave_up.starved) continue;             /* the fast routine met an FF: now the slow one */
+                if (f.end == j->end) return jpeg_truncated(j);
+                f.end = jpeg_piece_end(j, f.end + 1);
+                f.fast = !f.stopped && f.end - f.at >= 512 * n;
+                memset(mcu, 0, sizeof mcu);
+            }
+            for (int i = 0; i < n && !j->several_scans; i++) {
+                const JpegComponent *c = places[i].component;
+                size_t stride = (size_t)c->padded_x * 8;
+                jpeg_idct(mcu[i], c->quant, c->plane + (size_t)places[i].y * 8 * stride + (size_t)places[i].x * 8,
+                          stride);
+            }
+        }
+    }
+    j->bits = (JpegBits){ .at = f.at, .end = j->end, .stopped = f.stopped };
+    j->at = f.at;
+    return 0;
+}
+
+/* ----------------------------------------------------------------------------- JPEG: a whole scan */
 
 /* A scan of one component goes over its own blocks; one of several over MCUs, of h x v blocks of each (T.81 A.2). */
 static int decode_scan(Jpeg *j) {
     JpegComponent *only = j->n_scan_components == 1 ? j->scan[0] : NULL;
     int mcus_x = only ? only->blocks_x : j->mcus_x, mcus_y = only ? only->blocks_y : j->mcus_y;
     int to_restart = j->restart_interval, restarts = 0;
+    const uint8_t *start = j->at;
+    j->exhausted = false;
+    j->last_good_mcu_y = 0;
     jpeg_reset_entropy(j);
     for (int y = 0; y < mcus_y; y++) {
+        const int mcu_y = only ? y / only->v : y;
         for (int x = 0; x < mcus_x; x++) {
+            if (!j->exhausted) j->last_good_mcu_y = mcu_y;
+            else if (j->several_scans && !j->restart_interval) goto done;
             if (j->restart_interval && to_restart-- == 0) {
-                j->at = j->bits.at;
-                int marker = jpeg_next_marker(j);
-                if (marker < 0) return jpeg_truncated(j);
-                if (marker != 0xd0 + (restarts & 7))
-                    return sv_fail(j->error, "%s: the JPEG has marker FF%02X where restart marker %d belongs",
-                                   j->name, (unsigned)marker, restarts & 7);
-                restarts++;
+                if (jpeg_restart(j, restarts++ & 7)) return -1;
                 to_restart = j->restart_interval - 1;
-                jpeg_reset_entropy(j);
             }
             if (only) {
-                if (jpeg_decode_block(j, only, x, y)) return jpeg_scan_failed(j);
+                jpeg_decode_block(j, only, x, y);
             } else {
                 for (int i = 0; i < j->n_scan_components; i++) {
                     JpegComponent *c = j->scan[i];
                     for (int v = 0; v < c->v; v++)
-                        for (int h = 0; h < c->h; h++)
-                            if (jpeg_decode_block(j, c, x * c->h + h, y * c->v + v)) return jpeg_scan_failed(j);
+                        for (int h = 0; h < c->h; h++) jpeg_decode_block(j, c, x * c->h + h, y * c->v + v);
                 }
             }
-            if (j->bits.count < j->bits.padding) return jpeg_scan_failed(j);
+            if ((j->bits.count < j->bits.padding || j->bits.damage) && !j->exhausted) {
+                int trouble = jpeg_trouble(j);
+                if (trouble) return trouble == JPEG_AGAIN ? decode_scan_by_fetches(j, start) : -1;
+            }
         }
     }
-    j->at = j->bits.at;                                     /* never past a marker */
+done:
+    j->at = j->bits.at;
+    if (jpeg_next_marker(j) >= 0) jpeg_check_unused(j);
+    j->at = j->bits.at;
     return 0;
 }
 
 /* ----------------------------------------------------------------------------- JPEG: segments
 
-   T.81 B.2. p[0 .. size) is what follows the length. */
+   T.81 B.2. p[0 .. size) is what follows the length, of which p[0 .. left) is there; left may exceed size. Each
+   function returns 0, or -1 where the segment is refused, or JPEG_ENDS where the file ends before that can be told. */
 
-static int read_sof(Jpeg *j, int marker, const uint8_t *p, size_t size) {
+enum { JPEG_ENDS = 1 };
+
+static int read_sof(Jpeg *j, int marker, const uint8_t *p, size_t size, size_t left) {
     static const char *const process[16] = {
         [3] = "lossless", [5] = "hierarchical", "hierarchical", "hierarchical", [9] = "arithmetic-coded",
         "arithmetic-coded", "lossless", [13] = "hierarchical", "hierarchical", "hierarchical"
@@ -483,7 +720,7 @@ static int read_sof(Jpeg *j, int marker, const uint8_t *p, size_t size) {
         snprintf(what, sizeof what, "%s JPEG is", process[marker & 15]);
         return sv_not_read(j->name, what, j->error);
     }
-    if (j->has_frame) return sv_fail(j->error, "%s: the JPEG has two frame headers", j->name);
+    if (left < size) return JPEG_ENDS;
     if (size < 6) return sv_fail(j->error, "%s: the JPEG's frame header is too short", j->name);
     if (p[0] != 8) {
         snprintf(what, sizeof what, "JPEG of %d bits a sample is", p[0]);
@@ -493,6 +730,9 @@ static int read_sof(Jpeg *j, int marker, const uint8_t *p, size_t size) {
     j->width = (int)be16(p + 3);
     j->n_components = p[5];
     if (sv_check_size((uint64_t)j->width, (uint64_t)j->height, j->name, j->error)) return -1;
+    if (j->width > JPEG_MAX_SIDE || j->height > JPEG_MAX_SIDE)
+        return sv_fail(j->error, "%s: a JPEG of %d x %d pixels is not read: libjpeg's limit is %d a side", j->name,
+                       j->width, j->height, JPEG_MAX_SIDE);
     if (j->n_components != 1 && j->n_components != 3 && j->n_components != 4)
         return sv_fail(j->error, "%s: JPEG of %d components is not read, only 1, 3 or 4", j->name, j->n_components);
     if (size != 6 + 3 * (size_t)j->n_components)
@@ -532,31 +772,54 @@ static int read_sof(Jpeg *j, int marker, const uint8_t *p, size_t size) {
     return 0;
 }
 
-static int read_dqt(Jpeg *j, const uint8_t *p, size_t size) {
+static int read_dqt(Jpeg *j, const uint8_t *p, size_t size, size_t left) {
     while (size > 0) {
-        int index = p[0] & 15, bytes = p[0] >> 4 ? 2 : 1;
-        if (index > 3 || size < 1 + 64 * (size_t)bytes)
+        if (left < 1) return JPEG_ENDS;
+        size_t index = p[0] & 15, bytes = p[0] >> 4 ? 2 : 1, table_size = 1 + 64 * bytes;
+        if (index < 4 && left < table_size) return JPEG_ENDS;
+        if (index > 3 || size < table_size)
             return sv_fail(j->error, "%s: the JPEG has a bad quantisation table", j->name);
-        p++;
-        for (int k = 0; k < 64; k++, p += bytes)
-            j->quant[index][jpeg_zigzag[k]] = (uint16_t)(bytes == 2 ? be16(p) : p[0]);
+        for (size_t k = 0; k < 64; k++)
+            j->quant[index][jpeg_zigzag[k]] = (uint16_t)(bytes == 2 ? be16(p + 1 + 2 * k) : p[1 + k]);
         j->quant_defined[index] = true;
-        size -= 1 + 64 * (size_t)bytes;
+        p += table_size;
+        size -= table_size;
+        left -= table_size;
     }
     return 0;
 }
 
-static int read_dht(Jpeg *j, const uint8_t *p, size_t size) {
+static int read_dht(Jpeg *j, const uint8_t *p, size_t size, size_t left) {
     while (size > 0) {
         size_t n = 0;
+        if (size >= 17 && left < 17) return JPEG_ENDS;
         if (size >= 17)
             for (int i = 1; i <= 16; i++) n += p[i];
-        if (size < 17 || n > 256 || size < 17 + n || (p[0] & 0xef) > 3 ||
-            jpeg_build_huffman(p[0] & 16 ? &j->ac[p[0] & 3] : &j->dc[p[0] & 3], p + 1, p + 17, !(p[0] & 16)))
+        if (size >= 17 + n && n <= 256 && left < 17 + n) return JPEG_ENDS;
+        if (size < 17 + n || n > 256 || (p[0] & 0xef) > 3)
             return sv_fail(j->error, "%s: the JPEG has a bad Huffman table", j->name);
+        jpeg_define_huffman(p[0] & 16 ? &j->ac[p[0] & 3] : &j->dc[p[0] & 3], p + 1, p + 17, n);
         p += 17 + n;
         size -= 17 + n;
+        left -= 17 + n;
     }
+    return 0;
+}
+
+/* What arithmetic coding wants to know: of no use here, but libjpeg refuses a bad one in any file. */
+static int read_dac(Jpeg *j, const uint8_t *p, size_t size, size_t left) {
+    for (; size > 0; p += 2, size -= 2, left -= 2) {
+        if (left < 2) return JPEG_ENDS;
+        if (size < 2 || p[0] > 31 || (p[0] < 16 && (p[1] & 15) > p[1] >> 4))
+            return sv_fail(j->error, "%s: the JPEG has a bad DAC segment", j->name);
+    }
+    return 0;
+}
+
+static int read_dri(Jpeg *j, const uint8_t *p, size_t size, size_t left) {
+    if (size != 2) return sv_fail(j->error, "%s: the JPEG's DRI segment has the wrong length", j->name);
+    if (left < 2) return JPEG_ENDS;
+    j->restart_interval = (int)be16(p);
     return 0;
 }
 
@@ -595,33 +858,92 @@ static JpegColour jpeg_colour(const Jpeg *j) {
 /* Once the first scan's header is read: the tables a file may leave out, and the memory. */
 static int jpeg_begin(Jpeg *j) {
     j->colour = jpeg_colour(j);
+    j->several_scans = j->progressive || j->n_scan_components < j->n_components;
     for (int i = 0; i < 2 && !j->progressive; i++) {
         const uint8_t *dc = jpeg_standard_dc[i], *ac = jpeg_standard_ac[i];
-        if (!j->dc[i].defined) jpeg_build_huffman(&j->dc[i], dc, dc + 16, true);
-        if (!j->ac[i].defined) jpeg_build_huffman(&j->ac[i], ac, ac + 16, false);
+        if (!j->dc[i].defined) jpeg_define_huffman(&j->dc[i], dc, dc + 16, 12);
+        if (!j->ac[i].defined) jpeg_define_huffman(&j->ac[i], ac, ac + 16, 162);
     }
     for (int i = 0; i < j->n_components; i++) {
         JpegComponent *c = &j->components[i];
         size_t blocks = (size_t)c->padded_x * (size_t)c->padded_y;
         if (blocks > SIZE_MAX / 128) return jpeg_no_memory(j);
-        if (j->progressive) c->coefficients = calloc(blocks, 64 * sizeof *c->coefficients);
+        if (j->several_scans) c->coefficients = calloc(blocks, 64 * sizeof *c->coefficients);
         else c->plane = malloc(blocks * 64);
         if (!c->coefficients && !c->plane) return jpeg_no_memory(j);
-        if (!j->progressive && j->n_scan_components < j->n_components)
-            memset(c->plane, 128, blocks * 64);             /* grey, if no scan has it */
     }
     return 0;
 }
 
-static int read_sos(Jpeg *j, const uint8_t *p, size_t size) {
+/* A table for the current scan; NULL if there is none, or a bad one. */
+static const JpegHuffman *jpeg_table(JpegHuffman tables[4], int selector, bool is_dc) {
+    if (selector > 3 || !tables[selector].defined || jpeg_build_huffman(&tables[selector], is_dc)) return NULL;
+    return &tables[selector];
+}
+
+/* Which bits of its coefficients a progressive scan brings for a component. Some that the component has already, or for
+   which others are missing, are damage; libjpeg goes on. */
+static void jpeg_progress(Jpeg *j, JpegComponent *c) {
+    if (j->ss > 0 && c->precision[0] < 0)                   /* T.81 G.1.1.1.1 */
+        jpeg_damaged(j, "scan %d has AC coefficients before their DC", j->n_scans);
+    for (int k = j->ss > 0; k < 10; k++) c->previous[k] = j->n_scans > 1 ? c->precision[k] : 0;
+    for (int k = j->ss; k <= j->se; k++) {
+        if (c->precision[k] != (j->ah ? j->ah : -1))
+            jpeg_damaged(j, "scan %d repeats or skips bits of coefficients", j->n_scans);
+        c->precision[k] = j->al;
+    }
+}
+
+/* Whether a marker follows. Without one, damage or not, every MCU needs bits. */
+static bool jpeg_has_marker(Jpeg *j) {
+    const uint8_t *at = j->at;
+    bool found = jpeg_next_marker(j) >= 0;
+    j->at = at;
+    return found;
+}
+
+/* A scan over a large picture may be of a few bytes, and small files of many such scans keep a machine busy for hours;
+   Pillow too. An encoder would have to send each bit of each coefficient alone to need so much. */
+static int jpeg_check_work(Jpeg *j, uint64_t blocks) {
+    const uint64_t most = (uint64_t)1 << 33;
+    j->work += blocks * (uint64_t)(4 + (j->progressive ? j->se - j->ss : 60));
+    if (j->work > most)
+        return sv_fail(j->error, "%s: the JPEG goes over its picture too often, in %d scans", j->name, j->n_scans);
+    return 0;
+}
+
+static int read_sos(Jpeg *j, const uint8_t *p, size_t size, size_t left) {
     if (!j->has_frame) return sv_fail(j->error, "%s: the JPEG has a scan before its frame header", j->name);
-    if (j->complete) return sv_fail(j->error, "%s: the JPEG has a second scan of a finished picture", j->name);
-    if (++j->n_scans > JPEG_MAX_SCANS)
-        return sv_fail(j->error, "%s: the JPEG has more than %d scans", j->name, JPEG_MAX_SCANS);
-    int n = j->n_scan_components = size > 0 ? p[0] : 0;
+    if (left < 1) return JPEG_ENDS;
+    int n = p[0];
     if (n < 1 || n > 4 || size != 4 + 2 * (size_t)n)
-        return sv_fail(j->error, "%s: the header of the JPEG's scan %d has the wrong length", j->name, j->n_scans);
+        return sv_fail(j->error, "%s: the header of the JPEG's scan %d has the wrong length", j->name, j->n_scans + 1);
+
+    JpegComponent *scan[4];
+    uint64_t blocks = 0, mcu_blocks = 0;
+    for (int i = 0; i < n; i++) {
+        if (left < 3 + 2 * (size_t)i) return JPEG_ENDS;
+        int slot = i;                                       /* jdmarker.c: in the frame's order, even if ids repeat */
+        while (slot < j->n_components && j->components[slot].id != p[1 + 2 * i]) slot++;
+        if (slot >= j->n_components)
+            return sv_fail(j->error, "%s: the JPEG's scan %d has a component the frame lacks", j->name,
+                           j->n_scans + 1);
+        JpegComponent *c = scan[i] = &j->components[slot];
+        for (int k = 0; k < i; k++)
+            if (scan[k] == c)
+                return sv_fail(j->error, "%s: the JPEG's scan %d has a component twice", j->name, j->n_scans + 1);
+        mcu_blocks += (uint64_t)(c->h * c->v);
+        blocks += (uint64_t)(n == 1 ? c->blocks_x : c->padded_x) * (uint64_t)(n == 1 ? c->blocks_y : c->padded_y);
+    }
+    if (left < size) return JPEG_ENDS;
+    if (j->complete) return sv_fail(j->error, "%s: the JPEG has a second scan of a finished picture", j->name);
+    if (n > 1 && mcu_blocks > 10)                           /* T.81 B.2.3 */
+        return sv_fail(j->error, "%s: the JPEG has %d blocks an MCU, more than 10", j->name, (int)mcu_blocks);
+
     const uint8_t *last = p + 1 + 2 * n;
+    j->n_scans++;
+    j->n_scan_components = n;
+    memcpy(j->scan, scan, sizeof scan);
     j->ss = last[0];
     j->se = last[1];
     j->ah = last[2] >> 4;
@@ -631,91 +953,121 @@ static int read_sos(Jpeg *j, const uint8_t *p, size_t size) {
     if (j->progressive && ((j->ss == 0 ? j->se != 0 : j->ss > j->se || j->se > 63 || n != 1) ||
                            (j->ah && j->al != j->ah - 1) || j->al > 13))
         return sv_fail(j->error, "%s: the JPEG's scan %d has impossible progression parameters", j->name, j->n_scans);
-
-    uint64_t blocks = 0, mcu_blocks = 0;
-    for (int i = 0; i < n; i++) {
-        int slot = i;                                       /* jdmarker.c: in the frame's order, even if ids repeat */
-        while (slot < j->n_components && j->components[slot].id != p[1 + 2 * i]) slot++;
-        if (slot >= j->n_components)
-            return sv_fail(j->error, "%s: the JPEG's scan %d has a component the frame lacks", j->name, j->n_scans);
-        JpegComponent *c = j->scan[i] = &j->components[slot];
-        for (int k = 0; k < i; k++)
-            if (j->scan[k] == c)
-                return sv_fail(j->error, "%s: the JPEG's scan %d has a component twice", j->name, j->n_scans);
-        if (j->progressive && j->ss > 0 && c->precision[0] < 0)         /* T.81 G.1.1.1.1 */
-            return sv_fail(j->error, "%s: the JPEG's scan %d has AC coefficients before their DC", j->name, j->n_scans);
-        mcu_blocks += (uint64_t)(c->h * c->v);
-        blocks += (uint64_t)(n == 1 ? c->blocks_x : c->padded_x) * (uint64_t)(n == 1 ? c->blocks_y : c->padded_y);
-    }
-    if (n > 1 && mcu_blocks > 10)                           /* T.81 B.2.3 */
-        return sv_fail(j->error, "%s: the JPEG has %d blocks an MCU, more than 10", j->name, (int)mcu_blocks);
+    if (jpeg_check_work(j, blocks)) return -1;
 
     /* No code is shorter than a bit, so a header that claims a vast picture is found out before memory is taken. */
     uint64_t least_bits = !j->progressive ? 2 * blocks : j->ss == 0 ? blocks : 0;
-    if (least_bits / 8 > (uint64_t)(j->end - (last + 3))) return jpeg_truncated(j);
+    if (least_bits / 8 > (uint64_t)(j->end - j->at) && !jpeg_has_marker(j)) return jpeg_truncated(j);
     if (j->n_scans == 1 && jpeg_begin(j)) return -1;
 
     for (int i = 0; i < n; i++) {
         JpegComponent *c = j->scan[i];
-        int dc = p[2 + 2 * i] >> 4, ac = p[2 + 2 * i] & 15;
         bool needs_dc = !j->progressive || (j->ss == 0 && j->ah == 0), needs_ac = !j->progressive || j->ss > 0;
-        if ((needs_dc && (dc > 3 || !j->dc[dc].defined)) || (needs_ac && (ac > 3 || !j->ac[ac].defined)))
-            return sv_fail(j->error, "%s: the JPEG's scan %d uses a Huffman table that is not there",
+        c->dc = needs_dc ? jpeg_table(j->dc, p[2 + 2 * i] >> 4, true) : NULL;
+        c->ac = needs_ac ? jpeg_table(j->ac, p[2 + 2 * i] & 15, false) : NULL;
+        if ((needs_dc && !c->dc) || (needs_ac && !c->ac))
+            return sv_fail(j->error, "%s: the JPEG's scan %d uses a Huffman table that is bad or not there",
                            j->name, j->n_scans);
-        c->dc = needs_dc ? &j->dc[dc] : NULL;
-        c->ac = needs_ac ? &j->ac[ac] : NULL;
         if (!c->coded) {                                    /* jdinput.c: the table of the component's first scan */
             if (c->quant_index > 3 || !j->quant_defined[c->quant_index])
                 return sv_fail(j->error, "%s: the JPEG uses a quantisation table that is not there", j->name);
             memcpy(c->quant, j->quant[c->quant_index], sizeof c->quant);
             c->coded = true;
-        } else if (!j->progressive) {
-            return sv_fail(j->error, "%s: the JPEG's scan %d repeats a component", j->name, j->n_scans);
         }
-        for (int k = j->ss; j->progressive && k <= j->se; k++) {
-            if (c->precision[k] != (j->ah ? j->ah : -1))    /* libjpeg goes on; small files that cost hours do this */
-                return sv_fail(j->error, "%s: the JPEG's scan %d repeats or skips bits of coefficients",
-                               j->name, j->n_scans);
-            c->precision[k] = j->al;
-        }
+        if (j->progressive) jpeg_progress(j, c);
     }
     if (decode_scan(j)) return -1;
-    j->complete = !j->progressive && n == j->n_components;
+    j->complete = !j->several_scans;
     return 0;
 }
 
-/* Markers up to EOI. A file of a single scan may be cut after its last MCU: nothing is missing then. With several scans
-   only EOI tells that none is missing. */
+/* EOI before any scan: a file of tables alone, to which another file may be joined. Pillow reads on. */
+static int read_next_file(Jpeg *j) {
+    if (j->has_frame || j->end - j->at < 2 || j->at[0] != 0xff || j->at[1] != 0xd8)
+        return sv_fail(j->error, "%s: the JPEG has no picture in it", j->name);
+    j->at += 2;
+    j->has_jfif = j->has_adobe = false;
+    j->restart_interval = 0;
+    return 0;
+}
+
+/* The segment of a marker. j->at moves past it. */
+static int read_segment(Jpeg *j, int marker) {
+    bool is_sof = (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc) ||
+                  marker == 0xde;                           /* DHP, the frame header of a hierarchical file */
+    bool is_app = marker >= 0xe0 && marker <= 0xef, is_skipped = is_app || marker == 0xdc || marker == 0xfe;
+    bool is_other = marker == 0xc4 || marker == 0xcc || (marker >= 0xda && marker <= 0xdd);
+    if (!is_sof && !is_skipped && !is_other)
+        return sv_fail(j->error, "%s: the JPEG has an unexpected marker FF%02X", j->name, (unsigned)marker);
+    if (is_sof && j->has_frame) return sv_fail(j->error, "%s: the JPEG has two frame headers", j->name);
+    size_t left = (size_t)(j->end - j->at), size = left >= 2 ? be16(j->at) : 0;
+    if (left < 2) return JPEG_ENDS;
+    const uint8_t *p = j->at + 2;
+    left -= 2;
+    if (size < 2) {
+        if (!is_skipped)
+            return sv_fail(j->error, "%s: the JPEG has a segment of length %d", j->name, (int)size);
+        jpeg_damaged(j, "a segment, marker FF%02X, of length %d", (unsigned)marker, (int)size);
+        size = 2;
+    }
+    size -= 2;
+    if (size > left && !j->complete) return JPEG_ENDS;
+    j->at = size > left ? j->end : p + size;
+    if (is_sof) return read_sof(j, marker, p, size, left);
+    if (is_app) return size > left ? JPEG_ENDS : read_app(j, marker, p, size);
+    switch (marker) {
+    case 0xc4: return read_dht(j, p, size, left);
+    case 0xcc: return read_dac(j, p, size, left);
+    case 0xda: return read_sos(j, p, size, left);
+    case 0xdb: return read_dqt(j, p, size, left);
+    case 0xdd: return read_dri(j, p, size, left);
+    default: return size > left ? JPEG_ENDS : 0;            /* DNL, COM */
+    }
+}
+
+/* What no marker told, once the picture is whole. */
+static void jpeg_look_back(Jpeg *j) {
+    for (int i = 0; i < j->n_components; i++)
+        if (!j->components[i].coded) jpeg_damaged(j, "no scan has component %d of %d", i + 1, j->n_components);
+    for (int i = 0; i < 8; i++) {
+        JpegHuffman *table = i < 4 ? &j->dc[i] : &j->ac[i - 4];
+        if (table->defined && jpeg_build_huffman(table, i < 4)) jpeg_damaged(j, "a Huffman table that no scan uses");
+    }
+}
+
+/* How far libjpeg has read at the end of a scan. */
+static const uint8_t *jpeg_read_so_far(const Jpeg *j) {
+    const uint8_t *at = j->bits.at;
+    if (j->bits.stopped) {
+        while (at < j->end && *at == 0xff) at++;
+        if (at < j->end) at++;                              /* past the marker */
+    }
+    return at;
+}
+
+/* Markers up to EOI. With several scans only EOI tells that none is missing. A file of a single scan may be cut after
+   its last MCU; Pillow refuses some of those, by how the bits fall, but nothing is missing in any. When such a scan is
+   read, libjpeg looks for EOI, and refuses what is wrong with the segments up to there, but only in the pieces that it
+   has. */
 static int read_jpeg(Jpeg *j) {
     if (j->end - j->at < 3 || j->at[0] != 0xff || j->at[1] != 0xd8 || j->at[2] != 0xff)
         return sv_fail(j->error, "%s: not a JPEG file", j->name);
     j->at += 2;
     for (;;) {
+        const uint8_t *junk = j->at;
         int marker = jpeg_next_marker(j), status = 0;
-        if (marker == 0xd9 && j->n_scans) return 0;
-        if (marker == 0xd9) return sv_fail(j->error, "%s: the JPEG has no picture in it", j->name);
-        if (marker == 0x01 || (marker >= 0xd0 && marker <= 0xd7)) continue;     /* TEM, RSTn: no payload */
-        bool is_sof = (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc) ||
-                      marker == 0xde;                       /* DHP, the frame header of a hierarchical file */
-        bool is_app = marker >= 0xe0 && marker <= 0xef;
-        bool is_other = marker == 0xc4 || marker == 0xcc || (marker >= 0xda && marker <= 0xdd) || marker == 0xfe;
-        if (marker >= 0 && !is_sof && !is_app && !is_other)
-            return sv_fail(j->error, "%s: the JPEG has an unexpected marker FF%02X", j->name, (unsigned)marker);
-        size_t left = (size_t)(j->end - j->at), size = left >= 2 ? be16(j->at) : 0;
-        if (marker < 0 || left < 2 || size > left) return j->complete ? 0 : jpeg_truncated(j);
-        if (size < 2) return sv_fail(j->error, "%s: the JPEG has a segment of length %d", j->name, (int)size);
-        const uint8_t *payload = j->at + 2;
-        j->at += size;
-        size -= 2;
-        if (is_sof) status = read_sof(j, marker, payload, size);
-        else if (is_app) status = read_app(j, marker, payload, size);
-        else if (marker == 0xc4) status = read_dht(j, payload, size);
-        else if (marker == 0xda) status = read_sos(j, payload, size);
-        else if (marker == 0xdb) status = read_dqt(j, payload, size);
-        else if (marker == 0xdd && size == 2) j->restart_interval = (int)be16(payload);
-        else if (marker == 0xdd) status = sv_fail(j->error, "%s: the JPEG's DRI segment has the wrong length", j->name);
-        if (status) return -1;
+        if (marker >= 0 && !j->n_scans && *junk != 0xff) jpeg_damaged(j, "bytes between its segments");
+        if (marker == 0xd9 && j->n_scans) break;
+        if (marker < 0) status = JPEG_ENDS;
+        else if (marker == 0xd9) status = read_next_file(j);
+        else if ((marker < 0xd0 || marker > 0xd7) && (marker != 0x01 || !j->n_scans)) status = read_segment(j, marker);
+        if (marker == 0xda && j->complete && status == 0) j->end = jpeg_piece_end(j, jpeg_read_so_far(j));
+        if (status < 0) return -1;
+        if (status == JPEG_ENDS && !j->complete) return jpeg_truncated(j);
+        if (status == JPEG_ENDS) break;
     }
+    jpeg_look_back(j);
+    return 0;
 }
 
 /* ----------------------------------------------------------------------------- JPEG: block smoothing
@@ -788,10 +1140,18 @@ static void jpeg_smooth_rows(const Jpeg *j, const JpegComponent *c, int y, int r
     rows[4] = counted < total - 2 ? y + 2 : rows[3];
 }
 
-static void jpeg_smooth_block(const JpegComponent *c, const int rows[5], int x, int16_t block[64]) {
+/* Rows that the last scan did not reach are as precise as they were before it. */
+static const int *jpeg_precision_at(const Jpeg *j, const JpegComponent *c, int y) {
+    static const int unknown[10] = { -1, -1, -1, -1, -1, -1, -1, -1, -1, -1 };
+    if (y / c->v <= j->last_good_mcu_y) return c->precision;
+    return j->n_scans > 1 ? c->previous : unknown;
+}
+
+static void jpeg_smooth_block(const JpegComponent *c, const int precisions[10], const int rows[5], int x,
+                              int16_t block[64]) {
     bool dc_only = true;
     int dc[25];
-    for (int k = 1; k < 10; k++) dc_only = dc_only && c->precision[k] == -1;
+    for (int k = 1; k < 10; k++) dc_only = dc_only && precisions[k] == -1;
     for (int i = 0; i < 25; i++) {
         int column = x + i % 5 - 2;
         if (column < 0) column = 0;
@@ -799,7 +1159,7 @@ static void jpeg_smooth_block(const JpegComponent *c, const int rows[5], int x, 
         dc[i] = c->coefficients[((size_t)rows[i / 5] * (size_t)c->padded_x + (size_t)column) * 64];
     }
     for (int k = dc_only ? 0 : 1; k < (dc_only ? 10 : 6); k++) {
-        int at = jpeg_zigzag[k], precision = c->precision[k];
+        int at = jpeg_zigzag[k], precision = precisions[k];
         if (k > 0 && (precision == 0 || block[at])) continue;
         const int16_t *kernel = dc_only ? jpeg_smooth_dc_only[k] : jpeg_smooth_mixed[k];
         int64_t sum = 0, q = c->quant[at];
@@ -811,8 +1171,9 @@ static void jpeg_smooth_block(const JpegComponent *c, const int rows[5], int x, 
     }
 }
 
-static int jpeg_progressive_planes(Jpeg *j) {
-    bool smooth = jpeg_needs_smoothing(j);
+/* After the last of several scans. */
+static int jpeg_planes(Jpeg *j) {
+    bool smooth = j->progressive && jpeg_needs_smoothing(j);
     for (int i = 0; i < j->n_components; i++) {
         JpegComponent *c = &j->components[i];
         size_t stride = (size_t)c->padded_x * 8;
@@ -823,7 +1184,7 @@ static int jpeg_progressive_planes(Jpeg *j) {
             for (int x = 0; x < c->blocks_x; x++) {
                 int16_t block[64];
                 memcpy(block, c->coefficients + ((size_t)y * (size_t)c->padded_x + (size_t)x) * 64, sizeof block);
-                if (smooth) jpeg_smooth_block(c, rows, x, block);
+                if (smooth) jpeg_smooth_block(c, jpeg_precision_at(j, c, y), rows, x, block);
                 jpeg_idct(block, c->quant, c->plane + (size_t)y * 8 * stride + (size_t)x * 8, stride);
             }
         }
@@ -943,12 +1304,13 @@ int sv_decode_jpeg(const uint8_t *data, size_t size, const char *name, SvImage *
                        SvError *error) {
     Jpeg *j = calloc(1, sizeof *j);
     if (!j) return sv_fail(error, "%s: not enough memory", name);
-    j->at = data;
+    j->start = j->at = data;
     j->end = data + size;
     j->name = name;
     j->error = error;
+    j->note = &image->note;
     int status = read_jpeg(j);
-    if (status == 0 && j->progressive) status = jpeg_progressive_planes(j);
+    if (status == 0 && j->several_scans) status = jpeg_planes(j);
     if (status == 0) status = jpeg_pixels(j, image);
     if (status == 0) {
         *orientation = j->exif ? sv_exif_orientation(j->exif, j->exif_size) : 0;

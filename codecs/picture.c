@@ -79,7 +79,7 @@ int sv_orient(SvImage *image, int orientation, const char *name, SvError *error)
     const ptrdiff_t first[9] = { 0, 0, w - 1, h * w - 1, (h - 1) * w, 0, (h - 1) * w, h * w - 1, w - 1 };
     const ptrdiff_t right[9] = { 0, 1, -1, -1, 1, w, -w, -w, w };       /* from a result's pixel to its neighbour's */
     const ptrdiff_t down[9] = { 0, w, w, -w, -w, 1, 1, -1, -1 };        /* ... in the stored picture, in pixels     */
-    SvImage turned = {0};
+    SvImage turned = { .note = image->note };
     bool transposed = orientation >= 5;
     if (sv_new_image((uint64_t)(transposed ? h : w), (uint64_t)(transposed ? w : h), name, &turned, error)) return -1;
     uint8_t *to = turned.rgb;

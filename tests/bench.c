@@ -564,7 +564,7 @@ typedef struct Run {
 
 /* A picture made up: 1600 x 1200 pixels, soft and a little noisy. */
 static int made_up(SvImage *image) {
-    *image = (SvImage){ 1600, 1200, malloc((size_t)1600 * 1200 * 3) };
+    *image = (SvImage){ .width = 1600, .height = 1200, .rgb = malloc((size_t)1600 * 1200 * 3) };
     if (!image->rgb) return complain("out of memory for a picture");
     uint64_t state = 1;
     for (size_t i = 0; i < (size_t)1600 * 1200 * 3; i++)

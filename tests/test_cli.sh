@@ -161,6 +161,11 @@ run $vlm -q -p x -i "$tmp/cut.png"
 check 'truncated PNG' sentence 1 "$tmp/cut.png: "
 run $vlm -q -p x -i tests/golden/images/bad_photo.webp
 check 'WebP' sentence 1 'bad_photo.webp: WebP'
+run $vlm -q -n 2 -p x -i tests/golden/jpeg/eoi_too_early.jpg
+check 'a damaged JPEG is answered' test "$code" -eq 0 -a -s "$tmp/out"
+check '  and one line tells of it, with -q too' grep -qx \
+    'smolvlm: tests/golden/jpeg/eoi_too_early.jpg: the JPEG is damaged.* ends early, at marker FFD9' "$tmp/err"
+check '  but no other' test "$(wc -l < "$tmp/err")" -eq 1
 run $vlm -q -p x -i "$tmp/empty"
 check 'empty picture' sentence 1 "$tmp/empty: "
 run $vlm -q -p x -i $golden/a.png -i "$tmp/cut.png"

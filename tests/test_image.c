@@ -38,7 +38,7 @@ static int check_line(const char *folder, const char *line)
     SvImage image, out;
     SvTiles tiles;
     SvError error = {""};
-    int w, h, longest, side, split, rows, cols, count, good = 0;
+    int w, h, longest, side, split, rows, cols, count, good = 0, end = 0;
     unsigned crc;
     if (sscanf(line, "%*s %199s", file) != 1) return 0;
     snprintf(path, sizeof path, "%s/%s", folder, file);
@@ -49,8 +49,11 @@ static int check_line(const char *folder, const char *line)
             && !strchr(error.text, '\n');
     } else if (read) {
         good = 0;
-    } else if (sscanf(line, "pixels %*s %d %d %x", &w, &h, &crc) == 3) {
-        good = w == image.width && h == image.height && crc == crc_of(&image);
+    } else if (sscanf(line, "pixels %*s %d %d %x %n", &w, &h, &crc, &end) == 3) {
+        const char *note = image.note.text, *words = line + end;
+        good = w == image.width && h == image.height && crc == crc_of(&image)
+            && (*words ? strncmp(note, path, strlen(path)) == 0 && strstr(note, words) && !strchr(note, '\n')
+                       : folder != folders[1] || !*note);
     } else if (sscanf(line, "resize %*s %d %d %x", &w, &h, &crc) == 3) {
         good = sv_image_resize(&image, w, h, &out, &error) == 0 && out.width == w && out.height == h
             && crc == crc_of(&out);
@@ -62,7 +65,7 @@ static int check_line(const char *folder, const char *line)
             && crc == sv_crc32(0, tiles.rgb, (size_t)count * (size_t)side * (size_t)side * 3);
         sv_tiles_free(&tiles);
     }
-    if (!good) printf("\n%s: %s\n  %s\n", folder, line, error.text);
+    if (!good) printf("\n%s: %s\n  %s\n", folder, line, read ? error.text : image.note.text);
     sv_image_free(&image);
     return good;
 }
@@ -244,7 +247,7 @@ TEST refusals(void)
     SvTiles tiles;
     SvError error;
     uint8_t pixels[12] = {0};
-    SvImage two = { 2, 2, pixels };
+    SvImage two = { .width = 2, .height = 2, .rgb = pixels };
     ASSERT_EQ(-1, sv_image_read("tests/golden/images/not there.png", &image, &error));
     ASSERT(strncmp(error.text, "tests/golden/images/not there.png: ", 35) == 0);
     ASSERT_EQ(-1, sv_image_read("tests", &image, &error));
@@ -267,7 +270,7 @@ TEST refusals(void)
 TEST split_too_narrow(void)
 {
     uint8_t pixels[49 * 3] = {0};
-    SvImage line = { 1, 49, pixels };
+    SvImage line = { .width = 1, .height = 49, .rgb = pixels };
     SvTiles tiles;
     SvError error;
     int result = sv_image_split(&line, 49, 49, true, &tiles, &error);
