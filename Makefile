@@ -5,6 +5,7 @@
 # make test       the tests: a C compiler and make are all they need
 # make sanitize   the same under AddressSanitizer and UndefinedBehaviorSanitizer
 # make layers     which file calls which, by nm; fails on a call that goes up
+# make fuzz       JPEGs damaged at random: are the pixels Pillow's? Under the same sanitizers; FUZZ="--files 20000 --seed 7"
 # make races      the tests with threads under ThreadSanitizer: clang and libomp
 # make parity     against Hugging Face transformers, in a venv made by itself
 # make bench      what this machine can do, and the share of it that each phase of the demo model gets, and of
@@ -110,6 +111,11 @@ sanitize:
 	$(MAKE) test BUILD=build/sanitize SV_SANITIZE=1 OMP=0 \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 
+fuzz: $(VENV)/ready
+	$(MAKE) build/sanitize/decode BUILD=build/sanitize OMP=0 \
+	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+	$(VENV)/bin/python tests/fuzz_jpeg.py --decode build/sanitize/decode $(FUZZ)
+
 # Whether threads wait for each other where they must, by clang's ThreadSanitizer, to which libomp's archer explains
 # OpenMP; with teams however small the work.
 ARCHER ?= $(lastword $(wildcard /usr/lib/llvm-*/lib/libarcher.so))
@@ -137,6 +143,9 @@ parity-full: smolvlm $(VENV)/ready
 $(BUILD)/bench: tests/bench.c $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
 
+$(BUILD)/decode: tests/decode.c $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
+
 # as main.c sets it for itself
 bench: $(BUILD)/bench
 	GOMP_SPINCOUNT=$${GOMP_SPINCOUNT-2000} $(BUILD)/bench --image tests/pictures/coffee.jpg $(BENCH) demo/demo.bin $(MODEL)
@@ -161,4 +170,5 @@ install: smolvlm
 clean:
 	rm -rf build smolvlm
 
-.PHONY: FORCE layers install demo eval test sanitize races parity parity-full bench bench-peers accuracy formats clean
+.PHONY: FORCE layers install demo eval test sanitize fuzz races parity parity-full bench bench-peers accuracy formats \
+        clean
