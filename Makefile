@@ -6,6 +6,7 @@
 # make sanitize   the same under AddressSanitizer and UndefinedBehaviorSanitizer
 # make layers     which file calls which, by nm; fails on a call that goes up
 # make fuzz       JPEGs damaged at random: are the pixels Pillow's? Under the same sanitizers; FUZZ="--files 20000 --seed 7"
+# make book       MODEL.md's line numbers, and its exercises
 # make races      the tests with threads under ThreadSanitizer: clang and libomp
 # make parity     against Hugging Face transformers, in a venv made by itself
 # make bench      what this machine can do, and the share of it that each phase of the demo model gets, and of
@@ -16,8 +17,8 @@
 #
 # make install    to PREFIX (/usr/local), below DESTDIR; with the variables that it was built with
 #
-# CC, OMP=0, SIMD=0 (plain C alone), ARCH, CFLAGS_EXTRA, BUILD (a folder), GREATEST (upstream's header for the tests) may
-# be set.
+# CC, OMP=0, SIMD=0 (plain C alone), KERNELS=0 (quant.c alone), CODECS=0 (no picture files), ARCH, CFLAGS_EXTRA, BUILD
+# (a folder), GREATEST (upstream's header for the tests) may be set.
 
 CC ?= cc
 BUILD ?= build
@@ -60,8 +61,13 @@ endif
 KERNEL_HEADERS = $(wildcard kernels/*.h)
 
 PARTS = base model smolvlm vision decoder tokenizer quant image
-CODECS = codecs picture png jpeg pnm
-OBJECTS = $(PARTS:%=$(BUILD)/%.o) $(CODECS:%=$(BUILD)/codecs/%.o) $(KERNEL_SETS:%=$(BUILD)/kernels/%.o)
+# CODECS=0 leaves codecs/ out: a board with a camera of its own fills an SvImage itself.
+ifeq ($(CODECS),0)
+CODEC_FLAGS = -DSV_NO_CODECS
+else
+CODEC_PARTS = codecs picture png jpeg pnm
+endif
+OBJECTS = $(PARTS:%=$(BUILD)/%.o) $(CODEC_PARTS:%=$(BUILD)/codecs/%.o) $(KERNEL_SETS:%=$(BUILD)/kernels/%.o)
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 
 smolvlm $(BUILD)/smolvlm: $(BUILD)/main.o $(OBJECTS)
@@ -80,6 +86,7 @@ $(BUILD)/codecs/%.o: codecs/%.c codecs/codec.h smolvlm.h Makefile $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) -c -o $@ $<
 
+$(BUILD)/main.o: FLAGS += $(CODEC_FLAGS)
 $(BUILD)/model.o: FLAGS += '-DSV_SETS(X)=$(foreach set,$(KERNEL_SETS),X($(set)))'
 
 $(BUILD)/kernels/%.o: kernels/set.c $(KERNEL_HEADERS) smolvlm.h Makefile $(BUILD)/flags
@@ -102,6 +109,9 @@ eval: $(BUILD)/eval
 
 test: $(TESTS:%=$(BUILD)/%) $(BUILD)/smolvlm $(BUILD)/eval
 	@tests/run.sh $(BUILD) $(TESTS)
+
+book: smolvlm
+	$(PYTHON) tests/book.py
 
 layers: smolvlm
 	@tests/layers.sh $(BUILD) $(BUILD)/main.o $(OBJECTS)
@@ -162,13 +172,18 @@ accuracy: smolvlm $(BUILD)/eval $(VENV)/ready
 formats: $(BUILD)/eval $(VENV)/ready
 	$(VENV)/bin/python tests/formats.py $(FORMATS)
 
+# The man page, of the same text as --help; RUN: what starts a foreign machine's program.
+$(BUILD)/smolvlm.1: smolvlm docs/manpage.sh
+	$(RUN) ./smolvlm --help | docs/manpage.sh >$@.part && mv $@.part $@
+
 PREFIX ?= /usr/local
-install: smolvlm
-	install -d $(DESTDIR)$(PREFIX)/bin
+install: smolvlm $(BUILD)/smolvlm.1
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
 	install smolvlm $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(BUILD)/smolvlm.1 $(DESTDIR)$(PREFIX)/share/man/man1
 
 clean:
 	rm -rf build smolvlm
 
-.PHONY: FORCE layers install demo eval test sanitize fuzz races parity parity-full bench bench-peers accuracy formats \
-        clean
+.PHONY: FORCE book layers install demo eval test sanitize fuzz races parity parity-full bench bench-peers accuracy \
+        formats clean

@@ -53,6 +53,11 @@ static void sentence(const char *format, va_list args, const char *end) {
     fputs(end, stderr);
 }
 
+#ifdef SV_NO_CODECS                                         /* make CODECS=0 */
+#define sv_image_read(path, image, error) \
+    ((void)(image), sv_fail(error, "%s: this program was built without codecs/, so it reads no picture files", path))
+#endif
+
 /* One sentence on stderr, and the exit code for a wrong input. */
 static PRINTF int complain(const char *format, ...) {
     va_list args;
