@@ -11,6 +11,7 @@
 # make parity     against Hugging Face transformers, in a venv made by itself
 # make bench      what this machine can do, and the share of it that each phase of the demo model gets, and of
 #                 MODEL="file.bin ..."
+# make bench-jpeg     decoding photographs of 12 to 48 megapixels beside Pillow, in CPU time
 # make bench-peers    beside llama.cpp and transformers, on the published shapes (hours); BENCH="--models 500m --quick"
 # make accuracy   what Q8 and Q4 cost, beside llama.cpp's formats
 # make formats    why they are as they are: groups, levels, scales, parts of 4 bits, attention on integers
@@ -65,7 +66,7 @@ PARTS = base model smolvlm vision decoder tokenizer quant image
 ifeq ($(CODECS),0)
 CODEC_FLAGS = -DSV_NO_CODECS
 else
-CODEC_PARTS = codecs picture png jpeg pnm
+CODEC_PARTS = codecs picture png jpeg jpeg_pixels pnm
 endif
 OBJECTS = $(PARTS:%=$(BUILD)/%.o) $(CODEC_PARTS:%=$(BUILD)/codecs/%.o) $(KERNEL_SETS:%=$(BUILD)/kernels/%.o)
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
@@ -84,7 +85,7 @@ $(BUILD)/%.o: %.c smolvlm.h Makefile $(BUILD)/flags
 
 $(BUILD)/codecs/%.o: codecs/%.c codecs/codec.h smolvlm.h Makefile $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) $(FLAGS) -c -o $@ $<
+	$(CC) $(FLAGS) $(BASE) -c -o $@ $<
 
 $(BUILD)/main.o: FLAGS += $(CODEC_FLAGS)
 $(BUILD)/model.o: FLAGS += '-DSV_SETS(X)=$(foreach set,$(KERNEL_SETS),X($(set)))'
@@ -160,6 +161,12 @@ $(BUILD)/decode: tests/decode.c $(OBJECTS)
 bench: $(BUILD)/bench
 	GOMP_SPINCOUNT=$${GOMP_SPINCOUNT-2000} $(BUILD)/bench --image tests/pictures/coffee.jpg $(BENCH) demo/demo.bin $(MODEL)
 
+$(BUILD)/bench_jpeg: tests/bench_jpeg.c $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
+
+bench-jpeg: $(BUILD)/bench_jpeg $(VENV)/ready
+	$(VENV)/bin/python tests/bench_jpeg.py $(BUILD)/bench_jpeg $(BENCH)
+
 bench-peers: smolvlm $(VENV)/ready
 	$(VENV)/bin/python tests/bench_peers.py $(BENCH)
 
@@ -185,5 +192,5 @@ install: smolvlm $(BUILD)/smolvlm.1
 clean:
 	rm -rf build smolvlm
 
-.PHONY: FORCE book layers install demo eval test sanitize fuzz races parity parity-full bench bench-peers accuracy \
-        formats clean
+.PHONY: FORCE book layers install demo eval test sanitize fuzz races parity parity-full bench bench-jpeg bench-peers \
+        accuracy formats clean

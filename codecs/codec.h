@@ -32,6 +32,17 @@ int sv_exif_orientation(const uint8_t *tiff, size_t size);     /* 1..8; 0: none 
 int sv_xmp_orientation(const uint8_t *xmp, size_t size);
 int sv_orient(SvImage *image, int orientation, const char *name, SvError *error);    /* turns it upright */
 
+/* In jpeg_pixels.c, which says what they compute: the arithmetic between a JPEG's coefficients and its pixels, in vectors
+   where the machine has them, and in plain C. Rows have n samples, out has 2 * n where the name begins with 2. */
+typedef struct SvJpegKernels {
+    void (*idct)(const int16_t coefficients[64], const uint16_t quant[64], uint8_t *out, size_t stride);
+    void (*upsample_2x1)(const uint8_t *in, int n, uint8_t *out);
+    void (*upsample_1x2)(const uint8_t *nearer, const uint8_t *farther, int rounding, int n, uint8_t *out);
+    void (*upsample_2x2)(const uint8_t *nearer, const uint8_t *farther, int n, uint8_t *out);
+    void (*ycc_to_rgb)(const uint8_t *luma, const uint8_t *blue, const uint8_t *red, int n, uint8_t *rgb);
+} SvJpegKernels;
+extern const SvJpegKernels sv_jpeg_kernels, sv_jpeg_plain;
+
 static inline uint32_t be16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1]; }
 static inline uint32_t be32(const uint8_t *p) { return be16(p) << 16 | be16(p + 2); }
 static inline uint32_t le16(const uint8_t *p) { return (uint32_t)p[1] << 8 | p[0]; }

@@ -12,11 +12,11 @@
      coefficients               8 x 8 int16 a block, out of zigzag order
          | dequantise, IDCT     a block at once if there is but one scan, else after the last
          v
-     planes of samples          one uint8 plane a component, its own size                 jpeg_idct: jidctint.c
-         | upsample             triangle filter for 2:1, else repetition                  upsample_row: jdsample.c
+     planes of samples          one uint8 plane a component, its own size                 jpeg_pixels.c
+         | upsample             triangle filter for 2:1, else repetition                  upsample_row, jpeg_pixels.c
          v
      rows, [width] a component
-         | colour               YCbCr, RGB, grey, CMYK, YCCK                              colour_row: jdcolor.c
+         | colour               YCbCr, RGB, grey, CMYK, YCCK                              colour_row, jpeg_pixels.c
          v
      rgb                        [height, width, 3]
 
@@ -251,68 +251,6 @@ static int jpeg_build_huffman(JpegHuffman *table, bool is_dc) {
     return 0;
 }
 
-/* ----------------------------------------------------------------------------- JPEG: the inverse DCT */
-
-/* Eight values to eight, the "islow" algorithm of jidctint.c (Loeffler, Ligtenberg and Moschytz) with 13 fractional
-   bits in the constants. The sums that wrap to 16 bits are those that libjpeg-turbo's x86 code makes in 16 bits; for
-   what an encoder writes it makes no difference. No 32-bit sum overflows for any 16-bit input. */
-static inline void jpeg_idct_1d(const int16_t *in, int step, int32_t out[8]) {
-    int32_t in0 = in[0], in1 = in[step], in2 = in[2 * step], in3 = in[3 * step];
-    int32_t in4 = in[4 * step], in5 = in[5 * step], in6 = in[6 * step], in7 = in[7 * step];
-
-    int32_t even0 = jpeg_wrap16(in0 + in4) * 8192, even1 = jpeg_wrap16(in0 - in4) * 8192;
-    int32_t even3 = in2 * (4433 + 6270) + in6 * 4433;           /* 8192 times 0.541196100, 0.765366865, */
-    int32_t even2 = in2 * 4433 + in6 * (4433 - 15137);          /* ... 1.847759065 */
-    int32_t sum0 = even0 + even3, sum3 = even0 - even3, sum1 = even1 + even2, sum2 = even1 - even2;
-
-    int32_t z3 = jpeg_wrap16(in7 + in3), z4 = jpeg_wrap16(in5 + in1);
-    int32_t odd3 = z3 * (9633 - 16069) + z4 * 9633;             /* 1.175875602, 1.961570560 */
-    int32_t odd4 = z3 * 9633 + z4 * (9633 - 3196);              /* 0.390180644 */
-    int32_t odd7 = in7 * (2446 - 7373) - in1 * 7373 + odd3;     /* 0.298631336, 0.899976223 */
-    int32_t odd5 = in5 * (16819 - 20995) - in3 * 20995 + odd4;  /* 2.053119869, 2.562915447 */
-    int32_t odd2 = in3 * (25172 - 20995) - in5 * 20995 + odd3;  /* 3.072711026 */
-    int32_t odd1 = in1 * (12299 - 7373) - in7 * 7373 + odd4;    /* 1.501321110 */
-
-    out[0] = sum0 + odd1; out[7] = sum0 - odd1;
-    out[1] = sum1 + odd2; out[6] = sum1 - odd2;
-    out[2] = sum2 + odd5; out[5] = sum2 - odd5;
-    out[3] = sum3 + odd7; out[4] = sum3 - odd7;
-}
-
-/* One block, coefficients in natural order, to 8 x 8 samples. Right shifts of negative numbers round down, as on every
-   compiler this is built with. */
-static void jpeg_idct(const int16_t coefficients[64], const uint16_t quant[64], uint8_t *out, size_t stride) {
-    int16_t in[64], columns[64];                            /* columns: [row, column] after the first pass */
-    int32_t sums[8];
-    int first_row = 0, others = 0;
-    for (int i = 1; i < 8; i++) first_row |= coefficients[i];
-    for (int i = 8; i < 64; i++) others |= coefficients[i];
-
-    if (!others) {                                          /* every column is flat */
-        for (int x = 0; x < 8; x++)
-            columns[x] = jpeg_wrap16(jpeg_wrap16(coefficients[x] * (int32_t)quant[x]) * 4);
-        if (!first_row) {                                   /* and so is the block: most of them, in a photo's sky */
-            int grey = jpeg_clamp8(((columns[0] + 16) >> 5) + 128);
-            for (int y = 0; y < 8; y++) memset(out + (size_t)y * stride, grey, 8);
-            return;
-        }
-        for (int y = 1; y < 8; y++) memcpy(columns + 8 * y, columns, 8 * sizeof *columns);
-    } else {
-        for (int i = 0; i < 64; i++) in[i] = jpeg_wrap16(coefficients[i] * (int32_t)quant[i]);
-        for (int x = 0; x < 8; x++) {
-            jpeg_idct_1d(in + x, 8, sums);
-            for (int y = 0; y < 8; y++) {                   /* two fractional bits stay */
-                int32_t value = (sums[y] + (1 << 10)) >> 11;
-                columns[8 * y + x] = (int16_t)(value < -32768 ? -32768 : value > 32767 ? 32767 : value);
-            }
-        }
-    }
-    for (int y = 0; y < 8; y++, out += stride) {
-        jpeg_idct_1d(columns + 8 * y, 1, sums);
-        for (int x = 0; x < 8; x++) out[x] = (uint8_t)jpeg_clamp8(((sums[x] + (1 << 17)) >> 18) + 128);
-    }
-}
-
 /* ----------------------------------------------------------------------------- JPEG: blocks of a scan
 
    Each function reads one block's share of the scan. What no encoder writes is noted in damage, and read as libjpeg
@@ -495,7 +433,7 @@ static void jpeg_decode_block(Jpeg *j, JpegComponent *c, int x, int y) {
         int16_t block[64] = { 0 };
         if (!j->exhausted) jpeg_block_sequential(j, c, block);
         size_t stride = (size_t)c->padded_x * 8;
-        jpeg_idct(block, c->quant, c->plane + (size_t)y * 8 * stride + (size_t)x * 8, stride);
+        sv_jpeg_kernels.idct(block, c->quant, c->plane + (size_t)y * 8 * stride + (size_t)x * 8, stride);
         return;
     }
     if (j->exhausted) return;
@@ -651,7 +589,7 @@ static int decode_scan_by_fetches(Jpeg *j, const uint8_t *start) {
             for (int i = 0; i < n && !j->several_scans; i++) {
                 const JpegComponent *c = places[i].component;
                 size_t stride = (size_t)c->padded_x * 8;
-                jpeg_idct(mcu[i], c->quant, c->plane + (size_t)places[i].y * 8 * stride + (size_t)places[i].x * 8,
+                sv_jpeg_kernels.idct(mcu[i], c->quant, c->plane + (size_t)places[i].y * 8 * stride + (size_t)places[i].x * 8,
                           stride);
             }
         }
@@ -1185,7 +1123,7 @@ static int jpeg_planes(Jpeg *j) {
                 int16_t block[64];
                 memcpy(block, c->coefficients + ((size_t)y * (size_t)c->padded_x + (size_t)x) * 64, sizeof block);
                 if (smooth) jpeg_smooth_block(c, jpeg_precision_at(j, c, y), rows, x, block);
-                jpeg_idct(block, c->quant, c->plane + (size_t)y * 8 * stride + (size_t)x * 8, stride);
+                sv_jpeg_kernels.idct(block, c->quant, c->plane + (size_t)y * 8 * stride + (size_t)x * 8, stride);
             }
         }
         free(c->coefficients);
@@ -1211,14 +1149,7 @@ static const uint8_t *upsample_row(const Jpeg *j, const JpegComponent *c, int y,
         return row;
     }
     if (!fancy_y) {
-        row[0] = nearer[0];
-        row[1] = (uint8_t)((3 * nearer[0] + nearer[1] + 2) >> 2);
-        for (int x = 1; x < n - 1; x++) {
-            row[2 * x] = (uint8_t)((3 * nearer[x] + nearer[x - 1] + 1) >> 2);
-            row[2 * x + 1] = (uint8_t)((3 * nearer[x] + nearer[x + 1] + 2) >> 2);
-        }
-        row[2 * n - 2] = (uint8_t)((3 * nearer[n - 1] + nearer[n - 2] + 1) >> 2);
-        row[2 * n - 1] = nearer[n - 1];
+        sv_jpeg_kernels.upsample_2x1(nearer, n, row);
         return row;
     }
 
@@ -1227,28 +1158,9 @@ static const uint8_t *upsample_row(const Jpeg *j, const JpegComponent *c, int y,
     if (other < 0) other = 0;
     if (other > c->height - 1) other = c->height - 1;
     const uint8_t *farther = c->plane + (size_t)other * stride;
-    if (!fancy_x) {
-        for (int x = 0; x < n; x++) row[x] = (uint8_t)((3 * nearer[x] + farther[x] + (y % 2 ? 2 : 1)) >> 2);
-        return row;
-    }
-    int last = 3 * nearer[0] + farther[0], here = last;
-    for (int x = 0; x < n; x++) {
-        int next = x < n - 1 ? 3 * nearer[x + 1] + farther[x + 1] : here;
-        row[2 * x] = (uint8_t)((3 * here + last + 8) >> 4);
-        row[2 * x + 1] = (uint8_t)((3 * here + next + 7) >> 4);
-        last = here;
-        here = next;
-    }
+    if (fancy_x) sv_jpeg_kernels.upsample_2x2(nearer, farther, n, row);
+    else sv_jpeg_kernels.upsample_1x2(nearer, farther, y % 2 ? 2 : 1, n, row);
     return row;
-}
-
-/* YCbCr to RGB with 16 fractional bits, jdcolor.c's constants and rounding. */
-static inline void jpeg_ycc_to_rgb(int luma, int cb, int cr, uint8_t rgb[3]) {
-    cb -= 128;
-    cr -= 128;
-    rgb[0] = (uint8_t)jpeg_clamp8(luma + ((91881 * cr + 32768) >> 16));                 /* 1.40200 */
-    rgb[1] = (uint8_t)jpeg_clamp8(luma + ((-22554 * cb - 46802 * cr + 32768) >> 16));   /* 0.34414, 0.71414 */
-    rgb[2] = (uint8_t)jpeg_clamp8(luma + ((116130 * cb + 32768) >> 16));                /* 1.77200 */
 }
 
 /* Pillow takes every file of four components for Adobe's inverted CMYK; what is stored is then 255 - ink. Its
@@ -1259,24 +1171,14 @@ static inline uint8_t jpeg_ink(int stored, int nk) {
 }
 
 static void colour_row(const Jpeg *j, const uint8_t *const row[4], uint8_t *rgb) {
+    bool ycc = j->colour == JPEG_YCC || j->colour == JPEG_YCCK;
+    if (ycc) sv_jpeg_kernels.ycc_to_rgb(row[0], row[1], row[2], j->width, rgb);
+    if (j->colour == JPEG_YCC) return;
     for (int x = 0; x < j->width; x++, rgb += 3) {
-        switch (j->colour) {
-        case JPEG_GREY:
-            rgb[0] = rgb[1] = rgb[2] = row[0][x];
-            break;
-        case JPEG_YCC:
-            jpeg_ycc_to_rgb(row[0][x], row[1][x], row[2][x], rgb);
-            break;
-        case JPEG_RGB:
-            for (int i = 0; i < 3; i++) rgb[i] = row[i][x];
-            break;
-        case JPEG_CMYK:
-            for (int i = 0; i < 3; i++) rgb[i] = jpeg_ink(row[i][x], row[3][x]);
-            break;
-        case JPEG_YCCK:                                     /* the "RGB" is ink already: 255 - what CMYK stores */
-            jpeg_ycc_to_rgb(row[0][x], row[1][x], row[2][x], rgb);
-            for (int i = 0; i < 3; i++) rgb[i] = jpeg_ink(255 - rgb[i], row[3][x]);
-            break;
+        for (int i = 0; i < 3; i++) {
+            if (j->colour == JPEG_GREY) rgb[i] = row[0][x];
+            else if (j->colour == JPEG_RGB) rgb[i] = row[i][x];
+            else rgb[i] = jpeg_ink(ycc ? 255 - rgb[i] : row[i][x], row[3][x]);     /* what YCCK converts to is ink */
         }
     }
 }

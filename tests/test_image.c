@@ -1,7 +1,7 @@
 /* test_image.c: image.c against Pillow and transformers, through the manifests that golden_images.py and
    golden_jpeg.py wrote (the format is described in golden_images.py), and against damaged files. Run from the
    repository root. */
-#include "../smolvlm.h"
+#include "../codecs/codec.h"
 #include "greatest.h"
 
 #include <stdint.h>
@@ -239,6 +239,97 @@ TEST inflate_blocks(void)
     PASS();
 }
 
+/* ------------------------------------------------------------------------------------------------ JPEG's arithmetic
+
+   In vectors and in plain C, which must agree for whatever a file may hold. */
+static uint32_t random_bits(void)
+{
+    static uint32_t state = 1;
+    state = state * 1664525 + 1013904223;
+    return state >> 8;
+}
+
+/* Blocks with few coefficients and many, none in some rows, of any size up to the last bit. */
+TEST jpeg_inverse_dct(void)
+{
+    enum { STRIDE = 11 };
+    static const int quants[] = { 1, 16, 255, 4096, 65535 };
+    if (sv_jpeg_kernels.idct == sv_jpeg_plain.idct) SKIP();
+    for (int round = 0; round < 40000; round++) {
+        int16_t coefficients[64] = { 0 };
+        uint16_t quant[64];
+        uint8_t out[2][8 * STRIDE] = { { 0 } };
+        int size = 1 + (int)(random_bits() % 16), count = (int)(random_bits() % 65), from = round % 8 ? 64 : 8;
+        int most = quants[random_bits() % (sizeof quants / sizeof quants[0])];
+        for (int i = 0; i < count; i++)
+            coefficients[random_bits() % (unsigned)from] = (int16_t)((int)(random_bits() & 0xffff) % (1 << size) -
+                                                                     (1 << (size - 1)));
+        if (round % 10 == 1) coefficients[random_bits() % 64] = round % 20 == 1 ? -32768 : 32767;
+        for (int i = 0; i < 64; i++) quant[i] = (uint16_t)(random_bits() % (unsigned)most + 1);
+        sv_jpeg_kernels.idct(coefficients, quant, out[0], STRIDE);
+        sv_jpeg_plain.idct(coefficients, quant, out[1], STRIDE);
+        ASSERT_MEM_EQ(out[1], out[0], sizeof out[0]);
+    }
+    PASS();
+}
+
+/* Rows of every length around the vectors' own, of random samples and of only the extremes. */
+TEST jpeg_upsampling(void)
+{
+    enum { MOST = 70 };
+    if (sv_jpeg_kernels.upsample_2x2 == sv_jpeg_plain.upsample_2x2) SKIP();
+    for (int n = 1; n <= MOST; n++)
+        for (int round = 0; round < 50; round++) {
+            uint8_t out[2][2 * MOST + 1] = { { 0 } }, *row[2];
+            for (int k = 0; k < 2; k++) {
+                row[k] = malloc((size_t)n);                 /* of exactly this size, for the sanitizers */
+                ASSERT(row[k]);
+                for (int x = 0; x < n; x++)
+                    row[k][x] = (uint8_t)(round % 2 ? random_bits() : random_bits() % 2 ? 255 : 0);
+            }
+            sv_jpeg_kernels.upsample_2x1(row[0], n, out[0]);
+            sv_jpeg_plain.upsample_2x1(row[0], n, out[1]);
+            ASSERT_MEM_EQ(out[1], out[0], sizeof out[0]);
+            sv_jpeg_kernels.upsample_2x2(row[0], row[1], n, out[0]);
+            sv_jpeg_plain.upsample_2x2(row[0], row[1], n, out[1]);
+            ASSERT_MEM_EQ(out[1], out[0], sizeof out[0]);
+            sv_jpeg_kernels.upsample_1x2(row[0], row[1], 1 + n % 2, n, out[0]);
+            sv_jpeg_plain.upsample_1x2(row[0], row[1], 1 + n % 2, n, out[1]);
+            ASSERT_MEM_EQ(out[1], out[0], sizeof out[0]);
+            free(row[0]);
+            free(row[1]);
+        }
+    PASS();
+}
+
+/* All colours there are, then rows of every length. */
+TEST jpeg_colours(void)
+{
+    uint8_t luma[256], blue[256], red[256], out[2][3 * 256 + 1] = { { 0 } };
+    if (sv_jpeg_kernels.ycc_to_rgb == sv_jpeg_plain.ycc_to_rgb) SKIP();
+    for (int x = 0; x < 256; x++) luma[x] = (uint8_t)x;
+    for (int cb = 0; cb < 256; cb++)
+        for (int cr = 0; cr < 256; cr++) {
+            memset(blue, cb, sizeof blue);
+            memset(red, cr, sizeof red);
+            sv_jpeg_kernels.ycc_to_rgb(luma, blue, red, 256, out[0]);
+            sv_jpeg_plain.ycc_to_rgb(luma, blue, red, 256, out[1]);
+            ASSERT_MEM_EQ(out[1], out[0], sizeof out[0]);
+        }
+    for (int n = 1; n <= 70; n++) {
+        memset(out, 0, sizeof out);
+        for (int x = 0; x < n; x++) {
+            luma[x] = (uint8_t)random_bits();
+            blue[x] = (uint8_t)random_bits();
+            red[x] = (uint8_t)random_bits();
+        }
+        sv_jpeg_kernels.ycc_to_rgb(luma, blue, red, n, out[0]);
+        sv_jpeg_plain.ycc_to_rgb(luma, blue, red, n, out[1]);
+        ASSERT_MEM_EQ(out[1], out[0], sizeof out[0]);
+    }
+    PASS();
+}
+
 /* ------------------------------------------------------------------------------------------------ limits */
 
 TEST refusals(void)
@@ -308,6 +399,13 @@ SUITE(damage)
     RUN_TEST(inflate_blocks);
 }
 
+SUITE(jpeg)
+{
+    RUN_TEST(jpeg_inverse_dct);
+    RUN_TEST(jpeg_upsampling);
+    RUN_TEST(jpeg_colours);
+}
+
 SUITE(limits)
 {
     RUN_TEST(refusals);
@@ -322,6 +420,7 @@ int main(int argc, char **argv)
     GREATEST_MAIN_BEGIN();
     RUN_SUITE(golden);
     RUN_SUITE(damage);
+    RUN_SUITE(jpeg);
     RUN_SUITE(limits);
     GREATEST_MAIN_END();
 }

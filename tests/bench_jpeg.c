@@ -1,0 +1,31 @@
+/* bench_jpeg FILE...: how long each picture takes to decode, from its bytes in memory to RGB. Prints CPU seconds, a
+   line each. tests/bench_jpeg.py holds it against Pillow. */
+#include "../smolvlm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+int main(int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        FILE *file = fopen(argv[i], "rb");
+        if (!file || fseek(file, 0, SEEK_END)) return 1;
+        size_t size = (size_t)ftell(file);
+        rewind(file);
+        unsigned char *data = malloc(size);
+        if (!data || fread(data, 1, size, file) != size) return 1;
+        fclose(file);
+
+        SvImage image;
+        SvError error;
+        clock_t start = clock();
+        if (sv_image_decode(data, size, argv[i], &image, &error)) {
+            fprintf(stderr, "%s\n", error.text);
+            return 1;
+        }
+        printf("%.6f\n", (double)(clock() - start) / CLOCKS_PER_SEC);
+        sv_image_free(&image);
+        free(data);
+    }
+    return 0;
+}
