@@ -589,8 +589,8 @@ static int decode_scan_by_fetches(Jpeg *j, const uint8_t *start) {
             for (int i = 0; i < n && !j->several_scans; i++) {
                 const JpegComponent *c = places[i].component;
                 size_t stride = (size_t)c->padded_x * 8;
-                sv_jpeg_kernels.idct(mcu[i], c->quant, c->plane + (size_t)places[i].y * 8 * stride + (size_t)places[i].x * 8,
-                          stride);
+                sv_jpeg_kernels.idct(mcu[i], c->quant,
+                                     c->plane + (size_t)places[i].y * 8 * stride + (size_t)places[i].x * 8, stride);
             }
         }
     }
