@@ -81,17 +81,25 @@ def read_json(directory, name, default=None):
 # ------------------------------------------------------------------------------------------------ the layout, smolvlm.h
 
 def read_layout():
-    """smolvlm.h's lists: config [(type, field)], tensors {list: [(field, kind, name, rows, cols)]}, formats {name: id}."""
+    """smolvlm.h's lists: config [(type, field)], tensors {list: [(field, kind, name, rows, cols)]}, and what the enums
+    formats, added_flags and chat_flags say, {name: number}."""
     with open(HEADER, encoding="utf-8") as f:
         header = f.read()
     for name, text in re.findall(r'#define (SV_\w+_LAYER) "(.*)"', header):
         header = header.replace(f'{name} "', f'"{text}')
     bodies = dict(re.findall(r"#define (SV_CONFIG|SV_\w+_TENSORS)\([^)]*\)((?:.*\\\n)+.*)", header))
+    enums = re.findall(r"\benum \{([^}]*)\}", header)
+
+    def enum(first):
+        """The numbers of the enum that begins with SV_first."""
+        body = next(body for body in enums if body.split()[0] == "SV_" + first)
+        return {name.lower(): int(number) for name, number in re.findall(r"\bSV_(\w+) = (\d+)", body)}
+
     entry = re.compile(r'\bT\((\w+),\s*([VM]),\s*"([^"]+)",[\s\\]*(.+),\s*(.+?)\)\s*\\?$', re.M)
     return types.SimpleNamespace(
         magic=re.search(r'#define SV_FILE_MAGIC\s+"(.*)"', header)[1].encode().decode("unicode_escape").encode(),
         version=int(re.search(r"#define SV_FILE_VERSION\s+(\d+)", header)[1]),
-        formats={name.lower(): int(number) for name, number in re.findall(r"\bSV_(\w+) = (\d+)", header)},
+        formats=enum("F32"), added_flags=enum("NORMALIZED"), chat_flags=enum("CHAT_SYSTEM"),
         q4_values=[int(value) for value in re.search(r"#define SV_Q4_VALUES \{(.*)\}", header)[1].split(",")],
         config=re.findall(r"\b(U32|F32|F64|F3|IDS|STR)\((\w+)\)", bodies.pop("SV_CONFIG")),
         tensors={name: entry.findall(body) for name, body in bodies.items()})
@@ -348,8 +356,6 @@ def read_images(directory, fields):
 
 # ------------------------------------------------------------------------------------------------ the chat template
 
-CHAT_FIELDS = ("chat_begin", "chat_default_system", "chat_role_prefix", "chat_role_suffix", "chat_role_suffix_image",
-               "chat_message_end", "chat_generation_prompt")
 FILES_OF_TEMPLATES = ("processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json")
 
 
@@ -451,22 +457,42 @@ TEMPLATES = (
         + literal("chat_message_end") + block("{% endfor %}") + PROMPT))
 
 
-def read_chat(template, tokens, image_token):
-    """SV_CONFIG's chat_ fields for a jinja template.
+ROLES = ("system", "user", "assistant")
 
-    tokens: what the names bos_token, eos_token ... stand for. A template is recognised by its structure; its literals
-    are taken over. Raises Refused for any other, since smolvlm runs no jinja."""
+
+def recognised(template, tokens, image_token):
+    """SV_CONFIG's chat_ fields for a template of the published models or like theirs, or None: without jinja2.
+
+    Such a template is recognised by its structure; its literals are taken over."""
     simple, literals = simplify(template, tokens)
     match = next(filter(None, (t.fullmatch(simple) for t in TEMPLATES)), None)
     if match is None:
-        raise Refused("the chat template is neither SmolVLM's nor ChatML, and no other can be exported")
+        return None
     found = {name: literals[int(i)] if i is not None and name != "capitalize" else ""
              for name, i in match.groupdict().items()}
     if "image" in found and found["image"] != image_token:
         raise Refused(f"the chat template puts {found['image']!r} for a picture, but image_token is {image_token!r}")
     found.setdefault("chat_role_suffix_image", found["chat_role_suffix"])
-    found = {field: found.get(field, "") for field in CHAT_FIELDS}
-    return {**found, "chat_template": 1, "chat_role_capitalize": int(bool(match["capitalize"]))}
+    fields = dict(chat_begin=found["chat_begin"], chat_default_system=found.get("chat_default_system", ""),
+                  chat_generation_prompt=found["chat_generation_prompt"],
+                  chat_accepts=sum(read_layout().chat_flags.values()))
+    for role in ROLES:
+        name = found["chat_role_prefix"] + (role.capitalize() if match["capitalize"] else role)
+        fields[f"chat_{role}_begin"] = name + found["chat_role_suffix"]
+        fields[f"chat_{role}_begin_image"] = name + found["chat_role_suffix_image"]
+        fields[f"chat_{role}_end"] = fields[f"chat_{role}_end_image"] = found["chat_message_end"]
+    return fields
+
+
+def read_chat(template, tokens, image_token):
+    """SV_CONFIG's chat_ fields for a jinja template.
+
+    tokens: what the names bos_token, eos_token ... stand for. Raises Refused for a template that cannot be exported,
+    since smolvlm runs no jinja."""
+    fields = recognised(template, tokens, image_token)
+    if fields is None:
+        raise Refused("the chat template is neither SmolVLM's nor ChatML, and no other can be exported")
+    return {**fields, "chat_template": 1}
 
 
 # ------------------------------------------------------------------------------------------------ the tokenizer
@@ -480,7 +506,7 @@ def byte_alphabet():
 
 def single_digits(tokenizer):
     """1 or 0 by the pre-tokenizer; refuses every part of tokenizer.json that smolvlm's tokenizer.c does not do."""
-    model, added = tokenizer["model"], tokenizer.get("added_tokens") or []
+    model = tokenizer["model"]
     demand(model, "type", "BPE", "BPE")
     for key, accepted in dict(byte_fallback=[False], ignore_merges=[False], dropout=[0], unk_token=[""],
                               continuing_subword_prefix=[""], end_of_word_suffix=[""]).items():
@@ -491,12 +517,6 @@ def single_digits(tokenizer):
         raise Refused(f"the normalizer {tokenizer['normalizer'].get('type')} is not supported")
     if (tokenizer.get("decoder") or {}).get("type") != "ByteLevel":
         raise Refused("the decoder is not ByteLevel, and no other is supported")
-    if len({bool(token.get("normalized")) for token in added}) > 1:
-        raise Refused("some added tokens are normalized and others not, which is not supported")
-    for token in added:
-        for flag in ("lstrip", "rstrip", "single_word"):
-            if token.get(flag):
-                raise Refused(f"the added token {token['content']!r} has the flag {flag}, which is not supported")
     post = tokenizer.get("post_processor") or {"type": "ByteLevel"}
     pieces = [next(iter(piece)) for piece in post.get("single", [])]
     if post["type"] != "ByteLevel" and not (post["type"] == "TemplateProcessing" and pieces == ["Sequence"]):
@@ -517,19 +537,20 @@ def tokenizer_blob(tokenizer, vocab_size):
 
     Raises Refused for a tokenizer that is not byte-level BPE, or whose ids are not below vocab_size."""
     digits = single_digits(tokenizer)
-    vocab, added = tokenizer["model"]["vocab"], tokenizer.get("added_tokens") or []
+    vocab, added = tokenizer["model"]["vocab"], [t for t in tokenizer.get("added_tokens") or [] if t["content"]]
     words = {id: token for token, id in vocab.items()}
     words.update((token["id"], token["content"]) for token in added)
     n_ids = max(words) + 1
     if min(words) < 0 or n_ids > vocab_size:
         raise Refused(f"has token ids up to {n_ids - 1}, but the model's vocab_size is {vocab_size}")
-    ids, following = {}, len(vocab)
+    ids, found, following = {}, {}, len(vocab)              # found: {id: the token as it was stated last}
     for token in added:                                     # tokenizers numbers them itself, AddedVocabulary.add_tokens
-        id = vocab.get(token["content"], ids.get(token["content"], following))
+        id = ids.get(token["content"], vocab.get(token["content"], following))
         if id != token["id"]:
             raise Refused(f"the added token {token['content']!r} has id {token['id']}, but tokenizers gives it {id}")
+        following += id == following and token["content"] not in vocab and token["content"] not in ids
         ids[token["content"]] = id
-        following = max(following, id + 1)
+        found[id] = token
     alphabet = byte_alphabet()
 
     def spelled(token):                                                 # as tokenizers' ByteLevel decoder
@@ -542,12 +563,16 @@ def tokenizer_blob(tokenizer, vocab_size):
             if token not in vocab:
                 raise Refused(f"a merge names {token!r}, which the vocabulary lacks")
     characters = {byte: character for character, byte in alphabet.items()}
+    bits = read_layout().added_flags
+    flags = lambda token: sum(bit for flag, bit in bits.items()
+                              if token.get(flag, flag == "normalized" and not token.get("special")))
     merges = [(vocab[left], vocab[right], vocab[left + right]) for left, right in pairs]
     return b"".join([
         struct.pack("<I", n_ids), *(pack_string(spelled(words.get(id, ""))) for id in range(n_ids)),
         struct.pack("<256I", *(vocab.get(characters[byte], NO_ID) for byte in range(256))),
         struct.pack("<I", len(merges)), *(struct.pack("<3I", *merge) for merge in merges),
-        struct.pack("<I", len(added)), *(struct.pack("<I", t["id"]) + pack_string(t["content"]) for t in added),
+        struct.pack("<I", len(found)),
+        *(struct.pack("<2I", id, flags(token)) + pack_string(token["content"]) for id, token in found.items()),
         struct.pack("<I", digits)])
 
 
@@ -576,8 +601,7 @@ def read_tokenizer(directory):
             content = token["content"]
             if ids.setdefault(int(id), content) != content:
                 raise Refused(f"the added token {content!r} has id {id}, which is {ids[int(id)]!r} in tokenizer.json")
-            if content not in known:
-                added.append({**token, "id": int(id)})
+            added.append({**token, "id": known.get(content, int(id))})          # its flags are those that count
     return tokenizer, settings
 
 

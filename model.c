@@ -104,8 +104,8 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     BETWEEN(head_dim, 2, 512)
     BETWEEN(vocab_size, 1, 1u << 22)
     BETWEEN(max_position_embeddings, 1, 1u << 23)           /* sv_sin_cos */
-    REQUIRE(c->tie_word_embeddings <= 1 && c->chat_role_capitalize <= 1 && c->chat_template <= 1, path,
-            "a setting that is 0 or 1 is neither");
+    REQUIRE(c->tie_word_embeddings <= 1 && c->chat_template <= 1, path, "a setting that is 0 or 1 is neither");
+    REQUIRE(c->chat_accepts < 2 * SV_CHAT_IMAGES, path, "chat_accepts has a flag of no known meaning");
     REQUIRE(c->num_attention_heads % c->num_key_value_heads == 0, path,
             "num_key_value_heads does not divide num_attention_heads");
     REQUIRE(c->head_dim % 2 == 0, path, "head_dim is odd, RoPE rotates pairs");

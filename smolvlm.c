@@ -2,6 +2,7 @@
 
      messages (text, pictures)
        | sv_prompt: chat template, pictures cut into tiles, each tile as its tokens     SmolVLMProcessor
+       | (sv_prompt_raw: the same of a text that is the prompt as it stands)
      SvPrompt: ids [T], tiles [N]
        | sv_generate
        |   features = sv_vision(tiles)                   [N, tokens of a tile, hidden]   get_image_features
@@ -77,63 +78,143 @@ static void put_picture(Text *t, const SvConfig *c, const SvTiles *tiles) {
     put_string(t, c->fake_image_token);
 }
 
-static bool contains(const char *text, SvString word) {
-    for (; (text = strchr(text, word.data[0])) != NULL; text++)
-        if (strncmp(text, word.data, word.size) == 0) return true;
-    return false;
+/* Cuts the next picture, and puts its tokens. */
+static int add_picture(const SvModel *m, const SvContent *content, const SvOptions *options, SvPrompt *prompt,
+                       Text *text, SvError *error) {
+    const SvConfig *c = &m->config;
+    int longest_edge = options->longest_edge ? options->longest_edge : (int)c->longest_edge;
+    bool split = c->do_image_splitting && !options->no_split;
+    SvTiles *tiles = &prompt->pictures[prompt->n_pictures];
+    SvError why;
+    if (c->vision_num_hidden_layers == 0)
+        return sv_fail(error, "%s: a text-only model, it takes no pictures", m->path);
+    if (sv_image_split(content->image, longest_edge, (int)c->image_size, split, tiles, &why) != 0)
+        return sv_fail(error, "%s: %s", content->name ? content->name : "a picture", why.text);
+    prompt->n_pictures++;
+    prompt->n_tiles += tiles->count;
+    put_picture(text, c, tiles);
+    return 0;
 }
 
-/* {{ role | capitalize }}: the first letter upper, the others lower. */
-static void put_role(Text *t, const SvConfig *c, const char *role) {
-    for (size_t i = 0; role[i]; i++) {
-        char letter = role[i];
-        if (c->chat_role_capitalize && i == 0 && letter >= 'a' && letter <= 'z') letter = (char)(letter - 'a' + 'A');
-        if (c->chat_role_capitalize && i > 0 && letter >= 'A' && letter <= 'Z') letter = (char)(letter - 'A' + 'a');
-        put(t, &letter, 1);
+/* Where word is in text next, or NULL: also if there is no such word. */
+static const char *find(const char *text, SvString word) {
+    for (; word.size > 0 && (text = strchr(text, word.data[0])) != NULL; text++)
+        if (strncmp(text, word.data, word.size) == 0) return text;
+    return NULL;
+}
+
+static bool is_blank(const char *text) { return !text[strspn(text, " \t\r\n")]; }
+
+/* What the chat template puts before and after a role's message; [1]: one that begins, or ends, with a picture. */
+typedef struct Role { const char *name; SvString begin[2], end[2]; } Role;
+enum { SYSTEM, USER, ASSISTANT, ROLES };
+
+static void roles_of(const SvConfig *c, Role roles[ROLES]) {
+#define ROLE(role) { #role, { c->chat_##role##_begin, c->chat_##role##_begin_image },                                  \
+                            { c->chat_##role##_end, c->chat_##role##_end_image } }
+    const Role list[ROLES] = { ROLE(system), ROLE(user), ROLE(assistant) };
+    memcpy(roles, list, sizeof list);
+}
+
+static int role_of(const Role *roles, const char *name) {
+    int role = 0;
+    while (role < ROLES && strcmp(roles[role].name, name) != 0) role++;
+    return role;
+}
+
+/* Whether the template's strings render this conversation (smolvlm.h, chat_accepts). */
+static int check_conversation(const SvModel *m, const Role *roles, const SvMessage *messages, int count,
+                              SvError *error) {
+    uint32_t accepts = m->config.chat_accepts;
+    for (int i = 0; i < count; i++) {
+        const SvMessage *message = &messages[i];
+        int role = role_of(roles, message->role), images = 0, mixed = 0;
+        if (role == ROLES)
+            return sv_fail(error, "message %d: the role is %.40s, but must be system, user or assistant", i + 1,
+                           message->role);
+        for (int j = 0; j < message->count; j++) {
+            if (message->content[j].image) images++;
+            mixed += (message->content[j].image != NULL) == (j == message->count - 1);
+        }
+        const char *lacks =
+            role == SYSTEM && !(accepts & SV_CHAT_SYSTEM) ? "a system message" :
+            role == SYSTEM && i > 0 && !(accepts & SV_CHAT_SYSTEM_LATER) ? "a system message that is not the first" :
+            role == ASSISTANT && !(accepts & SV_CHAT_ASSISTANT) ? "a message of the assistant" :
+            role == ASSISTANT && i == count - 1 && !(accepts & SV_CHAT_ASSISTANT_LAST) ?
+                "a message of the assistant as the last" :
+            images && role != USER && !(accepts & SV_CHAT_IMAGES) ? "a picture in a message that is not the user's" :
+            mixed && !(accepts & SV_CHAT_MIXED) ? "a message that is not pictures and one text after them" : NULL;
+        if (lacks) return sv_fail(error, "%s: the model's chat template does not provide for %s", m->path, lacks);
     }
+    return 0;
 }
 
 /* The chat template, whose strings the checkpoint carries. Cuts each picture when its turn comes. */
 static int render(const SvModel *m, const SvMessage *messages, int count, const SvOptions *options, SvPrompt *prompt,
                   Text *text, SvError *error) {
     const SvConfig *c = &m->config;
-    int longest_edge = options->longest_edge ? options->longest_edge : (int)c->longest_edge;
-    bool split = c->do_image_splitting && !options->no_split, empty = true;
+    const SvString between[2][2] = { { c->chat_text_text, c->chat_text_image },
+                                     { c->chat_image_text, c->chat_image_image } };
+    Role roles[ROLES];
+    bool empty = true;
+
+    for (int i = 0; i < count; i++) {
+        if (messages[i].count < 1) return sv_fail(error, "message %d: has no content", i + 1);
+        for (int j = 0; j < messages[i].count; j++)
+            if (!messages[i].content[j].image == !messages[i].content[j].text)
+                return sv_fail(error, "message %d: a content is either a text or a picture", i + 1);
+    }
+    roles_of(c, roles);
+    if (c->chat_template && check_conversation(m, roles, messages, count, error) != 0) return -1;
 
     put_string(text, c->chat_begin);
-    if (strcmp(messages[0].role, "system") != 0) put_string(text, c->chat_default_system);
+    if (strcmp(messages[0].role, roles[SYSTEM].name) != 0) put_string(text, c->chat_default_system);
     for (int i = 0; i < count; i++) {
         const SvMessage *message = &messages[i];
-        bool picture_first = message->count > 0 && message->content[0].image;
-        put_string(text, c->chat_role_prefix);
-        if (c->chat_template) put_role(text, c, message->role);
-        put_string(text, picture_first ? c->chat_role_suffix_image : c->chat_role_suffix);
+        const Role *role = c->chat_template ? &roles[role_of(roles, message->role)] : NULL;
+        bool image = message->content[0].image != NULL;
+        if (i > 0) put_string(text, c->chat_between_messages);
+        if (role) put_string(text, role->begin[image]);
         for (int j = 0; j < message->count; j++) {
             const SvContent *content = &message->content[j];
-            if (!content->image == !content->text)
-                return sv_fail(error, "message %d: a content is either a text or a picture", i + 1);
-            if (content->image) {
-                if (c->vision_num_hidden_layers == 0)
-                    return sv_fail(error, "%s: a text-only model, it takes no pictures", m->path);
-                SvTiles *tiles = &prompt->pictures[prompt->n_pictures];
-                SvError why;
-                if (sv_image_split(content->image, longest_edge, (int)c->image_size, split, tiles, &why) != 0)
-                    return sv_fail(error, "%s: %s", content->name ? content->name : "a picture", why.text);
-                prompt->n_pictures++;
-                prompt->n_tiles += tiles->count;
-                put_picture(text, c, tiles);
-            } else {
-                if (c->image_token.size > 0 && contains(content->text, c->image_token))
-                    return sv_fail(error, "the prompt contains %.*s, which stands for a picture",
-                                   (int)c->image_token.size, c->image_token.data);
-                if (content->text[strspn(content->text, " \t\r\n")]) empty = false;
-                put(text, content->text, strlen(content->text));
-            }
+            bool before = image;
+            image = content->image != NULL;
+            if (j > 0) put_string(text, between[before][image]);
+            if (image && add_picture(m, content, options, prompt, text, error) != 0) return -1;
+            if (image) continue;
+            if (find(content->text, c->image_token))
+                return sv_fail(error, "the prompt contains %.*s, which stands for a picture",
+                               (int)c->image_token.size, c->image_token.data);
+            if (!is_blank(content->text)) empty = false;
+            put(text, content->text, strlen(content->text));
         }
-        put_string(text, c->chat_message_end);
+        if (role) put_string(text, role->end[image]);
     }
     put_string(text, c->chat_generation_prompt);
     if (empty && prompt->n_pictures == 0) return sv_fail(error, "the prompt is empty");
+    return 0;
+}
+
+/* The text as it stands, each picture where an image token is. */
+static int render_raw(const SvModel *m, const char *words, const SvContent *pictures, int count,
+                      const SvOptions *options, SvPrompt *prompt, Text *text, SvError *error) {
+    SvString token = m->config.image_token;
+    int places = 0;
+    for (const char *at = words; (at = find(at, token)) != NULL; at += token.size) places++;
+    if (count > 0 && m->config.vision_num_hidden_layers == 0)
+        return sv_fail(error, "%s: a text-only model, it takes no pictures", m->path);
+    if (places != count)
+        return sv_fail(error, "the prompt has %.*s %d time%s, but there %s %d picture%s", (int)token.size, token.data,
+                       places, places == 1 ? "" : "s", count == 1 ? "is" : "are", count, count == 1 ? "" : "s");
+    if (count == 0 && is_blank(words)) return sv_fail(error, "the prompt is empty");
+    for (int i = 0; i < count; i++) {
+        const char *at = find(words, token);
+        if (!pictures[i].image || pictures[i].text) return sv_fail(error, "picture %d: is none", i + 1);
+        put(text, words, (size_t)(at - words));
+        if (add_picture(m, &pictures[i], options, prompt, text, error) != 0) return -1;
+        words = at + token.size;
+    }
+    put(text, words, strlen(words));
     return 0;
 }
 
@@ -154,19 +235,21 @@ static int join_tiles(SvPrompt *prompt, SvError *error) {
     return 0;
 }
 
-int sv_prompt(const SvModel *m, const SvMessage *messages, int count, const SvOptions *options, SvPrompt *prompt,
-              SvError *error) {
+/* Either the messages or, where there are none, the words with their pictures. */
+static int make_prompt(const SvModel *m, const SvMessage *messages, const char *words, const SvContent *pictures,
+                       int count, const SvOptions *options, SvPrompt *prompt, SvError *error) {
     double start = sv_seconds();
     *prompt = (SvPrompt){ 0 };
-    size_t pictures = 0;
-    for (int i = 0; i < count; i++)
-        for (int j = 0; j < messages[i].count; j++) pictures += messages[i].content[j].image != NULL;
-    if (count < 1) return sv_fail(error, "the prompt is empty");
-    prompt->pictures = calloc(pictures + 1, sizeof *prompt->pictures);
-    if (!prompt->pictures) return sv_fail(error, "out of memory for %zu pictures", pictures);
+    size_t n_pictures = messages || count < 0 ? 0 : (size_t)count;
+    for (int i = 0; messages && i < count; i++)
+        for (int j = 0; j < messages[i].count; j++) n_pictures += messages[i].content[j].image != NULL;
+    if (!words && count < 1) return sv_fail(error, "the prompt is empty");
+    prompt->pictures = calloc(n_pictures + 1, sizeof *prompt->pictures);
+    if (!prompt->pictures) return sv_fail(error, "out of memory for %zu pictures", n_pictures);
 
     Text text = { 0 };
-    int result = render(m, messages, count, options, prompt, &text, error);
+    int result = messages ? render(m, messages, count, options, prompt, &text, error)
+                          : render_raw(m, words, pictures, count, options, prompt, &text, error);
     prompt->text = text.data;
     if (result == 0) result = join_tiles(prompt, error);
     if (result == 0 && text.failed) result = sv_fail(error, "%s: out of memory for the prompt", m->path);
@@ -174,6 +257,16 @@ int sv_prompt(const SvModel *m, const SvMessage *messages, int count, const SvOp
     if (result != 0) sv_prompt_free(prompt);
     prompt->seconds = sv_seconds() - start;
     return result;
+}
+
+int sv_prompt(const SvModel *m, const SvMessage *messages, int count, const SvOptions *options, SvPrompt *prompt,
+              SvError *error) {
+    return make_prompt(m, messages, NULL, NULL, count, options, prompt, error);
+}
+
+int sv_prompt_raw(const SvModel *m, const char *text, const SvContent *pictures, int count, const SvOptions *options,
+                  SvPrompt *prompt, SvError *error) {
+    return make_prompt(m, NULL, text, pictures, count, options, prompt, error);
 }
 
 void sv_prompt_free(SvPrompt *prompt) {

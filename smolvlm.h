@@ -60,7 +60,8 @@ int sv_fail(SvError *error, const char *format, ...)
                   u32      n_ids, then n_ids x STR: the bytes an id stands for (empty: an id without a token)
                   u32[256] the id of each single byte, 0xffffffff where the vocabulary has none
                   u32      n_merges, then n_merges x { u32 left, right, merged }, by rank
-                  u32      n_added, then n_added x { u32 id, STR content }: cut out of a text before all else
+                  u32      n_added, then n_added x { u32 id, u32 flags, STR content }: cut out of a text before all
+                           else; flags: a sum of SV_NORMALIZED ... below
                   u32      single_digits: 1 if every digit (\p{N}) stands alone before the GPT-2 pattern splits
                 zeros up to data_offset, the next multiple of 64, then the weights, each tensor followed by zeros up to
                 such a multiple
@@ -68,7 +69,7 @@ int sv_fail(SvError *error, const char *format, ...)
    export.py reads the lists below out of this header, so that the layout is stated only here. */
 
 #define SV_FILE_MAGIC   "SMOLVLM\n"
-#define SV_FILE_VERSION 3
+#define SV_FILE_VERSION 4
 
 /* How a tensor's numbers are stored. f32 and bf16: row after row, as they are, with group = 0.
 
@@ -90,6 +91,11 @@ enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
 #define SV_GROUP     64
 #define SV_BLOCK_ROWS 16
 #define SV_Q4_VALUES { -63, -47, -36, -28, -21, -14, -9, -4, 1, 5, 10, 16, 22, 29, 38, 50 }
+
+/* An added token's flags, as tokenizer.json names them. Those with "normalized" are looked for after the others, in
+   what is left (no normalizer changes a text here). "lstrip", "rstrip": it takes the white space on that side with it.
+   "single_word": it counts only where no character of a word (\w) is next to it. */
+enum { SV_NORMALIZED = 1, SV_LSTRIP = 2, SV_RSTRIP = 4, SV_SINGLE_WORD = 8 };
 
 /* Every dimension and setting, by the name it has in config.json, preprocessor_config.json or the tokenizer's files;
    "vision_" is put before what both halves of the model have. U32 and F32 take 4 bytes, F64 8; F3 is three F32, one a
@@ -128,14 +134,39 @@ enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
     STR(global_image_token)                                                                                            \
     IDS(eos_token_id)                /* any of these ends an answer                                                 */ \
     U32(chat_template)               /* 0: none, the model continues a text, and names no roles                     */ \
+    U32(chat_accepts)                /* a sum of SV_CHAT_SYSTEM ... below: which conversations                      */ \
     STR(chat_begin)                  /* the chat template, as text: once, at the start                              */ \
     STR(chat_default_system)         /* put there when the first message is not the system's; may be empty          */ \
-    STR(chat_role_prefix)            /* before each role                                                            */ \
-    U32(chat_role_capitalize)        /* "user" becomes "User"                                                       */ \
-    STR(chat_role_suffix)            /* after each role, if the message begins with text                            */ \
-    STR(chat_role_suffix_image)      /* ... if it begins with a picture                                             */ \
-    STR(chat_message_end)                                                                                              \
+    STR(chat_system_begin)           /* before a system message that begins with text                               */ \
+    STR(chat_system_begin_image)     /* ... with a picture                                                          */ \
+    STR(chat_system_end)             /* after one that ends with text                                               */ \
+    STR(chat_system_end_image)       /* ... with a picture                                                          */ \
+    STR(chat_user_begin)             /* the same four for the other roles                                           */ \
+    STR(chat_user_begin_image)                                                                                         \
+    STR(chat_user_end)                                                                                                 \
+    STR(chat_user_end_image)                                                                                           \
+    STR(chat_assistant_begin)                                                                                          \
+    STR(chat_assistant_begin_image)                                                                                    \
+    STR(chat_assistant_end)                                                                                            \
+    STR(chat_assistant_end_image)                                                                                      \
+    STR(chat_between_messages)                                                                                         \
+    STR(chat_text_text)              /* within a message: between two texts                                         */ \
+    STR(chat_text_image)             /* ... a text and a picture                                                    */ \
+    STR(chat_image_text)             /* ... a picture and a text                                                    */ \
+    STR(chat_image_image)            /* ... two pictures                                                            */ \
     STR(chat_generation_prompt)      /* what the answer continues                                                   */
+
+/* chat_accepts: the conversations that these strings render as the template does. What is not in it the template
+   renders in a way of its own, or refuses: sv_prompt refuses it. Without any of them: the user's messages, each of
+   pictures, as many as there are, and one text after them. */
+enum {
+    SV_CHAT_SYSTEM = 1,             /* a system message (a text), as the first */
+    SV_CHAT_SYSTEM_LATER = 2,       /* ... at other places, too */
+    SV_CHAT_ASSISTANT = 4,          /* messages of the assistant (a text each): answers given before */
+    SV_CHAT_ASSISTANT_LAST = 8,     /* ... as the last, too */
+    SV_CHAT_MIXED = 16,             /* texts and pictures in any number and order */
+    SV_CHAT_IMAGES = 32             /* pictures in others' messages than the user's */
+};
 
 /* Every tensor: its field in the structs below, V or M, its name in the file (HF's name; %d is the layer), rows, cols.
    M is a matrix, in whatever format; V is a vector or table whose numbers are used as they are: always f32. Row i of
@@ -343,7 +374,7 @@ void sv_emit(const SvEvents *events, const char *module, int layer, const float 
 /* ------------------------------------------------------------------------------- conversation to answer (smolvlm.c) */
 
 /* A conversation: messages with a role ("system", "user", "assistant") and contents, each a text or a picture: exactly
-   one of the two is set. name: what an error's sentence calls the picture; may be NULL. */
+   one of the two is set. A message has at least one. name: what an error's sentence calls the picture; may be NULL. */
 typedef struct SvContent { const char *text; const SvImage *image; const char *name; } SvContent;
 typedef struct SvMessage { const char *role; const SvContent *content; int count; } SvMessage;
 
@@ -370,9 +401,15 @@ typedef struct SvPrompt {
 } SvPrompt;
 
 /* Renders the conversation as the checkpoint's chat template does, cuts the pictures, expands each into its tokens, and
-   tokenizes the whole (SmolVLMProcessor.__call__). Fails if a text contains the image token itself. */
+   tokenizes the whole (SmolVLMProcessor.__call__). Fails if a text contains the image token itself, and for a
+   conversation that the template does not provide for (SV_CHAT_SYSTEM ...). */
 int sv_prompt(const SvModel *model, const SvMessage *messages, int count, const SvOptions *options,
               SvPrompt *prompt, SvError *error);
+
+/* The same for a text that is the prompt as it stands, without a chat template: processor(text=text, images=pictures).
+   The image token stands in it where a picture goes, once for each of the `count` pictures. */
+int sv_prompt_raw(const SvModel *model, const char *text, const SvContent *pictures, int count,
+                  const SvOptions *options, SvPrompt *prompt, SvError *error);
 void sv_prompt_free(SvPrompt *prompt);
 
 typedef struct SvAnswer {

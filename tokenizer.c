@@ -2,7 +2,8 @@
 
      text                        "<image>It's 42  lynxes"          any bytes
        |  UTF-8                                                    what is not UTF-8 becomes U+FFFD
-       |  added tokens           <image> | It's 42  lynxes         cut out first: the leftmost, of these the longest
+       |  added tokens           <image> | It's 42  lynxes         cut out first: the leftmost, of these the longest;
+       |                                                           then those that are "normalized", in what is left
        |  Digits                 It's_ | 4 | 2 | __lynxes          every numeric character alone (_ is a space here)
        |  GPT-2 pattern          It | 's | _ | 4 | 2 | _ | _lynxes
        |  bytes                  ... | _ l y n x e s               one symbol a byte: the id of that single byte
@@ -29,7 +30,8 @@
    What the library's regular expressions (Oniguruma, Unicode 16.0) call \p{L}, \p{N} and \s, asked of the library
    (tokenizers 0.23.3) for every code point: "python3 tests/golden_tokenizer.py tables" writes these tables. Each number
    is the length of a run of code points: so many that are not of the class, so many that are, and so on; after the
-   last, none is. Its Digits step asks Rust (char::is_numeric, Unicode 17.0), which knows a few more: digit_only. */
+   last, none is. Its Digits step asks Rust (char::is_numeric, Unicode 17.0), which knows a few more: digit_only. Whether
+   an added token stands alone it asks another library (regex): its \w is the letters and what is in the table word. */
 static const uint16_t letter[] = {
     65, 26, 6, 26, 47, 1, 10, 1, 4, 1, 5, 23, 1, 31, 1, 458, 4, 12, 14, 5, 7, 1, 1, 1, 129, 5, 1, 2, 2, 4, 1, 1, 6, 1,
     1, 3, 1, 1, 1, 20, 1, 83, 1, 139, 8, 166, 1, 38, 2, 1, 6, 41, 71, 27, 4, 4, 45, 43, 35, 2, 1, 99, 1, 1, 15, 2, 7, 2,
@@ -88,6 +90,34 @@ static const uint16_t number[] = {
 };
 static const uint16_t space[] = {
     9, 5, 18, 1, 100, 1, 26, 1, 5599, 1, 2431, 11, 29, 2, 5, 1, 47, 1, 4000, 1
+};
+static const uint16_t word[] = {
+    48, 10, 37, 1, 672, 112, 275, 7, 263, 45, 1, 1, 1, 2, 1, 2, 1, 1, 72, 11, 48, 31, 6, 1, 101, 7, 2, 6, 2, 2, 1, 4, 2,
+    10, 23, 1, 30, 27, 91, 11, 15, 10, 33, 9, 9, 1, 24, 4, 1, 9, 1, 3, 1, 5, 43, 3, 59, 9, 42, 24, 1, 33, 54, 3, 1, 18,
+    1, 7, 10, 2, 2, 10, 17, 3, 56, 1, 1, 7, 2, 2, 2, 3, 9, 1, 10, 2, 2, 10, 14, 1, 2, 3, 56, 1, 1, 5, 4, 2, 2, 3, 3, 1,
+    20, 12, 3, 1, 11, 3, 56, 1, 1, 8, 1, 3, 1, 3, 20, 2, 2, 10, 10, 6, 1, 3, 56, 1, 1, 7, 2, 2, 2, 3, 7, 3, 10, 2, 2,
+    10, 18, 1, 59, 5, 3, 3, 1, 4, 9, 1, 14, 10, 16, 5, 55, 1, 1, 7, 1, 3, 1, 4, 7, 2, 11, 2, 2, 10, 17, 3, 56, 1, 1, 7,
+    1, 3, 1, 4, 7, 2, 11, 2, 2, 10, 3, 1, 12, 4, 55, 2, 1, 7, 1, 3, 1, 4, 9, 1, 10, 2, 2, 10, 17, 3, 70, 1, 4, 6, 1, 1,
+    1, 8, 6, 10, 2, 2, 61, 1, 2, 7, 12, 8, 1, 10, 87, 1, 2, 9, 11, 7, 1, 10, 62, 2, 6, 10, 11, 1, 1, 1, 1, 1, 4, 2, 49,
+    20, 1, 2, 5, 11, 1, 36, 9, 1, 100, 20, 1, 10, 12, 4, 4, 3, 1, 3, 2, 7, 3, 4, 13, 12, 1, 15, 703, 3, 910, 3, 33, 4,
+    28, 3, 29, 2, 30, 2, 64, 32, 9, 1, 2, 10, 33, 3, 1, 11, 107, 2, 34, 1, 118, 12, 4, 12, 10, 10, 128, 10, 61, 5, 57,
+    10, 1, 29, 2, 11, 6, 10, 22, 31, 49, 5, 47, 17, 11, 10, 17, 9, 12, 3, 30, 13, 2, 10, 44, 14, 48, 20, 8, 10, 6, 10,
+    118, 3, 1, 21, 4, 1, 6, 1, 2, 3, 198, 64, 524, 2, 49, 2, 19, 1, 123, 33, 111, 35, 2, 4, 813, 52, 2053, 3, 141, 1,
+    96, 32, 519, 1, 25, 15, 8, 3, 94, 2, 30085, 10, 69, 4, 1, 10, 32, 2, 70, 12, 272, 1, 3, 1, 4, 1, 23, 5, 4, 1, 83, 2,
+    50, 18, 10, 10, 6, 18, 13, 11, 28, 8, 25, 13, 44, 4, 47, 14, 15, 10, 11, 1, 10, 10, 47, 14, 12, 1, 8, 2, 2, 10, 33,
+    3, 50, 1, 1, 3, 2, 2, 5, 2, 1, 1, 41, 5, 5, 2, 236, 8, 1, 2, 2, 10, 20260, 1, 737, 16, 16, 16, 3, 2, 24, 3, 192, 10,
+    37, 1, 512, 53, 136, 1, 226, 1, 96, 1, 8, 1, 43, 5, 86, 5, 202, 10, 1367, 3, 1, 2, 5, 4, 40, 3, 4, 1, 165, 2, 573,
+    4, 8, 10, 6, 10, 31, 5, 317, 2, 79, 4, 70, 11, 49, 4, 122, 3, 53, 15, 31, 11, 2, 2, 10, 4, 45, 11, 7, 1, 45, 10, 6,
+    3, 36, 14, 1, 10, 5, 2, 44, 1, 12, 3, 48, 14, 8, 4, 1, 12, 82, 12, 6, 1, 2, 1, 157, 12, 5, 10, 6, 4, 55, 2, 1, 7, 2,
+    2, 2, 3, 9, 1, 10, 2, 2, 7, 3, 5, 67, 9, 1, 1, 2, 1, 1, 4, 1, 5, 1, 1, 14, 2, 82, 18, 9, 10, 4, 1, 81, 20, 12, 10,
+    213, 7, 2, 9, 27, 2, 82, 17, 15, 10, 81, 13, 8, 10, 6, 20, 57, 15, 4, 10, 242, 15, 165, 10, 70, 6, 1, 2, 2, 4, 1, 1,
+    1, 2, 12, 10, 119, 7, 2, 7, 3, 1, 28, 10, 40, 7, 1, 4, 8, 1, 9, 11, 46, 16, 342, 10, 53, 8, 1, 8, 16, 10, 56, 22, 1,
+    14, 122, 6, 3, 1, 1, 2, 1, 7, 1, 1, 8, 10, 48, 5, 1, 2, 1, 5, 8, 10, 329, 4, 9, 2, 1, 1, 48, 7, 3, 5, 13, 11, 1189,
+    111, 4049, 1, 6, 15, 11464, 28, 2342, 10, 86, 10, 38, 5, 59, 7, 25, 10, 534, 10, 469, 1, 1, 55, 7, 4, 81, 1, 11, 2,
+    19627, 2, 4177, 10, 518, 46, 2, 23, 542, 5, 3, 6, 8, 8, 2, 7, 30, 4, 148, 3, 1417, 50, 512, 55, 4, 50, 8, 1, 14, 1,
+    22, 5, 1, 15, 1360, 7, 1, 17, 2, 7, 1, 2, 1, 5, 100, 1, 160, 7, 9, 10, 356, 1, 61, 14, 498, 14, 244, 2, 1, 10, 725,
+    7, 109, 7, 5, 10, 2006, 26, 6, 26, 6, 26, 2662, 10, 65535, 0, 65535, 0, 65535, 0, 65535, 0, 65535, 0, 65535, 0,
+    65535, 0, 65535, 0, 65535, 0, 65535, 0, 65535, 0, 65535, 0, 1298, 240
 };
 static const uint32_t digit_only[] = {
     0x11DE0, 0x11DE1, 0x11DE2, 0x11DE3, 0x11DE4, 0x11DE5, 0x11DE6, 0x11DE7, 0x11DE8, 0x11DE9, 0x16FF4, 0x16FF5, 0x16FF6
@@ -182,7 +212,13 @@ static uint32_t utf8_decode(const uint8_t *s, size_t *length) {
 /* Two symbols that become one. The lower the rank, the sooner. */
 typedef struct Merge { uint32_t left, right, merged, rank; } Merge;
 
-typedef struct Added { SvString content; uint32_t id, order; } Added;
+typedef struct Added { SvString content; uint32_t id, order; uint32_t flags; } Added;
+
+/* The added tokens that are looked for together. */
+typedef struct AddedSet {
+    Added *token;                   /* sorted by content, so that those with a common beginning stand together */
+    size_t begin[257];              /* those that begin with byte b: begin[b] .. begin[b + 1] */
+} AddedSet;
 
 struct SvTokenizer {
     uint32_t n_ids;
@@ -190,8 +226,8 @@ struct SvTokenizer {
     uint32_t byte_id[256];
     Merge *merge;                   /* a hash table of merge_mask + 1 places, half of them free: rank == NO_ID */
     size_t merge_mask;
-    Added *added;                   /* sorted by content, so that those with a common beginning stand together */
-    size_t added_begin[257];        /* those that begin with byte b: added_begin[b] .. added_begin[b + 1] */
+    Added *added;
+    AddedSet added_set[2];          /* without SV_NORMALIZED: looked for first; with it: in what is left */
     bool single_digits;
     uint8_t class_of[N_CLASSED];
 };
@@ -207,6 +243,7 @@ static Merge *find_merge(const SvTokenizer *t, uint32_t left, uint32_t right) {
 
 static int compare_added(const void *x, const void *y) {
     const Added *a = x, *b = y;
+    if ((a->flags ^ b->flags) & SV_NORMALIZED) return a->flags & SV_NORMALIZED ? 1 : -1;
     int order = memcmp(a->content.data, b->content.data,
                        a->content.size < b->content.size ? a->content.size : b->content.size);
     if (order == 0) order = (a->content.size > b->content.size) - (a->content.size < b->content.size);
@@ -214,14 +251,14 @@ static int compare_added(const void *x, const void *y) {
 }
 
 /* The longest added token that the text begins with, or NULL. */
-static const Added *find_added(const SvTokenizer *t, const uint8_t *text, size_t size) {
+static const Added *find_added(const AddedSet *set, const uint8_t *text, size_t size) {
     /* begin .. end: the added tokens that share their first depth bytes with the text. The shortest comes first. */
-    size_t begin = t->added_begin[text[0]], end = t->added_begin[text[0] + 1];
+    size_t begin = set->begin[text[0]], end = set->begin[text[0] + 1];
     const Added *longest = NULL;
     for (size_t depth = 1; begin < end; depth++) {
-        if (t->added[begin].content.size == depth) {
-            longest = &t->added[begin];
-            while (begin < end && t->added[begin].content.size == depth) begin++;      /* the same again: never used */
+        if (set->token[begin].content.size == depth) {
+            longest = &set->token[begin];
+            while (begin < end && set->token[begin].content.size == depth) begin++;      /* the same again: never used */
         }
         if (depth == size) break;
         size_t first[2];            /* the first of begin .. end whose next byte is not below text[depth] + 0, + 1 */
@@ -229,7 +266,7 @@ static const Added *find_added(const SvTokenizer *t, const uint8_t *text, size_t
             size_t low = begin, high = end;
             while (low < high) {
                 size_t middle = low + (high - low) / 2;
-                if ((uint8_t)t->added[middle].content.data[depth] < text[depth] + above) low = middle + 1;
+                if ((uint8_t)set->token[middle].content.data[depth] < text[depth] + above) low = middle + 1;
                 else high = middle;
             }
             first[above] = low;
@@ -279,6 +316,14 @@ static uint32_t read_count(Reader *r, size_t min_size) {
     return n;
 }
 
+/* Sorted as they are, the tokens become a set. */
+static void index_added(AddedSet *set, Added *token, size_t n) {
+    set->token = token;
+    for (size_t i = 0; i < n; i++) set->begin[(uint8_t)token[i].content.data[0] + 1] = i + 1;
+    for (int b = 0; b < 256; b++)
+        if (set->begin[b + 1] < set->begin[b]) set->begin[b + 1] = set->begin[b];
+}
+
 static int load(SvTokenizer *t, Reader *r, uint32_t vocab_size, SvError *error) {
     t->n_ids = read_count(r, 4);
     if (t->n_ids > vocab_size || t->n_ids > INT32_MAX)
@@ -311,20 +356,25 @@ static int load(SvTokenizer *t, Reader *r, uint32_t vocab_size, SvError *error) 
         *find_merge(t, left, right) = (Merge){ left, right, merged, rank };
     }
 
-    uint32_t n_added = read_count(r, 8);
+    uint32_t n_added = read_count(r, 12);
     t->added = calloc((size_t)n_added + 1, sizeof *t->added);
     if (!t->added) return sv_fail(error, "no memory for the tokenizer's %lu added tokens", (unsigned long)n_added);
-    size_t n = 0;
+    size_t n = 0, n_first = 0;
+    uint32_t all_flags = 0;
+    bool replaced = false;
     for (uint32_t i = 0; i < n_added; i++) {
-        uint32_t id = read_u32(r);
+        uint32_t id = read_u32(r), flags = read_u32(r);
         SvString content = read_string(r);
         if (id > largest) largest = id;
-        if (content.size) t->added[n++] = (Added){ content, id, i };    /* the library, too, leaves out an empty one */
+        all_flags |= flags;
+        utf8_feed(&(SvUtf8){ { 0 }, 0 }, content.data, content.size, true, NULL, &replaced);
+        if (content.size == 0) continue;            /* the library, too, leaves out an empty one */
+        t->added[n++] = (Added){ content, id, i, flags };
+        n_first += !(flags & SV_NORMALIZED);
     }
     qsort(t->added, n, sizeof *t->added, compare_added);
-    for (size_t i = 0; i < n; i++) t->added_begin[(uint8_t)t->added[i].content.data[0] + 1] = i + 1;
-    for (int b = 0; b < 256; b++)
-        if (t->added_begin[b + 1] < t->added_begin[b]) t->added_begin[b + 1] = t->added_begin[b];
+    index_added(&t->added_set[0], t->added, n_first);
+    index_added(&t->added_set[1], t->added + n_first, n - n_first);
 
     uint32_t single_digits = read_u32(r);
     t->single_digits = single_digits == 1;
@@ -335,6 +385,9 @@ static int load(SvTokenizer *t, Reader *r, uint32_t vocab_size, SvError *error) 
                        (unsigned long)largest, (unsigned long)t->n_ids);
     if (single_digits > 1)
         return sv_fail(error, "the tokenizer's single_digits is %lu, neither 0 nor 1", (unsigned long)single_digits);
+    if (all_flags >= 2 * SV_SINGLE_WORD || replaced)
+        return sv_fail(error, "the tokenizer has an added token %s",
+                       replaced ? "that is not UTF-8" : "with flags of no known meaning");
     set_classes(t->class_of);
     return 0;
 }
@@ -513,20 +566,62 @@ static bool tokenize_digits(Work *w, const uint8_t *s, size_t size) {
     return tokenize_text(w, s + begin, size - begin);
 }
 
-/* Text of valid UTF-8. */
-static bool tokenize_added(Work *w, const uint8_t *s, size_t size) {
-    size_t begin = 0;
+/* The character that ends before s + i > s; *length gets its bytes. */
+static uint32_t utf8_decode_before(const uint8_t *s, size_t i, size_t *length) {
+    size_t first = i - 1, own;
+    while (first > 0 && (s[first] & 0xC0) == 0x80) first--;
+    *length = i - first;
+    return utf8_decode(s + first, &own);
+}
+
+static bool is_space(const SvTokenizer *t, uint32_t c) { return c < N_CLASSED && t->class_of[c] & SPACE; }
+
+static bool is_word(const SvTokenizer *t, uint32_t c) {
+    if (c < N_CLASSED && t->class_of[c] & LETTER) return true;
+    uint32_t end = 0;
+    for (size_t i = 0; i < sizeof word / sizeof *word; i++) {
+        end += word[i];
+        if (c < end) return i % 2;
+    }
+    return false;
+}
+
+/* Whether nothing that belongs to a word (\w) is next to s[start .. stop). */
+static bool is_single_word(const SvTokenizer *t, const uint8_t *s, size_t size, size_t start, size_t stop) {
+    size_t length;
+    return !(start > 0 && is_word(t, utf8_decode_before(s, start, &length))) &&
+           !(stop < size && is_word(t, utf8_decode(s + stop, &length)));
+}
+
+/* Text of valid UTF-8: cuts out the added tokens of set 0, then of set 1 from what is left, and what is left then goes
+   on. AddedVocabulary::find_matches finds tokens in the text as it stands, whatever white space those before took. So
+   one that is white space which was taken already counts once more, and "done" goes back; but with "lstrip" its
+   beginning moves to "done", and then it vanishes if nothing of it is left. (Where even less than nothing is left the
+   library breaks down.) */
+static bool tokenize_added(Work *w, const uint8_t *s, size_t size, int set) {
+    if (set == 2) return tokenize_digits(w, s, size);
+    size_t done = 0, spaces = 0, length;        /* the text is dealt with up to done; white space ends at spaces */
     for (size_t i = 0; i < size; ) {
-        const Added *added = find_added(w->t, s + i, size - i);
+        const Added *added = find_added(&w->t->added_set[set], s + i, size - i);
         if (!added) {
             i++;
             continue;
         }
-        if (!tokenize_digits(w, s + begin, i - begin) || !make_room_for_ids(w, 1)) return false;
-        w->ids[w->ids_count++] = (int32_t)added->id;
-        begin = i += added->content.size;
+        size_t start = i, stop = i += added->content.size;
+        if (added->flags & SV_SINGLE_WORD && !is_single_word(w->t, s, size, start, stop)) continue;
+        while (added->flags & SV_LSTRIP && start > done && is_space(w->t, utf8_decode_before(s, start, &length)))
+            start -= length;
+        if (added->flags & SV_RSTRIP) {
+            if (stop < spaces) stop = spaces;
+            while (stop < size && is_space(w->t, utf8_decode(s + stop, &length))) stop += length;
+            spaces = stop;
+        }
+        if (done < start && !tokenize_added(w, s + done, start - done, set + 1)) return false;
+        if (!make_room_for_ids(w, 1)) return false;
+        if (!(added->flags & SV_LSTRIP) || done < stop) w->ids[w->ids_count++] = (int32_t)added->id;
+        done = stop;
     }
-    return tokenize_digits(w, s + begin, size - begin);
+    return done == size || tokenize_added(w, s + done, size - done, set + 1);
 }
 
 int sv_tokenize(const SvTokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count,
@@ -547,7 +642,7 @@ int sv_tokenize(const SvTokenizer *tokenizer, const char *text, size_t size, int
     }
 
     Work w = { .t = tokenizer };
-    bool done = tokenize_added(&w, (const uint8_t *)(valid ? valid : text), valid_size);
+    bool done = tokenize_added(&w, (const uint8_t *)(valid ? valid : text), valid_size, 0);
     free(valid);
     free(w.symbol);
     free(w.heap);

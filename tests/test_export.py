@@ -84,7 +84,7 @@ def read_file(path):
     """The file as smolvlm.h's comment describes it: config {}, tensors {name: array}, formats {name: int} and more."""
     data = read(path)
     magic, version, metadata_crc, data_offset, size, weights_crc, n_tensors = struct.unpack_from("<8sIIQQII", data)
-    assert (magic, version, size, data_offset % 64) == (b"SMOLVLM\n", 3, len(data), 0)
+    assert (magic, version, size, data_offset % 64) == (b"SMOLVLM\n", 4, len(data), 0)
     assert metadata_crc == zlib.crc32(data[16:data_offset]) and weights_crc == zlib.crc32(data[data_offset:])
     at = 40
 
@@ -130,7 +130,8 @@ def read_file(path):
     tokenizer = SimpleNamespace(
         ids=[take_string() for _ in range(take("I"))], bytes=take("256I"),
         merges=[take("3I") for _ in range(take("I"))],
-        added={take("I"): take_string().decode() for _ in range(take("I"))}, digits=take("I"))
+        added={id: (flags, take_string().decode()) for id, flags in (take("2I") for _ in range(take("I")))},
+        digits=take("I"))
     assert not any(data[at:data_offset]) and data_offset - at < 64
     return SimpleNamespace(config=config, tensors=tensors, formats=formats, tokenizer=tokenizer, data=data)
 
@@ -623,6 +624,13 @@ class Defaults(unittest.TestCase):
                 self.check({k: v for k, v in base.items() if k != key})
 
 
+def expected_added(tokenizer):
+    """{id: (flags, content)} as transformers has it."""
+    names = ("normalized", "lstrip", "rstrip", "single_word")
+    return {id: (sum(1 << i for i, name in enumerate(names) if getattr(token, name)), token.content)
+            for id, token in tokenizer.added_tokens_decoder.items()}
+
+
 class Tokenizer(unittest.TestCase):
     def test_ids_bytes_and_merges(self):
         texts = ["Describe the image, please. 2024 things!\n", "Wie heißt 你好 🙂 it's  \t x\x04y",
@@ -634,14 +642,15 @@ class Tokenizer(unittest.TestCase):
             self.assertEqual(len(ours.ids), len(tokenizer))
             for id, data in enumerate(ours.ids):
                 self.assertEqual(data.decode("utf-8", "replace"), tokenizer.decode([id]), id)
-            self.assertEqual(ours.added, {id: token.content for id, token in tokenizer.added_tokens_decoder.items()})
+            self.assertEqual(ours.added, expected_added(tokenizer))
             self.assertEqual(ours.digits, int(overrides.get("individual_digits", True)))
             backend = tokenizer.backend_tokenizer
             for text in texts:
                 ids = []
-                for part in re.split("(" + "|".join(map(re.escape, ours.added.values())) + ")", text):
-                    if part in ours.added.values():
-                        ids += [id for id, content in ours.added.items() if content == part]
+                contents = [content for _, content in ours.added.values()]
+                for part in re.split("(" + "|".join(map(re.escape, contents)) + ")", text):
+                    if part in contents:
+                        ids += [id for id, (_, content) in ours.added.items() if content == part]
                         continue
                     for word, _ in backend.pre_tokenizer.pre_tokenize_str(part):
                         alphabet = {c: b for b, c in zip(range(256), byte_characters())}
@@ -663,7 +672,7 @@ class Tokenizer(unittest.TestCase):
         edit(directory, "tokenizer_config.json", lambda c: c.update(added_tokens_decoder={
             str(n): dict(content="<more>", lstrip=False, rstrip=False, single_word=False, normalized=False,
                          special=True)}))
-        self.assertEqual(exported(directory).tokenizer.added[n], "<more>")
+        self.assertEqual(exported(directory).tokenizer.added[n], (0, "<more>"))
         self.assertEqual(AutoTokenizer.from_pretrained(directory)("<more>")["input_ids"], [n])
 
 
@@ -687,11 +696,15 @@ def bpe(ids, merges):
 def render(config, conversation):
     """What smolvlm.c makes of SV_CONFIG's chat_ fields; conversation: [(role, [text or None for a picture])]."""
     text = config["chat_begin"] + (config["chat_default_system"] if conversation[0][0] != "system" else "")
-    for role, items in conversation:
-        role = role[:1].upper() + role[1:].lower() if config["chat_role_capitalize"] else role
-        suffix = "chat_role_suffix_image" if items[:1] == [None] else "chat_role_suffix"
-        text += config["chat_role_prefix"] + role + config[suffix]
-        text += "".join(config["image_token"] if item is None else item for item in items) + config["chat_message_end"]
+    kind = lambda item: "image" if item is None else "text"
+    tail = lambda item: "_image" if item is None else ""
+    for i, (role, items) in enumerate(conversation):
+        text += config["chat_between_messages"] if i else ""
+        text += config[f"chat_{role}_begin{tail(items[0])}"]
+        for j, item in enumerate(items):
+            text += config[f"chat_{kind(items[j - 1])}_{kind(item)}"] if j else ""
+            text += config["image_token"] if item is None else item
+        text += config[f"chat_{role}_end{tail(items[-1])}"]
     return text + config["chat_generation_prompt"]
 
 
@@ -742,7 +755,7 @@ class Chat(unittest.TestCase):
     def test_where_the_template_stands(self):
         """processor_config.json, chat_template.json, .jinja; for a text model .jinja, tokenizer_config.json."""
         directory = tiny()
-        ends = lambda: exported(directory).config["chat_message_end"]
+        ends = lambda: exported(directory).config["chat_user_end"]
         variant = lambda end: SMOLVLM_TEMPLATE.replace("<end_of_utterance>", end)
         with open(os.path.join(directory, "chat_template.jinja"), "w", encoding="utf-8") as f:
             f.write(variant("<jinja>"))
@@ -856,10 +869,6 @@ SMOLVLM_REFUSALS = [
     ("tokenizers gives it", setting(T, "added_tokens.0", content="a")),
     ("tokenizers gives it", lambda d: edit(d, T, lambda t: t["added_tokens"][-1].update(
         id=t["added_tokens"][-2]["id"]))),
-    ("normalized", setting(T, "added_tokens.0", normalized=True)),
-    ("lstrip", setting(T, "added_tokens.0", lstrip=True)),
-    ("rstrip", setting(T, "added_tokens.0", rstrip=True)),
-    ("single_word", setting(T, "added_tokens.0", single_word=True)),
     ("merge", lambda d: edit(d, T, lambda t: t["model"]["merges"].append(["never", "there"]))),
     ("tokenizer.json", lambda d: edit(d, T, lambda t: t.pop("model"))),
     ("vocab_size", lambda d: edit(d, T, lambda t: t["model"]["vocab"].update(far=5000))),

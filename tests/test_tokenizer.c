@@ -137,8 +137,8 @@ TEST every_code_point(void)
 {
     size_t size, used;
     uint8_t *golden = read_file(GOLDEN "classes.crc", &size), *blob = read_file(GOLDEN "classes.bin", &size);
-    char *text = malloc(1024 * 32);
-    uint8_t *little_endian = malloc(4 * 1024 * 32);
+    char *text = malloc(1024 * 40);
+    uint8_t *little_endian = malloc(4 * 1024 * 40);
     ASSERT(golden && blob && text && little_endian);
     const uint8_t *crcs = golden, *tokenizer = blob;
     uint32_t vocab_size = take_u32(&tokenizer);
@@ -150,10 +150,10 @@ TEST every_code_point(void)
         for (uint32_t first = 0; first < 0x110000; first += 1024) {
             char *end = text;
             for (uint32_t c = first; c < first + 1024; c++)
-                for (int i = 0; i < 4 && !(c >= 0xD800 && c < 0xE000); i++) {
-                    *end++ = "a!1\t"[i];
+                for (int i = 0; i < 5 && !(c >= 0xD800 && c < 0xE000); i++) {
+                    if (i < 4) *end++ = "a!1\t"[i];
                     end = put_utf8(end, c);
-                    *end++ = '|';
+                    end += sprintf(end, "%s", i < 4 ? "|" : "<w>|");
                 }
             int32_t *ids;
             size_t count;
@@ -231,6 +231,13 @@ TEST nothing_is_held_back(void)
 
 /* --------------------------------------------------------------------------------------- files */
 
+static uint8_t *put_added(uint8_t *at, uint32_t id, uint32_t flags, const char *content)
+{
+    at = put_u32(put_u32(put_u32(at, id), flags), (uint32_t)strlen(content));
+    memcpy(at, content, strlen(content));
+    return at + strlen(content);
+}
+
 /* A tokenizer part written here: ids 0 "a", 1 "b", 2 none, 3 "ab" merged of the two, 4 "<ab>" added. */
 static size_t write_small(uint8_t *out)
 {
@@ -243,14 +250,10 @@ static size_t write_small(uint8_t *out)
     }
     for (int b = 0; b < 256; b++) at = put_u32(at, b == 'a' ? 0 : b == 'b' ? 1 : 0xFFFFFFFF);
     at = put_u32(put_u32(put_u32(put_u32(at, 1), 0), 1), 3);
-    at = put_u32(put_u32(at, 3), 4);
-    at = put_u32(at, 4);
-    memcpy(at, "<ab>", 4);
-    at = put_u32(put_u32(at + 4, 3), 0);                /* an empty added token, which is never found */
-    at = put_u32(at, 1);
-    at = put_u32(at, 4);
-    memcpy(at, "<ab>", 4);                              /* a content stated twice: the first counts */
-    return (size_t)(put_u32(at + 4, 1) - out);
+    at = put_added(put_u32(at, 3), 4, 0, "<ab>");
+    at = put_added(at, 3, 0, "");                       /* an empty added token, which is never found */
+    at = put_added(at, 1, 0, "<ab>");                   /* a content stated twice: the first counts */
+    return (size_t)(put_u32(at, 1) - out);
 }
 
 TEST a_small_one(void)
@@ -334,7 +337,9 @@ TEST sentences(void)
         { 2,  12, 6, "the tokenizer names the id 6, but has only 5 ids" },
         { 3,   0, 100, CUT_SHORT },
         { 3,   4, 5, "the tokenizer names the id 5, but has only 5 ids" },
-        { 3,   8, 0x80000000, CUT_SHORT },
+        { 3,   8, 16, "the tokenizer has an added token with flags of no known meaning" },
+        { 3,  12, 0x80000000, CUT_SHORT },
+        { 3,  16, 0xBCBCBCBC, "the tokenizer has an added token that is not UTF-8" },
         { 4,   0, 2, "the tokenizer's single_digits is 2, neither 0 nor 1" },
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
@@ -467,6 +472,7 @@ SUITE(tokenizer)
 {
     RUN_TESTp(equals_the_library, GOLDEN "smollm2.bin", GOLDEN "smollm2.cases");
     RUN_TESTp(equals_the_library, GOLDEN "tiny.bin", GOLDEN "tiny.cases");
+    RUN_TESTp(equals_the_library, GOLDEN "flagged.bin", GOLDEN "flagged.cases");
     RUN_TEST(every_code_point);
     RUN_TEST(choppings);
     RUN_TEST(nothing_is_held_back);
@@ -479,9 +485,13 @@ SUITE(tokenizer)
 
 GREATEST_MAIN_DEFS();
 
+/* test_tokenizer BLOB CASES holds tokenizer.c against that pair of files alone (tests/test_export.py makes some). */
 int main(int argc, char **argv)
 {
+    const char *blob = argc == 3 && argv[1][0] != '-' ? argv[1] : NULL, *cases = blob ? argv[2] : NULL;
+    if (blob) argc = 1;
     GREATEST_MAIN_BEGIN();
-    RUN_SUITE(tokenizer);
+    if (blob) RUN_TESTp(equals_the_library, blob, cases);
+    else RUN_SUITE(tokenizer);
     GREATEST_MAIN_END();
 }
