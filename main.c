@@ -37,7 +37,7 @@ typedef struct Arguments {
     const char **images;
     int n_images;
     SvOptions options;
-    bool json, tokenize, detokenize, info, selftest, quiet;
+    bool raw, json, tokenize, detokenize, info, selftest, quiet;
 } Arguments;
 
 #if defined(__GNUC__)
@@ -97,6 +97,9 @@ static const struct Option {
     { 'p', "prompt", "TEXT", TEXT, INTO(prompt), 0, 0,
       "the question; - reads it from stdin, @FILE from a file, both without the line end at their end" },
     { 's', "system", "TEXT", TEXT, INTO(system), 0, 0, "an instruction before the question; - and @FILE as with -p" },
+    { 0, "raw", NULL, SWITCH, INTO(raw), 0, 0,
+      "-p is the prompt as it stands, without a chat template; special tokens count, and the image token (<image>) "
+      "stands where each picture goes" },
     { 'n', "max-tokens", "N", WHOLE, INTO(options.max_tokens), 0, 1 << 24,
       "end the answer after N tokens (default 256; 0 prints the prompt as the model gets it)" },
     { 't', "temperature", "T", REAL, INTO(options.temperature), 0, 100,
@@ -311,13 +314,14 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
     }
     int others = a->tokenize + a->detokenize + a->info + a->selftest;
     if (others > 1) return misused("--tokenize, --detokenize, --info, --selftest: one at a time");
-    if (others && (a->prompt || a->system || a->n_images || a->json || a->dump || a->tiles))
-        return misused("-p, -s, -i, --json, --dump and --tiles go with none of --tokenize, --detokenize, --info, "
-                       "--selftest");
+    if (others && (a->prompt || a->system || a->n_images || a->raw || a->json || a->dump || a->tiles))
+        return misused("-p, -s, -i, --raw, --json, --dump and --tiles go with none of --tokenize, --detokenize, "
+                       "--info, --selftest");
     if (!a->model) return misused("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
     if (!a->prompt && !others)
         return misused("what is the question? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
     if (a->prompt && blank(a->prompt)) return misused("-p: the prompt is empty");
+    if (a->raw && a->system) return misused("-s goes not with --raw: the prompt is the whole of it");
     int inputs = (a->prompt && strcmp(a->prompt, "-") == 0) + (a->system && strcmp(a->system, "-") == 0);
     for (int i = 0; i < a->n_images; i++) inputs += strcmp(a->images[i], "-") == 0;
     if (inputs > 1) return misused("-p -, -s - and -i -: standard input can be read only once");
@@ -823,8 +827,8 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     contents[a->n_images].text = a->prompt;
     SvContent system = { .text = a->system };
     SvMessage messages[2] = { { "system", &system, 1 }, { "user", contents, a->n_images + 1 } };
-    if (sv_prompt(m, a->system ? messages : messages + 1, a->system ? 2 : 1, &a->options, &prompt, &error) != 0)
-        goto failed;
+    if (a->raw ? sv_prompt_raw(m, a->prompt, contents, a->n_images, &a->options, &prompt, &error)
+               : sv_prompt(m, messages + !a->system, 1 + (a->system != NULL), &a->options, &prompt, &error)) goto failed;
     for (int i = 0; i < a->n_images; i++) sv_image_free(&images[i]);
     double image_seconds = sv_seconds() - start;
 
