@@ -828,7 +828,8 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     SvContent system = { .text = a->system };
     SvMessage messages[2] = { { "system", &system, 1 }, { "user", contents, a->n_images + 1 } };
     if (a->raw ? sv_prompt_raw(m, a->prompt, contents, a->n_images, &a->options, &prompt, &error)
-               : sv_prompt(m, messages + !a->system, 1 + (a->system != NULL), &a->options, &prompt, &error)) goto failed;
+               : sv_prompt(m, messages + !a->system, 1 + (a->system != NULL), &a->options, &prompt, &error))
+        goto failed;
     for (int i = 0; i < a->n_images; i++) sv_image_free(&images[i]);
     double image_seconds = sv_seconds() - start;
 
