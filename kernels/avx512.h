@@ -4,7 +4,7 @@
    128, and 128 times the sum of x (by128) is taken off again. Panel: [n / 4][32 rows][4].
 
    CHAINS: an accumulator is ready only some cycles after vpdpbusd began, so each output has two of them, 16 in all.
-   With 8, a Zen 5 idles a sixth of the time. */
+   With 8, a Zen 5 idles a sixth of the time. Not measured on others. */
 #ifndef SV_AVX512_H
 #define SV_AVX512_H
 

@@ -29,6 +29,16 @@
      CHAINS        how many accumulators share one sum, so that an instruction need not wait for the one before
      few, many     up to FEW rows of x, which read each weight once (decoding); or more (prefill, vision)
 
+   Where the constants come from. None changes a bit of what is computed. The AVX-512 set was tuned on a Zen 5: CHAINS,
+   FLOAT_CHAINS, the unrolling in products.h, ASKED, ROWS, PANEL and AHEAD; on an Intel processor only prefetching was
+   looked at (vectors.h). The AVX2 set has the same values and was measured on a Zen 3, and on a Zen 4 without AVX-512;
+   NEON on no processor. Where to look first if one is slow:
+     AHEAD, locality      memory that takes longer to answer, or other prefetchers: 2.3 times, once (vectors.h)
+     unrolling            a core that runs ahead further, or less far, than a Zen 5: up to 19 % (products.h)
+     PANEL, ROWS          a panel of AVX-512 fills a first-level cache of 32 KB, which a Zen 4 or a Cascade Lake has;
+                          a small second-level one does not hold PANEL numbers of ROWS rows of x (0.5 MB, AVX2: 1 MB)
+     ASKED                a processor may drop more prefetches (attention.h)
+
    One more instruction set: docs/ADDING.md says it step by step. In short: a file like avx2.h with xint, NR, STEP and
    the functions that products.h lists; a line in the #if below; SETS and SET_name in the Makefile; HAS_name in model.c.
    Then `./smolvlm demo/demo.bin --selftest` must show the same hash for it. */
