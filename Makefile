@@ -80,17 +80,17 @@ $(BUILD)/flags: FORCE
 	@echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS) $(GREATEST)' | cmp -s - $@ || \
 	    echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS) $(GREATEST)' >$@
 
-$(BUILD)/%.o: %.c smolvlm.h Makefile $(BUILD)/flags
+$(BUILD)/%.o: %.c smolvlm.h model.h Makefile $(BUILD)/flags
 	$(CC) $(FLAGS) -c -o $@ $<
 
-$(BUILD)/codecs/%.o: codecs/%.c codecs/codec.h smolvlm.h Makefile $(BUILD)/flags
+$(BUILD)/codecs/%.o: codecs/%.c codecs/codec.h smolvlm.h model.h Makefile $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(BASE) -c -o $@ $<
 
 $(BUILD)/main.o: FLAGS += $(CODEC_FLAGS)
 $(BUILD)/model.o: FLAGS += '-DSV_SETS(X)=$(foreach set,$(KERNEL_SETS),X($(set)))'
 
-$(BUILD)/kernels/%.o: kernels/set.c $(KERNEL_HEADERS) smolvlm.h Makefile $(BUILD)/flags
+$(BUILD)/kernels/%.o: kernels/set.c $(KERNEL_HEADERS) smolvlm.h model.h Makefile $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(KERNEL_FLAGS) $(if $(filter base,$*),$(BASE) -DSV_BASE,$(SET_$*)) -c -o $@ $<
 

@@ -3,7 +3,7 @@
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
 #endif
-#include "smolvlm.h"
+#include "model.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,8 +12,6 @@
 #include <time.h>
 #ifdef _OPENMP
 #include <omp.h>
-#elif defined(__GNUC__)
-#pragma GCC diagnostic ignored "-Wunknown-pragmas"
 #endif
 
 int sv_fail(SvError *error, const char *format, ...) {

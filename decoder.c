@@ -22,13 +22,10 @@
    The KV cache. Keys and values of earlier positions never change, since no position sees a later one. So they are
    computed once and kept, and a new token costs one row of every product instead of all. A position takes, in the 500M
    model with integers, 32 layers * 2 * 5 heads * (64 bytes + a 4-byte scale) = 21,760 bytes. */
-#include "smolvlm.h"
+#include "model.h"
 
 #include <stdlib.h>
 #include <string.h>
-#if !defined(_OPENMP) && defined(__GNUC__)
-#pragma GCC diagnostic ignored "-Wunknown-pragmas"
-#endif
 
 /* Positions that go through the layers together: enough for fast matrix products, few enough for the cache. */
 enum { CHUNK = 512 };
@@ -136,8 +133,6 @@ void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x) 
 /* The buffers that have memory of their own, and the floats that each takes. */
 enum { CACHE, SINE, COSINE, NORM, Q, K, V, ATTENTION, GATE, UP, SCRATCH, N_PARTS };
 
-static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
-
 /* Beside weights in Q8 or Q4, the cache and attention are of integers too. */
 static bool is_q8(const SvModel *m) { return m->text.layers[0].k_proj.group != 0; }
 
@@ -149,12 +144,12 @@ static void part_sizes(const SvModel *m, uint64_t capacity, int threads, uint64_
     size[CACHE] = c->num_hidden_layers * cpu->cache_floats(is_q8(m), capacity, c->num_key_value_heads, c->head_dim);
     size[SINE] = size[COSINE] = capacity * c->head_dim / 2;
     size[NORM] = chunk * c->hidden_size;
-    size[Q] = chunk * larger(q_dim, c->hidden_size);                                    /* and delta */
+    size[Q] = chunk * sv_larger(q_dim, c->hidden_size);                                    /* and delta */
     size[K] = size[V] = chunk * kv_dim;
     size[ATTENTION] = chunk * q_dim;
     size[GATE] = size[UP] = chunk * c->intermediate_size;
-    size[SCRATCH] = larger(cpu->attention_scratch(capacity, c->num_attention_heads, threads),
-                           cpu->matmul_scratch(chunk, larger(c->intermediate_size, larger(q_dim, c->hidden_size))));
+    size[SCRATCH] = sv_larger(cpu->attention_scratch(capacity, c->num_attention_heads, threads),
+                           cpu->matmul_scratch(chunk, sv_larger(c->intermediate_size, sv_larger(q_dim, c->hidden_size))));
 }
 
 uint64_t sv_decoder_memory(const SvModel *model, int capacity, int threads) {

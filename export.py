@@ -13,7 +13,7 @@
                     tokenizer <─────────────────────────────────────────┼──┘
        data_offset  weights, one tensor after the other, 64-aligned <───┘
 
-The layout is stated in one place, smolvlm.h: the comment "the checkpoint file" and the lists SV_CONFIG and
+The layout is stated in one place, model.h: the comment "the checkpoint file" and the lists SV_CONFIG and
 SV_..._TENSORS, which this program reads out of the header beside it. What a directory means is what transformers 5.23
 takes it to mean; the functions name the module they follow. A directory that smolvlm could not run exactly as
 transformers would is refused with one sentence, and nothing is written.
@@ -35,7 +35,7 @@ import zlib
 import numpy as np
 from tqdm import tqdm
 
-HEADER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "smolvlm.h")
+HEADER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "model.h")
 CHUNK = 1 << 20             # numbers converted at a time: 4 MiB of f32
 WORKERS = os.cpu_count() or 1
 NO_ID = 0xFFFFFFFF
@@ -78,10 +78,10 @@ def read_json(directory, name, default=None):
     return value
 
 
-# ------------------------------------------------------------------------------------------------ the layout, smolvlm.h
+# ------------------------------------------------------------------------------------------------ the layout, model.h
 
 def read_layout():
-    """smolvlm.h's lists: config [(type, field)], tensors {list: [(field, kind, name, rows, cols)]}, and what the enums
+    """model.h's lists: config [(type, field)], tensors {list: [(field, kind, name, rows, cols)]}, and what the enums
     formats, added_flags and chat_flags say, {name: number}."""
     with open(HEADER, encoding="utf-8") as f:
         header = f.read()
@@ -533,7 +533,7 @@ def single_digits(tokenizer):
 
 
 def tokenizer_blob(tokenizer, vocab_size):
-    """tokenizer.json (a dict) -> the tokenizer part of the file (bytes), as smolvlm.h lays it out.
+    """tokenizer.json (a dict) -> the tokenizer part of the file (bytes), as model.h lays it out.
 
     Raises Refused for a tokenizer that is not byte-level BPE, or whose ids are not below vocab_size."""
     digits = single_digits(tokenizer)
@@ -702,14 +702,14 @@ def in_blocks(rows, together):
 
 
 def encode_q8(numbers):
-    """[rows, cols] -> (int8 [blocks, groups, 16, 16 rows, 4], scales u16 [blocks, groups, 16 rows]); see smolvlm.h."""
+    """[rows, cols] -> (int8 [blocks, groups, 16, 16 rows, 4], scales u16 [blocks, groups, 16 rows]); see model.h."""
     chosen, scales = quantized(range(-127, 128), numbers, GROUPS["q8"], GUESSES["q8"])
     integers = (chosen.astype("<i2") - 127).astype(np.int8)
     return in_blocks(integers.reshape(len(chosen), -1, GROUPS["q8"]), 4), in_blocks(scales[..., None], 1)
 
 
 def encode_q4(numbers):
-    """[rows, cols] -> (u8 [blocks, groups, 8, 16 rows, 4], scales u16 [blocks, groups, 16 rows]); see smolvlm.h."""
+    """[rows, cols] -> (u8 [blocks, groups, 8, 16 rows, 4], scales u16 [blocks, groups, 16 rows]); see model.h."""
     chosen, scales = quantized(read_layout().q4_values, numbers, GROUPS["q4"], GUESSES["q4"])
     halves = chosen.reshape(len(chosen), -1, 2, GROUPS["q4"] // 2)
     return in_blocks(halves[:, :, 0] | halves[:, :, 1] << 4, 4), in_blocks(scales[..., None], 1)

@@ -6,7 +6,7 @@
      [rows * side, cols * side, 3]
        |  cut; and once more the whole, resized to one tile          .split_images
      [rows * cols + 1, side, side, 3]                                SvTiles */
-#include "smolvlm.h"
+#include "model.h"
 
 #include <limits.h>
 #include <math.h>

@@ -1,11 +1,12 @@
-/* main.c: the command line. Everything here goes through smolvlm.h; printing and exit codes are here and nowhere else.
+/* main.c: the command line. An answer takes smolvlm.h alone; model.h is for --info and the kernel sets. Printing and
+   exit codes are here and nowhere else.
 
    stdout: the answer (or JSON, ids, information). stderr: progress, one line of timings, errors.
    Exit code 0; 1: something is wrong with an input, said in one sentence; 2: wrong usage. */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
 #endif
-#include "smolvlm.h"
+#include "model.h"
 
 #include <errno.h>
 #include <inttypes.h>

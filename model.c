@@ -3,7 +3,7 @@
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
 #endif
-#include "smolvlm.h"
+#include "model.h"
 
 #include <errno.h>
 #include <math.h>
@@ -178,7 +178,7 @@ static int bind(const SvModel *m, SvTensor *tensor, char kind, const char *name_
     return sv_fail(error, "%s: tensor %s is missing", m->path, name);
 }
 
-/* The lists of smolvlm.h, read as: bind every tensor to its field. The locals are what the lists' sizes are made of. */
+/* The lists of model.h, read as: bind every tensor to its field. The locals are what the lists' sizes are made of. */
 static int bind_all(SvModel *m, SvError *error) {
     const SvConfig *c = &m->config;
     uint64_t image_size = c->image_size, patch_size = c->patch_size, scale_factor = c->scale_factor;
@@ -407,6 +407,8 @@ int sv_open(const char *path, SvModel **model, SvError *error) {
 int sv_verify(const SvModel *m, SvError *error) {
     return m->mapped ? verify(m, error) : 0;                /* a file that was read whole was verified then */
 }
+
+const SvTokenizer *sv_tokenizer(const SvModel *m) { return m->tokenizer; }
 
 void sv_close(SvModel *m) {
     if (!m) return;

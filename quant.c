@@ -25,7 +25,7 @@
    bf16 are free of all this: other sets use fused multiply-adds there and other orders, and a tolerance holds.
 
    All threads of a team call these functions together; "omp for" gives each its share (see SvKernels in model.h). */
-#include "smolvlm.h"
+#include "model.h"
 
 #include <float.h>
 #include <math.h>
@@ -35,9 +35,6 @@
 #endif
 #ifdef __FAST_MATH__
 #error "-ffast-math and -Ofast let the compiler reorder sums, and no result could be relied on"
-#endif
-#if !defined(_OPENMP) && defined(__GNUC__)
-#pragma GCC diagnostic ignored "-Wunknown-pragmas"
 #endif
 
 enum { GROUP = SV_GROUP, BLOCK_ROWS = SV_BLOCK_ROWS };

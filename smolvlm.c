@@ -10,7 +10,7 @@
        |   logits = decoder(x)                                     [vocab_size]          prefill
        |   loop: id = sample(logits); logits = decoder(embed(id))                        decode
      SvAnswer: ids, text */
-#include "smolvlm.h"
+#include "model.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -122,7 +122,7 @@ static int role_of(const Role *roles, const char *name) {
     return role;
 }
 
-/* Whether the template's strings render this conversation (smolvlm.h, chat_accepts). */
+/* Whether the template's strings render this conversation (model.h, chat_accepts). */
 static int check_conversation(const SvModel *m, const Role *roles, const SvMessage *messages, int count,
                               SvError *error) {
     uint32_t accepts = m->config.chat_accepts;

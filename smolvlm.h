@@ -1,4 +1,20 @@
-/* smolvlm.h: SmolVLM2 in plain C, the public interface and the checkpoint format.
+/* smolvlm.h: SmolVLM2 in plain C, the public interface. A complete program (link all other .c files but main.c):
+
+     #include "smolvlm.h"
+     #include <stdio.h>
+
+     int main(void) {
+         SvModel *model; SvImage image; SvPrompt prompt; SvAnswer answer; SvError error;
+         SvOptions options = sv_default_options();
+         SvContent contents[] = { { .image = &image }, { .text = "What do you see?" } };
+         SvMessage message = { "user", contents, 2 };
+         if (sv_open("demo/demo.bin", &model, &error) != 0 ||
+             sv_image_read("demo/pictures/scene.png", &image, &error) != 0 ||
+             sv_prompt(model, &message, 1, &options, &prompt, &error) != 0 ||
+             sv_generate(model, &prompt, &options, NULL, &answer, &error) != 0) return puts(error.text), 1;
+         puts(answer.text);
+         sv_answer_free(&answer), sv_prompt_free(&prompt), sv_image_free(&image), sv_close(model);
+     }
 
    A picture flows through the files in this order:
 
@@ -9,9 +25,8 @@
      vision.c     tiles -> image tokens                        SmolVLMVisionTransformer, SmolVLMConnector
      decoder.c    embeddings -> logits                         LlamaModel, lm_head
      smolvlm.c    logits -> next token -> answer               generate()
+     quant.c      the arithmetic under all of it, as it is defined; kernels/ has the same, fast
      model.c      checkpoint file -> SvModel                   from_pretrained
-     quant.c      the arithmetic under all of it               matrix products, softmax, norms, exp
-     base.c       errors, memory, a clock, a checksum
 
    Conventions. Nothing here prints, exits, or keeps global state. A function that can fail returns 0, or -1 with a
    sentence in *error that names the file and what is wrong (error may be NULL). Whatever a function allocates for the
@@ -33,221 +48,7 @@ extern "C" {
 
 typedef struct SvError { char text[640]; } SvError;
 
-/* Writes the sentence (its middle left out if it is too long) and returns -1, so that "return sv_fail(error, ...)" is
-   how every function here fails. */
-int sv_fail(SvError *error, const char *format, ...)
-#if defined(__GNUC__)
-    __attribute__((format(printf, 2, 3)))
-#endif
-    ;
-
-/* ------------------------------------------------------------------------------------------------- the checkpoint file
-
-   One flat file that holds everything: written by export.py, mapped into memory by sv_open. All numbers are
-   little-endian; STR is a u32 length and that many bytes; nothing is aligned but the weights.
-
-     offset  0  char[8]  magic "SMOLVLM\n"
-             8  u32      version: SV_FILE_VERSION
-            12  u32      metadata_crc: CRC-32 (zlib's) of the bytes 16 .. data_offset
-            16  u64      data_offset, a multiple of 64
-            24  u64      file_size
-            32  u32      weights_crc: CRC-32 of the bytes data_offset .. file_size
-            36  u32      n_tensors
-            40  config   the fields of SV_CONFIG below, in that order
-                tensors  n_tensors x { STR name, u32 format, u32 group, u32 rows, u32 cols, u64 offset, u64 size }
-                         offset from the start of the file, a multiple of 64, ascending; size in bytes
-                tokenizer:
-                  u32      n_ids, then n_ids x STR: the bytes an id stands for (empty: an id without a token)
-                  u32[256] the id of each single byte, 0xffffffff where the vocabulary has none
-                  u32      n_merges, then n_merges x { u32 left, right, merged }, by rank
-                  u32      n_added, then n_added x { u32 id, u32 flags, STR content }: cut out of a text before all
-                           else; flags: a sum of SV_NORMALIZED ... below
-                  u32      single_digits: 1 if every digit (\p{N}) stands alone before the GPT-2 pattern splits
-                zeros up to data_offset, the next multiple of 64, then the weights, each tensor followed by zeros up to
-                such a multiple
-
-   export.py reads the lists below out of this header, so that the layout is stated only here. */
-
-#define SV_FILE_MAGIC   "SMOLVLM\n"
-#define SV_FILE_VERSION 4
-
-/* How a tensor's numbers are stored. f32 and bf16: row after row, as they are, with group = 0.
-
-   Q8 and Q4: each row in groups of SV_GROUP numbers (the last one shorter where cols is no multiple of it, and filled
-   up with numbers that do not count), a number being its group's scale times an integer:
-     Q8  int8, -127 .. 127: 64 bytes a group
-     Q4  SV_Q4_VALUES[i], where i has 4 bits: 32 bytes a group; the low half of byte j is number j, the high half number
-         j + 32
-   Sixteen rows lie side by side, group by group, and of each group four bytes: blocks [rows / 16, groups] of
-   [16 or 8, 16 rows, 4] bytes. So a product reads one stretch of memory, and a vector of it, however wide, holds four
-   numbers of each of as many rows as it has lanes of 32 bits (quant.c says more). After all blocks come the scales, in
-   the same order: bf16 [rows / 16, groups, 16 rows]. The last block's rows are filled up as well.
-
-   The 16 values stand closer where weights are denser, at levels of least squared error over normal, Laplace and t(5)
-   distributed numbers, rounded to integers that span less than 7 bits, for which kernels have use. In groups of 64 such
-   levels err 9 to 23 % less than even steps: for long tails less than steps in groups of 32, which take a quarter of a
-   bit more a number, and for normal weights 1 % more (README, "Formats"). */
-enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
-#define SV_GROUP     64
-#define SV_BLOCK_ROWS 16
-#define SV_Q4_VALUES { -63, -47, -36, -28, -21, -14, -9, -4, 1, 5, 10, 16, 22, 29, 38, 50 }
-
-/* An added token's flags, as tokenizer.json names them. Those with "normalized" are looked for after the others, in
-   what is left (no normalizer changes a text here). "lstrip", "rstrip": it takes the white space on that side with it.
-   "single_word": it counts only where no character of a word (\w) is next to it. */
-enum { SV_NORMALIZED = 1, SV_LSTRIP = 2, SV_RSTRIP = 4, SV_SINGLE_WORD = 8 };
-
-/* Every dimension and setting, by the name it has in config.json, preprocessor_config.json or the tokenizer's files;
-   "vision_" is put before what both halves of the model have. U32 and F32 take 4 bytes, F64 8; F3 is three F32, one a
-   colour channel; IDS a u32 count, at most 16, and that many u32; STR at most 1 MiB. A text-only model has
-   vision_num_hidden_layers = 0. */
-#define SV_CONFIG(U32, F32, F64, F3, IDS, STR)                                                                         \
-    STR(name)                        /* the exported directory's name, for people                                   */ \
-    STR(selftest)                    /* what sv_selftest must give, 16 hexadecimal digits; all zero: not known      */ \
-    U32(image_size)                  /* a tile's side in pixels                                                     */ \
-    U32(patch_size)                                                                                                    \
-    U32(vision_hidden_size)                                                                                            \
-    U32(vision_intermediate_size)                                                                                      \
-    U32(vision_num_hidden_layers)                                                                                      \
-    U32(vision_num_attention_heads)                                                                                    \
-    F32(layer_norm_eps)                                                                                                \
-    U32(scale_factor)                /* pixel shuffle: scale_factor^2 patches make one image token                  */ \
-    U32(hidden_size)                                                                                                   \
-    U32(intermediate_size)                                                                                             \
-    U32(num_hidden_layers)                                                                                             \
-    U32(num_attention_heads)                                                                                           \
-    U32(num_key_value_heads)                                                                                           \
-    U32(head_dim)                                                                                                      \
-    U32(vocab_size)                                                                                                    \
-    U32(max_position_embeddings)                                                                                       \
-    U32(tie_word_embeddings)         /* 1: lm_head is embed_tokens, and has no tensor of its own                    */ \
-    F32(rms_norm_eps)                                                                                                  \
-    F32(rope_theta)                  /* for people; the decoder reads the inv_freq tensor                           */ \
-    U32(do_image_splitting)                                                                                            \
-    U32(longest_edge)                /* a picture's longer side before it is cut into tiles                         */ \
-    F64(rescale_factor)                                                                                                \
-    F3(image_mean)                                                                                                     \
-    F3(image_std)                                                                                                      \
-    U32(image_token_id)                                                                                                \
-    STR(image_token)                                                                                                   \
-    STR(fake_image_token)                                                                                              \
-    STR(global_image_token)                                                                                            \
-    IDS(eos_token_id)                /* any of these ends an answer                                                 */ \
-    U32(chat_template)               /* 0: none, the model continues a text, and names no roles                     */ \
-    U32(chat_accepts)                /* a sum of SV_CHAT_SYSTEM ... below: which conversations                      */ \
-    STR(chat_begin)                  /* the chat template, as text: once, at the start                              */ \
-    STR(chat_default_system)         /* put there when the first message is not the system's; may be empty          */ \
-    STR(chat_system_begin)           /* before a system message that begins with text                               */ \
-    STR(chat_system_begin_image)     /* ... with a picture                                                          */ \
-    STR(chat_system_end)             /* after one that ends with text                                               */ \
-    STR(chat_system_end_image)       /* ... with a picture                                                          */ \
-    STR(chat_user_begin)             /* the same four for the other roles                                           */ \
-    STR(chat_user_begin_image)                                                                                         \
-    STR(chat_user_end)                                                                                                 \
-    STR(chat_user_end_image)                                                                                           \
-    STR(chat_assistant_begin)                                                                                          \
-    STR(chat_assistant_begin_image)                                                                                    \
-    STR(chat_assistant_end)                                                                                            \
-    STR(chat_assistant_end_image)                                                                                      \
-    STR(chat_between_messages)                                                                                         \
-    STR(chat_text_text)              /* within a message: between two texts                                         */ \
-    STR(chat_text_image)             /* ... a text and a picture                                                    */ \
-    STR(chat_image_text)             /* ... a picture and a text                                                    */ \
-    STR(chat_image_image)            /* ... two pictures                                                            */ \
-    STR(chat_generation_prompt)      /* what the answer continues                                                   */
-
-/* chat_accepts: the conversations that these strings render as the template does. What is not in it the template
-   renders in a way of its own, or refuses: sv_prompt refuses it. Without any of them: the user's messages, each of
-   pictures, as many as there are, and one text after them. */
-enum {
-    SV_CHAT_SYSTEM = 1,             /* a system message (a text), as the first */
-    SV_CHAT_SYSTEM_LATER = 2,       /* ... at other places, too */
-    SV_CHAT_ASSISTANT = 4,          /* messages of the assistant (a text each): answers given before */
-    SV_CHAT_ASSISTANT_LAST = 8,     /* ... as the last, too */
-    SV_CHAT_MIXED = 16,             /* texts and pictures in any number and order */
-    SV_CHAT_IMAGES = 32             /* pictures in others' messages than the user's */
-};
-
-/* Every tensor: its field in the structs below, V or M, its name in the file (HF's name; %d is the layer), rows, cols.
-   M is a matrix, in whatever format; V is a vector or table whose numbers are used as they are: always f32. Row i of
-   position_embedding belongs to patch i: export.py has put the rows in the order in which the reference reads them. */
-#define SV_VISION_TENSORS(T)                                                                                           \
-    T(patch_embedding_weight, M, "model.vision_model.embeddings.patch_embedding.weight",                               \
-                                 vision_hidden_size, 3 * patch_size * patch_size)                                      \
-    T(patch_embedding_bias,   V, "model.vision_model.embeddings.patch_embedding.bias", 1, vision_hidden_size)          \
-    T(position_embedding,     V, "model.vision_model.embeddings.position_embedding.weight",                            \
-                                 (image_size / patch_size) * (image_size / patch_size), vision_hidden_size)            \
-    T(post_layernorm_weight,  V, "model.vision_model.post_layernorm.weight", 1, vision_hidden_size)                    \
-    T(post_layernorm_bias,    V, "model.vision_model.post_layernorm.bias",   1, vision_hidden_size)                    \
-    T(modality_projection,    M, "model.connector.modality_projection.proj.weight",                                    \
-                                 hidden_size, vision_hidden_size * scale_factor * scale_factor)
-
-#define SV_VISION_LAYER "model.vision_model.encoder.layers.%d."
-#define SV_VISION_LAYER_TENSORS(T)                                                                                     \
-    T(layer_norm1_weight, V, SV_VISION_LAYER "layer_norm1.weight",        1, vision_hidden_size)                       \
-    T(layer_norm1_bias,   V, SV_VISION_LAYER "layer_norm1.bias",          1, vision_hidden_size)                       \
-    T(q_proj_weight,      M, SV_VISION_LAYER "self_attn.q_proj.weight",   vision_hidden_size, vision_hidden_size)      \
-    T(q_proj_bias,        V, SV_VISION_LAYER "self_attn.q_proj.bias",     1, vision_hidden_size)                       \
-    T(k_proj_weight,      M, SV_VISION_LAYER "self_attn.k_proj.weight",   vision_hidden_size, vision_hidden_size)      \
-    T(k_proj_bias,        V, SV_VISION_LAYER "self_attn.k_proj.bias",     1, vision_hidden_size)                       \
-    T(v_proj_weight,      M, SV_VISION_LAYER "self_attn.v_proj.weight",   vision_hidden_size, vision_hidden_size)      \
-    T(v_proj_bias,        V, SV_VISION_LAYER "self_attn.v_proj.bias",     1, vision_hidden_size)                       \
-    T(out_proj_weight,    M, SV_VISION_LAYER "self_attn.out_proj.weight", vision_hidden_size, vision_hidden_size)      \
-    T(out_proj_bias,      V, SV_VISION_LAYER "self_attn.out_proj.bias",   1, vision_hidden_size)                       \
-    T(layer_norm2_weight, V, SV_VISION_LAYER "layer_norm2.weight",        1, vision_hidden_size)                       \
-    T(layer_norm2_bias,   V, SV_VISION_LAYER "layer_norm2.bias",          1, vision_hidden_size)                       \
-    T(fc1_weight,         M, SV_VISION_LAYER "mlp.fc1.weight",         vision_intermediate_size, vision_hidden_size)   \
-    T(fc1_bias,           V, SV_VISION_LAYER "mlp.fc1.bias",              1, vision_intermediate_size)                 \
-    T(fc2_weight,         M, SV_VISION_LAYER "mlp.fc2.weight",         vision_hidden_size, vision_intermediate_size)   \
-    T(fc2_bias,           V, SV_VISION_LAYER "mlp.fc2.bias",              1, vision_hidden_size)
-
-#define SV_TEXT_TENSORS(T)                                                                                             \
-    T(embed_tokens, M, "model.text_model.embed_tokens.weight", vocab_size, hidden_size)                                \
-    T(inv_freq,     V, "model.text_model.rotary_emb.inv_freq", 1, head_dim / 2)                                        \
-    T(norm,         V, "model.text_model.norm.weight",         1, hidden_size)
-
-#define SV_TEXT_LAYER "model.text_model.layers.%d."
-#define SV_TEXT_LAYER_TENSORS(T)                                                                                       \
-    T(input_layernorm, V, SV_TEXT_LAYER "input_layernorm.weight",  1, hidden_size)                                     \
-    T(q_proj,    M, SV_TEXT_LAYER "self_attn.q_proj.weight",       num_attention_heads * head_dim, hidden_size)        \
-    T(k_proj,    M, SV_TEXT_LAYER "self_attn.k_proj.weight",       num_key_value_heads * head_dim, hidden_size)        \
-    T(v_proj,    M, SV_TEXT_LAYER "self_attn.v_proj.weight",       num_key_value_heads * head_dim, hidden_size)        \
-    T(o_proj,    M, SV_TEXT_LAYER "self_attn.o_proj.weight",       hidden_size, num_attention_heads * head_dim)        \
-    T(post_attention_layernorm, V, SV_TEXT_LAYER "post_attention_layernorm.weight", 1, hidden_size)                    \
-    T(gate_proj, M, SV_TEXT_LAYER "mlp.gate_proj.weight",          intermediate_size, hidden_size)                     \
-    T(up_proj,   M, SV_TEXT_LAYER "mlp.up_proj.weight",            intermediate_size, hidden_size)                     \
-    T(down_proj, M, SV_TEXT_LAYER "mlp.down_proj.weight",          hidden_size, intermediate_size)
-
-#define SV_UNTIED_TENSORS(T) /* left out where tie_word_embeddings is 1 */                                             \
-    T(lm_head,      M, "lm_head.weight",                           vocab_size, hidden_size)
-
-/* -------------------------------------------------------------------------------------------the model in memory */
-
-typedef struct SvString { const char *data; size_t size; } SvString;    /* bytes in the mapped file, not terminated */
-typedef struct SvIds { uint32_t count, id[16]; } SvIds;
-
-#define SV_FIELD_U32(field) uint32_t field;
-#define SV_FIELD_F32(field) float field;
-#define SV_FIELD_F64(field) double field;
-#define SV_FIELD_F3(field) float field[3];
-#define SV_FIELD_IDS(field) SvIds field;
-#define SV_FIELD_STR(field) SvString field;
-typedef struct SvConfig {
-    SV_CONFIG(SV_FIELD_U32, SV_FIELD_F32, SV_FIELD_F64, SV_FIELD_F3, SV_FIELD_IDS, SV_FIELD_STR)
-} SvConfig;
-
-/* data: sv_tensor_size() bytes. */
-typedef struct SvTensor { const void *data; uint32_t format, group, rows, cols; } SvTensor;
-
-#define SV_FIELD_TENSOR(field, kind, name, rows, cols) SvTensor field;
-typedef struct SvVisionLayer { SV_VISION_LAYER_TENSORS(SV_FIELD_TENSOR) } SvVisionLayer;
-typedef struct SvVision { SV_VISION_TENSORS(SV_FIELD_TENSOR) SvVisionLayer *layers; } SvVision;
-typedef struct SvTextLayer { SV_TEXT_LAYER_TENSORS(SV_FIELD_TENSOR) } SvTextLayer;
-typedef struct SvText {
-    SV_TEXT_TENSORS(SV_FIELD_TENSOR) SV_UNTIED_TENSORS(SV_FIELD_TENSOR) SvTextLayer *layers;
-} SvText;
-
-/* -------------------------------------------------------------------------------------- pictures (codecs/, image.c) */
+/* ------------------------------------------------------------------------------------- pictures (codecs/, image.c) */
 
 /* A picture as its file has it. */
 typedef struct SvImage {
@@ -281,61 +82,15 @@ int sv_image_split(const SvImage *image, int longest_edge, int side, bool split,
 void sv_image_free(SvImage *image);
 void sv_tiles_free(SvTiles *tiles);
 
-/* CRC-32 as zlib's crc32(crc, data, size): start with 0, feed in pieces. PNG's and the checkpoint's checksum. */
-uint32_t sv_crc32(uint32_t crc, const void *data, size_t size);
+/* --------------------------------------------------------------------------------------------- the model (model.c) */
 
-/* --------------------------------------------------------------------------------------------- tokens (tokenizer.c) */
-
-typedef struct SvTokenizer SvTokenizer;
-
-/* Reads the tokenizer part of a checkpoint from data and sets *used to its length. The strings stay in data, which
-   must outlive the tokenizer; the rest is allocated. Every length and id is checked. Ids must be below vocab_size. */
-int sv_tokenizer_load(const uint8_t *data, size_t size, uint32_t vocab_size, size_t *used,
-                      SvTokenizer **tokenizer, SvError *error);
-void sv_tokenizer_free(SvTokenizer *tokenizer);
-
-/* Text (any bytes; what is not UTF-8 counts as U+FFFD, as Python's errors="replace" would) to ids, added tokens
-   included, none put in front. The caller frees *ids. */
-int sv_tokenize(const SvTokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count,
-                SvError *error);
-
-/* The bytes one id stands for, alive as long as the tokenizer; *size 0 for an id out of range or without a token. */
-const char *sv_token_bytes(const SvTokenizer *tokenizer, int32_t id, size_t *size);
-
-/* Bytes in, whole UTF-8 characters out: what a stream of tokens is read through. Feed writes what is complete to out
-   (at most 3 * (size + 4) bytes), each invalid sequence as U+FFFD, and keeps an unfinished character for the next call;
-   the last call says end, and the unfinished one becomes U+FFFD. Returns the number of bytes written. */
-typedef struct SvUtf8 { uint8_t kept[4]; int count; } SvUtf8;
-size_t sv_utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char *out);
-
-/* Ids to text, as tokenizer.decode(ids): valid UTF-8, zero-terminated. The caller frees *text. */
-int sv_detokenize(const SvTokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size,
-                  SvError *error);
-
-/* ---------------------------------------------------------------------------------------------- the model (model.c) */
-
-typedef struct SvEntry { SvString name; uint32_t format, group, rows, cols; uint64_t offset, size; } SvEntry;
-
-typedef struct SvKernels SvKernels;      /* the arithmetic: at the end of this file */
-
-typedef struct SvModel {
-    SvConfig config;
-    SvVision vision;                    /* layers = NULL in a text-only model */
-    SvText text;
-    SvTokenizer *tokenizer;
-    const SvKernels *kernels;           /* sv_kernels(0); another set may be put here before the model is used */
-    SvEntry *entries;                   /* the tensor table, for those who list it */
-    uint32_t n_entries, weights_crc;
-    char *path;
-    uint8_t *file;                      /* the whole checkpoint: mapped and shared, or read where there is no mmap */
-    size_t file_size, data_offset;
-    bool mapped;
-} SvModel;
+typedef struct SvModel SvModel;          /* model.h shows what is in it */
 
 /* Opens a checkpoint: maps it, checks every length, offset and dimension, and that the metadata's checksum holds. Files
    up to SV_VERIFY_SIZE, and those that are read whole, have their weights' checksum verified too: for a larger one that
-   would take longer than an answer, so there it is the caller's choice (sv_verify). A mapped file must not be changed
-   while it is open: what is cut off it then is a bus error. Close the model with sv_close. */
+   would take longer than an answer, so there it is the caller's choice (sv_verify). Do not
+   truncate or change the file while the model is open: reading a page that is gone raises SIGBUS. Close the model with
+   sv_close. */
 #define SV_VERIFY_SIZE (64u << 20)
 int sv_open(const char *path, SvModel **model, SvError *error);
 
@@ -343,11 +98,11 @@ int sv_open(const char *path, SvModel **model, SvError *error);
 int sv_verify(const SvModel *model, SvError *error);
 void sv_close(SvModel *model);
 
-const char *sv_format_name(uint32_t format);                          /* "f32", "bf16", ... */
-
 /* Bytes that an answer takes beside the mapped file: the key/value cache for `positions`, the image features and the
    buffers of the vision tower for `tiles`, with as many threads as sv_threads(threads). */
 uint64_t sv_memory_needed(const SvModel *model, int positions, int tiles, int threads);
+
+/* ------------------------------------------------------------------------------ conversation to answer (smolvlm.c) */
 
 /* What happens on the way, told to whoever wants to know; every function may be NULL.
 
@@ -366,12 +121,6 @@ typedef struct SvEvents {
     bool (*token)(void *user, int32_t id, const char *text, size_t size);
     void (*activation)(void *user, const SvActivation *activation);
 } SvEvents;
-
-/* How the forward passes report an activation, if anybody listens; %d in module is the layer. */
-void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
-             int axis);
-
-/* ------------------------------------------------------------------------------- conversation to answer (smolvlm.c) */
 
 /* A conversation: messages with a role ("system", "user", "assistant") and contents, each a text or a picture: exactly
    one of the two is set. A message has at least one. name: what an error's sentence calls the picture; may be NULL. */
@@ -435,23 +184,31 @@ int sv_selftest(const SvModel *model, int threads, bool one_by_one, uint64_t *ha
 /* Whether all of the model's matrices are Q8 or Q4, so that the above holds. */
 bool sv_same_bits(const SvModel *model);
 
-/* -------------------------------------------------------------------------------------- the vision tower (vision.c) */
+/* -------------------------------------------------------------------------------------------- tokens (tokenizer.c) */
 
-int sv_image_tokens(const SvConfig *config);                          /* image tokens a tile becomes; 0: text-only */
+typedef struct SvTokenizer SvTokenizer;
+const SvTokenizer *sv_tokenizer(const SvModel *model);       /* it lives as long as the model */
+
+/* Text (any bytes; what is not UTF-8 counts as U+FFFD, as Python's errors="replace" would) to ids, added tokens
+   included, none put in front. The caller frees *ids. */
+int sv_tokenize(const SvTokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count,
+                SvError *error);
+
+/* Ids to text, as tokenizer.decode(ids): valid UTF-8, zero-terminated. The caller frees *text. */
+int sv_detokenize(const SvTokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size,
+                  SvError *error);
+
+/* -------------------------------------------------------------------------- the two halves, for a loop of your own */
 
 /* tiles [count, image_size, image_size, 3] bytes -> features [count, sv_image_tokens, hidden_size] */
 int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads, float *features,
               const SvEvents *events, SvError *error);
-uint64_t sv_vision_memory(const SvModel *model, int tiles, int threads);
-
-/* ------------------------------------------------------------------------------------------ the decoder (decoder.c) */
 
 typedef struct SvDecoder SvDecoder;
 
 /* A decoder with room for `capacity` positions, at position 0. */
 int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **decoder, SvError *error);
 void sv_decoder_free(SvDecoder *decoder);
-uint64_t sv_decoder_memory(const SvModel *model, int capacity, int threads);
 
 /* ids [count] -> x [count, hidden_size]: embed_tokens. */
 void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x);
@@ -462,90 +219,6 @@ void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x);
    stay in the cache. */
 int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits, const SvEvents *events,
                        SvError *error);
-
-/* ------------------------------------------------------------------------------------------------ arithmetic (quant.c)
-
-   Every sum is taken in one fixed order whatever the machine. For Q8 and Q4 a result depends neither on the number of
-   threads, nor on the number of rows computed together, nor on how wide the vectors are: to the bit, on every machine.
-   f32 and bf16 products use fused multiply-adds where there are any, and up to three rows of x another order than
-   many. */
-
-/* The keys and values of a layer, or of a picture's patches: q8 (int8 and a scale for each position and head, beside
-   weights in Q8 or Q4), or f32. capacity: a multiple of 64; dim: at most SV_MAX_HEAD_DIM; data: cache_floats() floats. How they
-   lie there is the kernels' affair: one set's cache is not another's. */
-#define SV_MAX_HEAD_DIM 512
-typedef struct SvCache { bool q8; size_t capacity, heads, dim; float *data; } SvCache;
-
-/* Whether attention's queries see later keys. */
-enum { SV_BIDIRECTIONAL = false, SV_CAUSAL = true };
-
-/* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: none) */
-typedef struct SvProduct { float *out; const SvTensor *w; const float *bias; } SvProduct;
-
-/* What an instruction set has its own code for. All threads of a team call such a function together, within #pragma omp
-   parallel, and share its work; or one thread calls it alone. What goes row by row, all but matmul and attention, gives
-   a thread the same rows whenever there are as many, so that one such function may follow another without waiting.
-   matmul and attention wait for all threads before they read another's rows, and again when they are done. For anything
-   else there is #pragma omp barrier. */
-struct SvKernels {
-    const char *name;                                                     /* "avx2", "neon", ..., "reference" */
-
-    /* The products of the n rows of x with `count` matrices: together, because then x is quantized once, and threads
-       wait once. All have the same cols, and no out is x. scratch: matmul_scratch(n, cols) floats. A thread may put
-       its own rows of x there before all have come. */
-    void (*matmul)(const SvProduct *products, int count, const float *x, size_t n, float *scratch);
-
-    /* k, v [count, heads * dim] become the positions at, at + 1, ... of the cache. Rows are heads: count * heads. */
-    void (*cache)(const SvCache *cache, const float *k, const float *v, size_t at, size_t count);
-
-    /* Attention for n_q queries over the first n_k positions of the cache, all heads: out and q [n_q, heads * dim];
-       query head h reads the cache's head h / (heads / cache.heads). SV_CAUSAL: query i sees the keys up to
-       n_k - n_q + i; SV_BIDIRECTIONAL: all of them. scratch: attention_scratch() floats. */
-    void (*attention)(float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k, size_t heads,
-                      bool causal, float *scratch);
-
-    /* Over each of n rows of `size`; out may be x. */
-    void (*layer_norm)(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size,
-                       float eps);
-    void (*rms_norm)(float *out, const float *x, const float *weight, size_t n, size_t size, float eps);
-
-    void (*gelu_tanh)(float *x, size_t n, size_t size);                     /* gelu_pytorch_tanh */
-    void (*silu_mul)(float *gate, const float *up, size_t n, size_t size);  /* gate = silu(gate) * up */
-    void (*add)(float *x, const float *y, size_t n, size_t size);           /* x += y */
-
-    /* How many floats the scratch of matmul needs, for n rows of cols numbers; that of attention, for n_k positions of
-       the cache; and the data of a cache. */
-    uint64_t (*matmul_scratch)(uint64_t n, uint64_t cols);
-    uint64_t (*attention_scratch)(uint64_t n_k, uint64_t heads, int threads);
-    uint64_t (*cache_floats)(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim);
-};
-
-/* The kernels that this machine can run, the fastest first; NULL past the last. */
-const SvKernels *sv_kernels(int i);
-
-/* Row `row` of w as floats. */
-void sv_row(const SvTensor *w, size_t row, float *out);
-
-/* Bytes that rows x cols numbers take in a format, scales included; 0 for what cannot be. */
-uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t cols);
-
-float sv_exp(float x);                                                    /* e^x, within 2 ulp, x cut to -87 .. 87 */
-void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| <= 2^23 */
-int sv_threads(int wanted);                                               /* 0: all (OMP_NUM_THREADS) */
-int sv_team(int threads, uint64_t work);                                  /* 1 for too few multiply-adds to share */
-
-/* sv_emit, called by all threads of a team together: they wait until data is whole, and while the first, the caller's
-   own, tells. */
-void sv_team_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims,
-                  const int *shape, int axis);
-
-/* ------------------------------------------------------------------------------------- what they share (base.c) */
-
-/* Allocates `count` arrays of sizes[i] floats as one block, all zero, and sets parts[i] to each; the caller frees the
-   block. NULL if there is no such memory. */
-void *sv_floats(int count, const uint64_t *sizes, float **parts);
-uint64_t sv_sum(int count, const uint64_t *sizes);                        /* how many floats that block holds */
-double sv_seconds(void);                                                  /* a clock, for differences */
 
 #ifdef __cplusplus
 }

@@ -20,7 +20,7 @@
 
    The library writes every byte as a printable character before it merges (a space as U+0120); the checkpoint holds
    plain bytes instead, and the ids of the single bytes, which are not in byte order. */
-#include "smolvlm.h"
+#include "model.h"
 
 #include <stdlib.h>
 #include <string.h>

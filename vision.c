@@ -22,13 +22,10 @@
 
    Tiles do not see each other here: bringing them together is the decoder's work. So a batch of tiles is one tall
    matrix to every step but attention. */
-#include "smolvlm.h"
+#include "model.h"
 
 #include <stdlib.h>
 #include <string.h>
-#if !defined(_OPENMP) && defined(__GNUC__)
-#pragma GCC diagnostic ignored "-Wunknown-pragmas"
-#endif
 
 /* A batch of tiles on its way through the tower, and the memory for it; rows = tiles * patches. Buffers that are never
    needed at the same time share their memory: attention lies where norm does, delta and shuffled where q does. */
@@ -182,8 +179,6 @@ int sv_image_tokens(const SvConfig *c) {
 /* Beside weights in Q8 or Q4, attention works on integers too. */
 static bool is_q8(const SvModel *m) { return m->vision.layers[0].k_proj_weight.group != 0; }
 
-static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
-
 /* The buffers that have memory of their own, and the floats that each takes. WIDE is the patches' pixels first, and the
    MLP's middle afterwards. */
 enum { X, NORM, Q, K, V, WIDE, CACHE, SCRATCH, N_PARTS };
@@ -193,12 +188,12 @@ static void part_sizes(const SvModel *m, size_t tiles, int threads, uint64_t siz
     const SvKernels *cpu = m->kernels;
     uint64_t n = patches_of(c), rows = n * batch_of(c, tiles), heads = c->vision_num_attention_heads;
     uint64_t pixels = 3 * (uint64_t)c->patch_size * c->patch_size, area = (uint64_t)c->scale_factor * c->scale_factor;
-    uint64_t width = c->vision_hidden_size, wide = larger(c->vision_intermediate_size, pixels);
+    uint64_t width = c->vision_hidden_size, wide = sv_larger(c->vision_intermediate_size, pixels);
     size[X] = size[NORM] = size[Q] = size[K] = size[V] = rows * width;
     size[WIDE] = rows * wide;
     size[CACHE] = cpu->cache_floats(is_q8(m), n, heads, width / heads);
-    size[SCRATCH] = larger(cpu->attention_scratch(n, heads, threads),
-                           larger(cpu->matmul_scratch(rows, larger(wide, width)),
+    size[SCRATCH] = sv_larger(cpu->attention_scratch(n, heads, threads),
+                           sv_larger(cpu->matmul_scratch(rows, sv_larger(wide, width)),
                                   cpu->matmul_scratch(rows / area, width * area)));
 }
 

@@ -9,7 +9,7 @@
 #ifndef SV_CODEC_H
 #define SV_CODEC_H
 
-#include "../smolvlm.h"
+#include "../model.h"
 
 /* The picture in a file's bytes, pixels as stored: the caller frees *image, also after an error. *orientation is set if
    metadata state one: 1..8, as in EXIF. name stands for the file in the error's sentence. */

@@ -16,7 +16,7 @@
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
 #endif
-#include "smolvlm.h"
+#include "model.h"
 
 #include <errno.h>
 #include <stdarg.h>

@@ -45,15 +45,13 @@
 #ifndef SV_KERNELS_H
 #define SV_KERNELS_H
 
-#include "../smolvlm.h"
+#include "../model.h"
 
 #include <float.h>
 #include <math.h>
 #include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
-#elif defined(__GNUC__)
-#pragma GCC diagnostic ignored "-Wunknown-pragmas"
 #endif
 
 /* The instruction set that this compilation is for, and its name. SV_NO_SIMD: plain C alone. */

@@ -131,7 +131,7 @@ def llama_worker(job):
 
 
 def ours_worker(job):
-    """Through smolvlm.h, from the library that was made of the program's own objects."""
+    """Through model.h, from the library that was made of the program's own objects."""
     library = ctypes.CDLL(job["library"])
     error, model, decoder = ctypes.create_string_buffer(640), ctypes.c_void_p(), ctypes.c_void_p()
 
@@ -182,7 +182,7 @@ def bits_of(paths):
             from gguf import GGUFReader
             tensors = [(t.name.startswith("blk."), int(t.n_bytes), int(t.n_elements)) for t in GGUFReader(path).tensors]
         else:
-            with open(path, "rb") as f:                     # the tensor table: smolvlm.h
+            with open(path, "rb") as f:                     # the tensor table: model.h
                 size = struct.unpack("<Q", f.read(24)[16:])[0]
                 metadata = f.read(size - 24)
             tensors = []

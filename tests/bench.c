@@ -15,7 +15,7 @@
    median of its repetitions, a limit the best of them. The arithmetic's limits are measured once, at the start: on a
    machine that others use too, shares of them can come out wrong either way. */
 #define _DEFAULT_SOURCE
-#include "smolvlm.h"
+#include "model.h"
 
 #include <errno.h>
 #include <stdarg.h>

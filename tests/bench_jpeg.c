@@ -1,6 +1,6 @@
 /* bench_jpeg FILE...: how long each picture takes to decode, from its bytes in memory to RGB. Prints CPU seconds, a
    line each. tests/bench_jpeg.py holds it against Pillow. */
-#include "../smolvlm.h"
+#include "../model.h"
 
 #include <stdio.h>
 #include <stdlib.h>

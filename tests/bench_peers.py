@@ -179,7 +179,7 @@ def gguf(directory, place, kind, llama):
 
 def ours(directory, place, kind):
     """Our checkpoint of an HF directory, by export.py, made in place."""
-    out, export, layout = os.path.join(place, kind + ".bin"), f"{ROOT}/export.py", f"{ROOT}/smolvlm.h"
+    out, export, layout = os.path.join(place, kind + ".bin"), f"{ROOT}/export.py", f"{ROOT}/model.h"
     if not newer(out, directory, export, layout):
         start = time.time()
         run([sys.executable, export, directory, out, "--format", kind], f"{place}: export.py --format {kind}")

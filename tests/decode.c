@@ -3,7 +3,7 @@
 
      pixels WIDTH HEIGHT CRC32 NOTE     CRC-32 of the RGB bytes; NOTE: what is remarkable about the file, or nothing
      fails SENTENCE */
-#include "../smolvlm.h"
+#include "../model.h"
 
 #include <stdio.h>
 #include <stdlib.h>

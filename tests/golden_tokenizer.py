@@ -4,7 +4,7 @@
     python3 tests/golden_tokenizer.py tables    the character tables of tokenizer.c, as C text
 
 A tokenizer is a pair of files; all numbers are little-endian:
-    NAME.bin    u32 vocab_size, then the tokenizer as a checkpoint carries it (smolvlm.h, "tokenizer:")
+    NAME.bin    u32 vocab_size, then the tokenizer as a checkpoint carries it (model.h, "tokenizer:")
     NAME.cases  u32 n, then n x { u32 size, text; u32 count, i32 ids }        what encode makes of the text
                 u32 n, then n x { u32 count, i32 ids; u32 size, text }        what decode makes of the ids
 flagged is one with all kinds of added tokens, whose flags are by chance; smollm2 is SmolVLM2's own (SMOLVLM_TOKENIZER says where its tokenizer.json is); tiny is an invented one for what that

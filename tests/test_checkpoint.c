@@ -6,7 +6,7 @@
 #endif
 #include "greatest.h"
 #include "golden.h"
-#include "../smolvlm.h"
+#include "../model.h"
 
 #include <math.h>
 #include <unistd.h>

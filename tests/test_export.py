@@ -47,7 +47,7 @@ def read(path):
 
 
 def read_header():
-    return read(os.path.join(os.path.dirname(HERE), "smolvlm.h")).decode()
+    return read(os.path.join(os.path.dirname(HERE), "model.h")).decode()
 
 
 Q4_VALUES = np.array(re.search(r"SV_Q4_VALUES \{(.*?)\}", read_header())[1].split(","), np.int32)
@@ -81,7 +81,7 @@ def decoded(numbers, scales):
 
 
 def read_file(path):
-    """The file as smolvlm.h's comment describes it: config {}, tensors {name: array}, formats {name: int} and more."""
+    """The file as model.h's comment describes it: config {}, tensors {name: array}, formats {name: int} and more."""
     data = read(path)
     magic, version, metadata_crc, data_offset, size, weights_crc, n_tensors = struct.unpack_from("<8sIIQQII", data)
     assert (magic, version, size, data_offset % 64) == (b"SMOLVLM\n", 4, len(data), 0)

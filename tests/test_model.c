@@ -4,7 +4,7 @@
    Run from the repository's root. test_model --hashes prints the hashes that golden_model.py keeps. */
 #include "greatest.h"
 #include "golden.h"
-#include "../smolvlm.h"
+#include "../model.h"
 
 #include <math.h>
 #if !defined(_OPENMP) && defined(__GNUC__)

@@ -5,7 +5,7 @@
    -v prints the largest error that each test has met. Run from the repository's root. */
 #include "greatest.h"
 #include "golden.h"
-#include "../smolvlm.h"
+#include "../model.h"
 
 #include <float.h>
 #include <math.h>

@@ -2,7 +2,7 @@
    writes tests/golden/tokenizer/), against broken files, and against the clock. Run from the repository's root.
    SV_SLOW set in the environment allows for a slow machine, an emulated one for instance. */
 #include "greatest.h"
-#include "../smolvlm.h"
+#include "../model.h"
 
 #include <time.h>
 
