@@ -1,6 +1,7 @@
 /* image.c: RGB pixels -> tiles, what a vision-language model does to a picture. (codecs/ makes pixels of files.)
 
      [height, width, 3]                                              SvImage
+       |  where it is transparent: painted                           .convert_to_rgb
        |  longest edge to longest_edge, the other by the aspect      SmolVLMImageProcessorPil.resize
        |  both edges up to multiples of side                         .resize_for_vision_encoder
      [rows * side, cols * side, 3]
@@ -15,6 +16,7 @@
 
 void sv_image_free(SvImage *image) {
     free(image->rgb);
+    free(image->alpha);
     *image = (SvImage){0};
 }
 
@@ -42,6 +44,28 @@ int sv_new_image(uint64_t width, uint64_t height, const char *name, SvImage *ima
                        (unsigned long long)width, (unsigned long long)height);
     image->width = (int)width;
     image->height = (int)height;
+    return 0;
+}
+
+/* ------------------------------------------------------------------------------------------------ transparency */
+
+/* A sample over an opaque one: ImagingAlphaComposite, which computes with 7 bits more than samples have. */
+static uint8_t over(unsigned sample, unsigned below, unsigned alpha) {
+    unsigned sum = ((sample * alpha + below * (255 - alpha)) << 7) + (128 << 7);
+    return (uint8_t)((((sum >> 8) + sum) >> 8) >> 7);
+}
+
+int sv_image_paint(const SvImage *image, const uint8_t *background, SvImage *out, SvError *error) {
+    const size_t size = (size_t)image->width * (size_t)image->height;
+    *out = (SvImage){0};
+    if (sv_new_image((uint64_t)image->width, (uint64_t)image->height, "paint", out, error)) return -1;
+    memcpy(out->rgb, image->rgb, 3 * size);
+    uint8_t *rgb = out->rgb;
+    for (size_t i = 0; i < size; i++, rgb += 3) {
+        if (!background && image->has_key && memcmp(rgb, image->key, 3) == 0) memset(rgb, 255, 3);
+        if (background && image->alpha)
+            for (int c = 0; c < 3; c++) rgb[c] = over(rgb[c], background[c], image->alpha[i]);
+    }
     return 0;
 }
 
@@ -292,14 +316,17 @@ static int split_tiles(const SvImage *image, int side, SvTiles *tiles, SvError *
 }
 
 int sv_image_split(const SvImage *image, int longest_edge, int side, bool split, SvTiles *tiles, SvError *error) {
-    SvImage resized = {0}, padded = {0};
+    SvImage painted = {0}, resized = {0}, padded = {0};
     int width = image->width, height = image->height, result;
     *tiles = (SvTiles){0};
     if (longest_edge < 1 || longest_edge > SV_MAX_SIDE || side < 1 || side > SV_MAX_SIDE)
         return sv_fail(error, "a picture cannot be cut: the longest edge %d and the tile's side %d must be 1 to %d",
                        longest_edge, side, SV_MAX_SIDE);
+    if (image->has_key && sv_image_paint(image, NULL, &painted, error)) return -1;
     longest_edge_size(&width, &height, longest_edge);
-    if (sv_image_resize(image, width, height, &resized, error)) return -1;
+    result = sv_image_resize(image->has_key ? &painted : image, width, height, &resized, error);
+    sv_image_free(&painted);
+    if (result) return -1;
     if (split) vision_encoder_size(&width, &height, side);
     else width = height = side;
     if (width < 1 || height < 1)            /* by a rounding of the aspect; the reference raises here */

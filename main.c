@@ -83,7 +83,7 @@ static bool blank(const char *text) { return !text[strspn(text, " \t\r\n")]; }
 
 /* Every option: from this table come the parsing, --help and "did you mean". letter: 0 for none. value: what --help
    calls its value, or NULL. field: of Arguments, which it sets; low, high: the bounds of a number. */
-enum { SWITCH, TEXT, PICTURE, WHOLE, SEED, REAL, HELP, VERSION };
+enum { SWITCH, TEXT, PICTURE, WHOLE, SEED, REAL, COLOUR, HELP, VERSION };
 #define INTO(field) offsetof(Arguments, field)
 static const struct Option {
     char letter;
@@ -116,6 +116,9 @@ static const struct Option {
     { 0, "longest-edge", "PX", WHOLE, INTO(options.longest_edge), 1, SV_MAX_SIDE,
       "scale a picture's longer side to PX before it is cut into tiles: fewer tiles, less detail, less time (default: "
       "the checkpoint's; more than 4096 is 4096)" },
+    { 0, "background", "RGB", COLOUR, INTO(options.background), 0, 0,
+      "paint what is transparent in a picture: white, black or RRGGBB (default: as transformers does, which makes one "
+      "transparent colour white, but shows the colours that an alpha channel hides)" },
     { 0, "json", NULL, SWITCH, INTO(json), 0, 0,
       "one JSON object on stdout: text, ids, prompt_ids, finish_reason, timings in seconds, tokens per second" },
     { 0, "dump", "DIR", TEXT, INTO(dump), 0, 0,
@@ -232,6 +235,15 @@ static bool real_number(const char *text, double low, double high, float *value)
     return *text && !*end && number >= low && number <= high;
 }
 
+/* white, black or RRGGBB */
+static bool colour(const char *text, uint8_t *rgb) {
+    const char *digits = strcmp(text, "white") == 0 ? "ffffff" : strcmp(text, "black") == 0 ? "000000" : text;
+    if (strlen(digits) != 6 || strspn(digits, "0123456789abcdefABCDEF") != 6) return false;
+    unsigned long number = strtoul(digits, NULL, 16);
+    for (int i = 0; i < 3; i++) rgb[i] = (uint8_t)(number >> (16 - 8 * i));
+    return true;
+}
+
 /* Puts the value where the option's goes; shown is the option as it was written. Returns -1 to go on, or the exit
    code. */
 static int set_option(Arguments *a, const struct Option *o, const char *shown, const char *value) {
@@ -250,6 +262,11 @@ static int set_option(Arguments *a, const struct Option *o, const char *shown, c
     case REAL:
         if (!real_number(value, (double)o->low, (double)o->high, field))
             return misused("%s %s: not a number from %lld to %lld", shown, value, o->low, o->high);
+        break;
+    case COLOUR:
+        if (!colour(value, field))
+            return misused("%s %s: neither white nor black nor a colour as RRGGBB", shown, value);
+        a->options.paint = true;
         break;
     case HELP: print_help(); return 0;
     case VERSION: puts("smolvlm " SV_VERSION_STRING); return 0;
@@ -819,7 +836,8 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     for (int i = 0; i < a->n_images; i++) {
         char name[48];
         if (sv_image_read(a->images[i], &images[i], &error) != 0) goto failed;
-        if (images[i].note.text[0]) complain("%s", images[i].note.text);
+        if (images[i].note.text[0] && !(images[i].alpha && a->options.paint))
+            complain("%s%s", images[i].note.text, images[i].alpha ? " (--background white paints them over)" : "");
         contents[i].image = &images[i];
         contents[i].name = a->images[i];
         snprintf(name, sizeof name, "image%d.ppm", i);

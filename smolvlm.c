@@ -84,12 +84,20 @@ static int add_picture(const SvModel *m, const SvContent *content, const SvOptio
     const SvConfig *c = &m->config;
     int longest_edge = options->longest_edge ? options->longest_edge : (int)c->longest_edge;
     bool split = c->do_image_splitting && !options->no_split;
+    const SvImage *image = content->image;
     SvTiles *tiles = &prompt->pictures[prompt->n_pictures];
+    SvImage painted = { 0 };
     SvError why;
+    int failed = 0;
     if (c->vision_num_hidden_layers == 0)
         return sv_fail(error, "%s: a text-only model, it takes no pictures", m->path);
-    if (sv_image_split(content->image, longest_edge, (int)c->image_size, split, tiles, &why) != 0)
-        return sv_fail(error, "%s: %s", content->name ? content->name : "a picture", why.text);
+    if (options->paint && (image->alpha || image->has_key)) {
+        failed = sv_image_paint(image, options->background, &painted, &why);
+        image = &painted;
+    }
+    if (!failed) failed = sv_image_split(image, longest_edge, (int)c->image_size, split, tiles, &why);
+    sv_image_free(&painted);
+    if (failed) return sv_fail(error, "%s: %s", content->name ? content->name : "a picture", why.text);
     prompt->n_pictures++;
     prompt->n_tiles += tiles->count;
     put_picture(text, c, tiles);

@@ -50,10 +50,14 @@ typedef struct SvError { char text[640]; } SvError;
 
 /* ------------------------------------------------------------------------------------- pictures (codecs/, image.c) */
 
-/* A picture as its file has it. */
+/* A picture as its file has it. What is transparent in it keeps its colours in rgb: what to show there is said later,
+   by sv_image_paint. */
 typedef struct SvImage {
     int width, height;
     uint8_t *rgb;               /* [height, width, 3] */
+    uint8_t *alpha;             /* [height, width], 0: transparent .. 255: opaque; NULL where all of it is opaque */
+    bool has_key;               /* the picture has pixels of the one colour that stands for transparent: Pillow's     */
+    uint8_t key[3];             /* ... info["transparency"] after convert("RGB"); alpha, if any, need not agree       */
     SvError note;               /* what is remarkable about the file, one sentence as an error's, or "" */
 } SvImage;
 
@@ -72,11 +76,17 @@ int sv_image_read(const char *path, SvImage *image, SvError *error);
 /* The same from memory; name stands for the file in the error's sentence. */
 int sv_image_decode(const void *data, size_t size, const char *name, SvImage *image, SvError *error);
 
+/* An opaque picture for the model to see: over a background (red, green, blue) as Pillow's Image.alpha_composite of
+   convert("RGBA") paints it; with background NULL as the convert_to_rgb of the reference's processor, which makes pixels
+   of the key's colour white and takes all others as they are. The caller frees *out. */
+int sv_image_paint(const SvImage *image, const uint8_t *background, SvImage *out, SvError *error);
+
 /* Pillow's Image.resize((width, height), LANCZOS), to the bit. The caller frees *out. */
 int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, SvError *error);
 
-/* SmolVLMImageProcessorPil without the normalisation: the longest edge to longest_edge pixels, then cut into tiles of
-   side x side and the global picture, or (split false) only the global one. The caller frees *tiles. */
+/* SmolVLMImageProcessorPil without the normalisation: painted (no background), the longest edge to longest_edge pixels,
+   then cut into tiles of side x side and the global picture, or (split false) only the global one. The caller frees
+   *tiles. */
 int sv_image_split(const SvImage *image, int longest_edge, int side, bool split, SvTiles *tiles, SvError *error);
 
 void sv_image_free(SvImage *image);
@@ -136,6 +146,8 @@ typedef struct SvOptions {
     uint64_t seed;
     bool no_split;              /* only the global picture */
     int longest_edge;           /* 0: the checkpoint's; above 4096, the reference's limit, it is that */
+    bool paint;                 /* what is transparent is painted over background; false: as the reference does */
+    uint8_t background[3];      /* red, green, blue */
 } SvOptions;
 SvOptions sv_default_options(void);
 

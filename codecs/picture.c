@@ -79,18 +79,28 @@ int sv_orient(SvImage *image, int orientation, const char *name, SvError *error)
     const ptrdiff_t first[9] = { 0, 0, w - 1, h * w - 1, (h - 1) * w, 0, (h - 1) * w, h * w - 1, w - 1 };
     const ptrdiff_t right[9] = { 0, 1, -1, -1, 1, w, -w, -w, w };       /* from a result's pixel to its neighbour's */
     const ptrdiff_t down[9] = { 0, w, w, -w, -w, 1, 1, -1, -1 };        /* ... in the stored picture, in pixels     */
-    SvImage turned = { .note = image->note };
+    SvImage turned = {0};
     bool transposed = orientation >= 5;
     if (sv_new_image((uint64_t)(transposed ? h : w), (uint64_t)(transposed ? w : h), name, &turned, error)) return -1;
-    uint8_t *to = turned.rgb;
+    uint8_t *alpha = image->alpha ? malloc((size_t)w * (size_t)h) : NULL;
+    if (image->alpha && !alpha) {
+        sv_image_free(&turned);
+        return sv_fail(error, "%s: not enough memory to turn the picture", name);
+    }
+    uint8_t *to = turned.rgb, *to_alpha = alpha;
     for (int y = 0; y < turned.height; y++) {
-        const uint8_t *row = image->rgb + 3 * (first[orientation] + y * down[orientation]);
+        const ptrdiff_t row = first[orientation] + y * down[orientation];
         for (int x = 0; x < turned.width; x++, to += 3) {
-            const uint8_t *from = row + 3 * (x * right[orientation]);
+            const uint8_t *from = image->rgb + 3 * (row + x * right[orientation]);
             to[0] = from[0], to[1] = from[1], to[2] = from[2];
         }
+        for (int x = 0; alpha && x < turned.width; x++) *to_alpha++ = image->alpha[row + x * right[orientation]];
     }
     free(image->rgb);
-    *image = turned;
+    free(image->alpha);
+    image->width = turned.width;
+    image->height = turned.height;
+    image->rgb = turned.rgb;
+    image->alpha = alpha;
     return 0;
 }

@@ -330,6 +330,9 @@ typedef struct Png {
     int exif, raw_profile, xmp;     /* the orientation each states, 0 if none */
     int deflated_texts;             /* how many were looked into */
     uint8_t palette[256][3];
+    enum { NO_TRNS, ONE_ENTRY, ALPHAS, ONE_COLOUR } trns;   /* what the tRNS chunk says is transparent: */
+    uint8_t alphas[256];            /* of a palette's entries; in ONE_ENTRY all but one are opaque */
+    unsigned trns_value[3];         /* ONE_ENTRY: which; ONE_COLOUR: gray, or red, green, blue */
 } Png;
 
 static const uint8_t png_channels[7] = { 1, 0, 3, 1, 2, 0, 4 };          /* by colour type */
@@ -344,6 +347,7 @@ static int png_header(Png *png, const uint8_t *data, uint32_t length, SvError *e
     png->width = be32(data);
     png->height = be32(data + 4);
     png->depth = data[8];
+    if (png->type != data[9]) png->trns = NO_TRNS;      /* a second header */
     png->type = data[9];
     if (png->type > 6 || !(depths[png->type] & png->depth) || (png->depth & (png->depth - 1)))
         return sv_fail(error, "%s: a damaged PNG file: there is no colour type %d with %d bits", png->name, png->type,
@@ -430,12 +434,38 @@ static int png_text(Png *png, const uint8_t *data, size_t size, SvError *error) 
     return failed ? sv_fail(error, "%s: not enough memory for the PNG's text", png->name) : 0;
 }
 
+/* What is transparent, PNG specification section 11.3.2.1; in a picture with an alpha channel the chunk does not count.
+   As in PngStream.chunk_tRNS, a palette has either one entry that is fully transparent or a list of alphas. (Which of
+   them is found there by a regular expression that ends in $, before which a line end may stand.) */
+static int png_transparency(Png *png, const uint8_t *data, uint32_t length, SvError *error) {
+    const uint32_t need = png->type == 2 ? 6 : png->type == 0 ? 2 : 0;
+    if (!png->has_header || png->type > 3) return 0;
+    if (length < need) return sv_fail(error, "%s: a damaged PNG file: its tRNS chunk is too short", png->name);
+    if (png->type != 3) {
+        png->trns = ONE_COLOUR;
+        for (uint32_t i = 0; i < need; i += 2) png->trns_value[i / 2] = be16(data + i);
+        return 0;
+    }
+    uint32_t zeros = 0, others = 0, first = 0, end = length && data[length - 1] == '\n' ? length - 1 : length;
+    for (uint32_t i = 0; i < end; i++) {
+        if (data[i] == 0 && zeros++ == 0) first = i;
+        if (data[i] != 0 && data[i] != 255) others++;
+    }
+    png->trns = zeros == 1 && others == 0 ? ONE_ENTRY : ALPHAS;
+    png->trns_value[0] = first < 256 ? first : 255;
+    memset(png->alphas, 255, sizeof png->alphas);
+    if (png->trns == ALPHAS) memcpy(png->alphas, data, smaller(length, sizeof png->alphas));
+    else if (first < 256) png->alphas[first] = 0;
+    return 0;
+}
+
 /* One chunk other than IDAT and IEND. */
 static int png_chunk(Png *png, const uint8_t *data, uint32_t length, SvError *error) {
     const char *type = (const char *)data - 4;
     if (memcmp(type, "IHDR", 4) == 0) return png_header(png, data, length, error);
     if (memcmp(type, "tEXt", 4) == 0 || memcmp(type, "zTXt", 4) == 0 || memcmp(type, "iTXt", 4) == 0)
         return png_text(png, data, length, error);
+    if (memcmp(type, "tRNS", 4) == 0) return png_transparency(png, data, length, error);
     if (memcmp(type, "eXIf", 4) == 0) {
         png->has_exif = true;
         png->exif = sv_exif_orientation(data, length);
@@ -489,8 +519,16 @@ static bool unfilter(int filter, uint8_t *row, const uint8_t *above, size_t size
     }
 }
 
-/* count pixels of a scanline to RGB, every step-th pixel of the picture's row. Alpha is dropped, as convert("RGB")
-   does; of 16 bits the high byte is kept, but for gray without alpha see png_header. */
+/* The byte or the palette's index that pixel i of a scanline with one sample a pixel is. */
+static int png_index(const Png *png, const uint8_t *row, size_t i) {
+    const int depth = png->depth, max = (1 << depth) - 1;
+    if (depth == 16) return row[2 * i] ? 255 : row[2 * i + 1];
+    if (depth == 8) return row[i];
+    return row[i * (size_t)depth / 8] >> (8 - depth - (int)(i * (size_t)depth % 8)) & max;
+}
+
+/* count pixels of a scanline to RGB, every step-th pixel of the picture's row. Alpha is left to png_alpha; of 16 bits
+   the high byte is kept, but for gray without alpha see png_header. */
 static void png_pixels(const Png *png, const uint8_t *row, size_t count, uint8_t *rgb, size_t step) {
     size_t sample = (size_t)png->depth / 8;
     step *= 3;
@@ -501,16 +539,33 @@ static void png_pixels(const Png *png, const uint8_t *row, size_t count, uint8_t
         for (size_t i = 0; i < count; i++, row += pixel, rgb += step)
             rgb[0] = row[0], rgb[1] = row[sample], rgb[2] = row[2 * sample];
     } else {
-        int depth = png->depth, max = (1 << depth) - 1;
-        for (size_t i = 0; i < count; i++, rgb += step) {
-            int index;
-            if (png->type == 4) index = row[i * 2 * sample];
-            else if (depth == 16) index = row[2 * i] ? 255 : row[2 * i + 1];
-            else if (depth == 8) index = row[i];
-            else index = row[i * (size_t)depth / 8] >> (8 - depth - (int)(i * (size_t)depth % 8)) & max;
-            memcpy(rgb, png->palette[index], 3);
-        }
+        for (size_t i = 0; i < count; i++, rgb += step)
+            memcpy(rgb, png->palette[png->type == 4 ? row[i * 2 * sample] : png_index(png, row, i)], 3);
     }
+}
+
+/* The picture gets an alpha plane, all opaque, with the first pixel that is not. */
+static int need_alpha(const Png *png, SvImage *image, SvError *error) {
+    const size_t size = (size_t)png->width * png->height;
+    if (image->alpha) return 0;
+    if (!(image->alpha = malloc(size))) return sv_fail(error, "%s: not enough memory to read the picture", png->name);
+    memset(image->alpha, 255, size);
+    return 0;
+}
+
+/* The same scanline's alpha, of which the high byte is kept, into the picture's alpha plane from pixel `at` on. */
+static int png_alpha(const Png *png, const uint8_t *row, size_t count, SvImage *image, size_t at, size_t step,
+                     SvError *error) {
+    const size_t sample = (size_t)png->depth / 8, pixel = sample * png_channels[png->type];
+    const bool indexed = png->type == 3;
+    if (indexed ? png->trns == NO_TRNS : png->type < 4) return 0;
+    for (size_t i = 0; i < count; i++, at += step) {
+        uint8_t alpha = indexed ? png->alphas[png_index(png, row, i)] : row[(i + 1) * pixel - sample];
+        if (alpha == 255) continue;
+        if (need_alpha(png, image, error)) return -1;
+        image->alpha[at] = alpha;
+    }
+    return 0;
 }
 
 /* The passes of Adam7 (section 8): where each begins and how far apart its pixels are; the last line is the only pass
@@ -523,8 +578,19 @@ static size_t pass_size(size_t size, size_t first, size_t step) {
     return size > first ? (size - first + step - 1) / step : 0;
 }
 
+/* Whether a whole byte of input is left once the next line's first byte has come out. Pillow asks zlib for one line
+   after the other, and takes the file for cut short where zlib has read all of it and a line is still to come, even if
+   that line is in the last match. */
+static bool input_left(Inflate *z) {
+    if (inflate_fill(z, 1) != INFLATE_OK) return true;          /* there is no next line: let the reader find out why */
+    while (z->count < 8 && z->in == z->in_end)
+        if (!next_segment(z)) return false;
+    return true;
+}
+
 static int png_scanlines(Png *png, Inflate *z, uint8_t *row, uint8_t *above, SvImage *image, SvError *error) {
     const size_t bits = (size_t)png_channels[png->type] * (size_t)png->depth, pixel = (bits + 7) / 8;
+    bool first = true;
     for (int pass = png->interlaced ? 0 : 7; pass < (png->interlaced ? 7 : 8); pass++) {
         const size_t x0 = adam7[pass].x, y0 = adam7[pass].y, dx = adam7[pass].dx, dy = adam7[pass].dy;
         const size_t width = pass_size(png->width, x0, dx), height = pass_size(png->height, y0, dy);
@@ -532,6 +598,8 @@ static int png_scanlines(Png *png, Inflate *z, uint8_t *row, uint8_t *above, SvI
         if (width == 0) continue;
         memset(above, 0, size);
         for (size_t y = 0; y < height; y++) {
+            if (!first && !input_left(z)) return png_cut_short(png, error);
+            first = false;
             InflateStatus status = inflate_fill(z, size + 1);
             if (status == INFLATE_SHORT) return png_cut_short(png, error);
             if (status == INFLATE_END)
@@ -543,7 +611,9 @@ static int png_scanlines(Png *png, Inflate *z, uint8_t *row, uint8_t *above, SvI
             z->read += size + 1;
             if (!unfilter(filter, row, above, size, pixel))
                 return sv_fail(error, "%s: a damaged PNG file: there is no filter %d", png->name, filter);
-            png_pixels(png, row, width, image->rgb + 3 * ((y0 + y * dy) * png->width + x0), dx);
+            const size_t at = (y0 + y * dy) * png->width + x0;
+            png_pixels(png, row, width, image->rgb + 3 * at, dx);
+            if (png_alpha(png, row, width, image, at, dx, error)) return -1;
             uint8_t *swap = row;
             row = above;
             above = swap;
@@ -554,6 +624,72 @@ static int png_scanlines(Png *png, Inflate *z, uint8_t *row, uint8_t *above, SvI
     if (z->read == z->written && inflate_fill(z, 1) == INFLATE_DAMAGED)
         return sv_fail(error, "%s: a damaged PNG file: the checksum of its pixels is wrong", png->name);
     png->at = (size_t)(z->in_end - png->data);
+    return 0;
+}
+
+/* The pixels, from the first IDAT chunk on. */
+static int png_picture(Png *png, const uint8_t *chunk, SvImage *image, SvError *error) {
+    /* Deflate makes at most 1032 bytes of one: a picture for which the file is too small costs no memory. */
+    const size_t row_size = ((size_t)png->width * png_channels[png->type] * (size_t)png->depth + 7) / 8;
+    if ((uint64_t)row_size * png->height / 1032 > png->size) return png_cut_short(png, error);
+
+    const uint8_t *first = chunk + 8, *end = png->data + png->size;
+    uint8_t *rows = malloc(2 * row_size);
+    Inflate *z = malloc(sizeof *z);
+    int result = -1;
+    if (z) z->out = NULL;
+    if (!rows || !z || inflate_begin(z, first, first + smaller(be32(chunk), (size_t)(end - first)), row_size + 1))
+        sv_fail(error, "%s: not enough memory to read the picture", png->name);
+    else if (sv_new_image(png->width, png->height, png->name, image, error) == 0) {
+        z->file_end = end;
+        result = png_scanlines(png, z, rows, rows + row_size, image, error);
+    }
+    if (z) free(z->out);
+    free(z);
+    free(rows);
+    return result;
+}
+
+/* After the pixels, when all that the tRNS chunk says is known. Two readings of it, both Pillow's.
+
+   The alpha channel, convert("RGBA"): of a palette it is there already. Otherwise pixels of one colour are transparent:
+   the decoded pixels, 8 bits a sample, are compared with the lower 8 bits that the chunk states for each sample
+   (ImagingConvertTransparent). So not all that the chunk means is found: a gray level of 2 bits, say, only if it is 0.
+
+   The key, info["transparency"] after convert("RGB"): the palette's colour; the RGB colour as above; a gray level of 2,
+   4 or 8 bits, 255 if it is larger. Of 1 and 16 bits Pillow converts the pixels but not the level, which then stands
+   for red with neither green nor blue: only black is ever found. */
+static int png_finish(const Png *png, SvImage *image, SvError *error) {
+    const size_t size = (size_t)png->width * png->height;
+    const unsigned level = png->depth == 1 ? (png->trns_value[0] ? 255 : 0) : png->trns_value[0];
+    const bool is_gray = png->type == 0, is_colour = png->type == 2;
+    if ((is_gray || is_colour) && png->trns == ONE_COLOUR) {
+        uint8_t colour[3];
+        for (int c = 0; c < 3; c++) colour[c] = (uint8_t)(is_gray ? level : png->trns_value[c]);
+        for (size_t i = 0; i < size; i++) {
+            if (memcmp(image->rgb + 3 * i, colour, 3) != 0) continue;
+            if (need_alpha(png, image, error)) return -1;
+            image->alpha[i] = 0;
+        }
+        image->has_key = true;
+        memcpy(image->key, colour, 3);
+        if (is_gray && png->depth != 1 && png->depth != 16) memset(image->key, level > 255 ? 255 : (int)level, 3);
+        else if (is_gray) image->key[1] = image->key[2] = 0;
+    } else if (png->type == 3 && png->trns == ONE_ENTRY) {
+        image->has_key = true;
+        memcpy(image->key, png->palette[png->trns_value[0]], 3);
+    }
+
+    bool found = false, hidden = false;                 /* pixels of the key's colour; others that are transparent */
+    for (size_t i = 0; i < size && (image->alpha || image->has_key); i++) {
+        bool is_key = image->has_key && memcmp(image->rgb + 3 * i, image->key, 3) == 0;
+        found = found || is_key;
+        hidden = hidden || (!is_key && image->alpha && image->alpha[i] < 255);
+    }
+    image->has_key = found;
+    if (hidden)
+        sv_fail(&image->note, "%s: parts of the picture are transparent, and the model sees the colours stored there, "
+                "as with transformers", png->name);
     return 0;
 }
 
@@ -578,27 +714,12 @@ int sv_decode_png(const uint8_t *data, size_t size, const char *name, SvImage *i
     }
     if (!png.has_header) return sv_fail(error, "%s: a damaged PNG file: it has no header", name);
 
-    /* Deflate makes at most 1032 bytes of one: a picture for which the file is too small costs no memory. */
-    const size_t row_size = ((size_t)png.width * png_channels[png.type] * (size_t)png.depth + 7) / 8;
-    if ((uint64_t)row_size * png.height / 1032 > size) return png_cut_short(&png, error);
-
-    const uint8_t *first = chunk + 8, *end = data + size;
-    uint8_t *rows = malloc(2 * row_size);
-    Inflate *z = malloc(sizeof *z);
-    int result = -1;
-    if (z) z->out = NULL;
-    if (!rows || !z || inflate_begin(z, first, first + smaller(be32(chunk), (size_t)(end - first)), row_size + 1))
-        sv_fail(error, "%s: not enough memory to read the picture", name);
-    else if (sv_new_image(png.width, png.height, name, image, error) == 0) {
-        z->file_end = end;
-        result = png_scanlines(&png, z, rows, rows + row_size, image, error);
-    }
-    if (z) free(z->out);
-    free(z);
-    free(rows);
+    const uint8_t *const pixels = chunk;
+    int result = png_picture(&png, pixels, image, error);
 
     /* After the pixels (PngImageFile.load_end): EXIF and text may stand here, too, but no checksum is looked at, and
        where no chunk begins the file may end. An animation's later frames are not read, nor what is among them. */
+    bool late = false;
     png.at += 4;
     while (result == 0 && png.at < size && size - png.at >= 8) {
         chunk = data + png.at;
@@ -608,8 +729,14 @@ int sv_decode_png(const uint8_t *data, size_t size, const char *name, SvImage *i
         if (size - png.at - 8 < length) result = png_cut_short(&png, error);
         else if (memcmp(chunk + 4, "IHDR", 4) != 0 && memcmp(chunk + 4, "PLTE", 4) != 0)
             result = png_chunk(&png, chunk + 8, length, error);
+        late = late || memcmp(chunk + 4, "tRNS", 4) == 0;
         png.at += 12 + (size_t)length;
     }
+    if (result == 0 && late && png.type == 3) {         /* a palette's alphas were not known yet: once more */
+        sv_image_free(image);
+        result = png_picture(&png, pixels, image, error);
+    }
+    if (result == 0) result = png_finish(&png, image, error);
     *orientation = png.has_exif ? png.exif : png.raw_profile;
     if (*orientation == 0) *orientation = png.xmp;
     return result;

@@ -8,12 +8,16 @@ The manifest's lines, paths relative to it, "#" begins a comment:
   pixels FILE WIDTH HEIGHT CRC                    ImageOps.exif_transpose(Image.open(FILE)).convert("RGB")
   resize FILE WIDTH HEIGHT CRC                    the same, then .resize((WIDTH, HEIGHT), LANCZOS)
   split  FILE LONGEST SIDE SPLIT ROWS COLS COUNT CRC    SmolVLMImageProcessorPil without the normalisation
+  paint  FILE RRGGBB CRC                          Image.alpha_composite of its convert("RGBA") over that colour
+  hides  FILE 0|1                                 whether transparent pixels keep their colours; if so, it has a note
   fails  FILE TEXT                                an error whose sentence contains TEXT
 CRC is zlib.crc32 of the bytes, [height, width, 3] or [count, side, side, 3], in hexadecimal.
 
-To add a picture, put it into pictures() or broken(); every entry gets its line by itself. Pillow cannot write most
-kinds of PNG (16-bit RGB, Adam7, chosen filters and block types), so png() below does.
+To add a picture, put it into pictures(), transparent() or broken(); every entry gets its lines by itself. Pillow cannot
+write most kinds of PNG (16-bit RGB, Adam7, chosen filters and block types), so png() below does. The files case_*.png
+are not written here but read: they come from elsewhere.
 """
+import glob
 import io
 import os
 import random
@@ -86,6 +90,22 @@ def png(array, depth, color, interlace=False, filters=(0, 1, 2, 3, 4), before=()
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in chunks) + tail
 
 
+def with_stream(data, change):
+    """The PNG with the IDAT chunks that change makes of its stream (a list; None for another chunk in their place)."""
+    before, idat, after, at = b"", b"", b"", 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at:at + 4], "big")
+        if data[at + 4:at + 8] == b"IDAT":
+            idat += data[at + 8:end - 4]
+        elif idat:
+            after += data[at:end]
+        else:
+            before += data[at:end]
+        at = end
+    chunks = [chunk(b"tEXt", b"a\0b") if part is None else chunk(b"IDAT", part) for part in change(idat)]
+    return data[:8] + before + b"".join(chunks) + after
+
+
 def tiff(orientation, order=">", more=()):
     """A TIFF block that states an orientation, after the entries more = (tag, type, count, value)."""
     entries = sorted([*more, (274, 3, 1, orientation)])
@@ -147,6 +167,7 @@ def pictures(rng):
     files["many_idat.png"] = png(array, 8, 2, parts=97)
     files["stored_many_idat.png"] = png(array[:16], 8, 2, level=0, parts=31)
     files["no_iend.png"] = png(array[:8], 8, 2, tail=b"")
+    files["no_checksum.png"] = with_stream(files["fixed.png"], lambda stream: [stream[:-4]])
     files["no_palette.png"] = png(array[:8, :, :1], 8, 3)
 
     small = samples(rng, 5, 7, 3, 255)
@@ -187,6 +208,111 @@ def pictures(rng):
     return files
 
 
+def palette_alphas(rng, entries):
+    """A tRNS chunk of a palette, of every kind that makes a difference."""
+    one = bytearray(b"\xff" * rng.randrange(1, entries + 1))
+    one[rng.randrange(len(one))] = 0
+    return rng.choice((
+        bytes(one), bytes(one), bytes(one),                                         # one entry fully transparent
+        bytes(one) + b"\n",                                                         # Pillow's $ looks past a line end
+        bytes(one) + bytes([rng.randrange(256)]),
+        bytes(rng.choice((0, 255)) for _ in range(entries)),
+        bytes(rng.randrange(256) for _ in range(rng.randrange(entries + 1))),
+        b"\xff" * entries,
+        b"\xff" * rng.choice((255, 256, 300)) + b"\0",                              # beyond the palette
+        bytes(rng.choice((0, 255, 255, 99)) for _ in range(300))))
+
+
+def transparent_picture(rng):
+    """A small picture of a random kind with a tRNS chunk or alpha channel, or both. Few values, so that the transparent
+    one occurs."""
+    color = rng.choice((0, 0, 2, 2, 3, 3, 4, 6))
+    depth = rng.choice(DEPTHS[color])
+    height, width = rng.randrange(1, 20), rng.randrange(1, 20)
+    entries = min(2 ** depth, rng.choice((3, 5, 200)))
+    levels = [rng.randrange(2 ** depth) for _ in range(3)] + [0, 2 ** depth - 1]
+    if depth == 16:
+        levels += [rng.randrange(256), levels[0] & 0xff00, levels[1] >> 8, levels[1] >> 8 << 8 | levels[1] >> 8]
+    pixels = [[rng.choice(levels) for _ in range(CHANNELS[color])] for _ in range(rng.randrange(2, 8))]
+    if color == 3:
+        pixels = [[rng.randrange(min(2 ** depth, entries + 1))] for _ in pixels]
+    if color > 3 and rng.random() < 0.2:
+        for pixel in pixels:
+            pixel[-1] = 2 ** depth - 1                                              # opaque after all
+    array = np.array([[rng.choice(pixels) for _ in range(width)] for _ in range(height)])
+    before, after = [], []
+    if color == 3 and rng.random() < 0.95:
+        colors = [[rng.choice((0, 10, 255)) for _ in range(3)] for _ in range(4)]   # the same colour more than once
+        before.append((b"PLTE", bytes(c for _ in range(entries) for c in rng.choice(colors))))
+    elif rng.random() < 0.1:
+        before.append((b"PLTE", bytes(30)))                                         # a suggestion, of no effect
+    for _ in range(rng.choice((0, 1, 1, 1, 2)) if color > 3 else rng.choice((1, 1, 1, 1, 1, 2))):
+        value = [s ^ rng.choice((0, 0, 0, 0, 0x100, 0xff00, 1)) for s in rng.choice(pixels)]
+        value = [s >> 8 if depth == 16 and rng.random() < 0.3 else s for s in value]
+        trns = palette_alphas(rng, entries) if color == 3 else struct.pack(f">{len(value)}H", *value)
+        trns += bytes(rng.choice((0, 0, 0, 1, 4)))                                  # a longer one is as good
+        place = rng.choice((before, before, before, after))
+        place.insert(rng.randrange(len(place) + 1), (b"tRNS", trns))
+    if rng.random() < 0.4:
+        before.append((b"eXIf", tiff(rng.randrange(1, 9))))
+    return png(array, depth, color, rng.random() < 0.3, before=before, after=after, parts=rng.choice((1, 1, 3)))
+
+
+def transparent(rng):
+    """FILE -> bytes of pictures that are transparent in every way there is."""
+    files = {}
+    for depth in DEPTHS[0]:
+        array = samples(rng, 9, 12, 1, 2 ** depth - 1)
+        level = int(array[4, 4, 0])
+        for name, value in (("", level), ("_0", 0), ("_high", level | 0x300), ("_low", 0x300)):
+            files[f"trns_gray{depth}{name}.png"] = png(array, depth, 0, before=[(b"tRNS", struct.pack(">H", value))])
+    for depth in DEPTHS[2]:
+        array = np.repeat(np.repeat(samples(rng, 5, 7, 3, 2 ** depth - 1), 3, 0), 2, 1)
+        top = [int(s) >> (depth - 8) for s in array[4, 4]]
+        for name, value in (("", array[4, 4]), ("_top", top), ("_low", [s | 0x4200 for s in top])):
+            files[f"trns_rgb{depth}{name}.png"] = png(
+                array, depth, 2, depth == 8, before=[(b"tRNS", struct.pack(">HHH", *(int(s) for s in value)))])
+    array = samples(rng, 9, 12, 1, 7)
+    palette = (b"PLTE", bytes([250, 10, 10, 10, 10, 250, 10, 160, 10, 0, 0, 0, 200, 200, 0, 250, 10, 10, 90, 90, 90]))
+    for name, trns in (("first", b"\0"), ("one", b"\xff\xff\0\xff"), ("twice", b"\xff" * 5 + b"\0"), ("empty", b""),
+                       ("many", b"\0\xff\0\x80\x01\xfe"), ("partial", b"\xff\x80"), ("opaque", b"\xff" * 7),
+                       ("line_end", b"\xff\0\xff\n"), ("beyond", b"\xff" * 7 + b"\0"), ("unused", b"\xff" * 9 + b"\0"),
+                       ("index_300", b"\xff" * 300 + b"\0"), ("long", b"\xff\0\x80" + bytes(300))):
+        files[f"trns_palette_{name}.png"] = png(array, 8, 3, before=[palette, (b"tRNS", trns)])
+    one, many = (b"tRNS", b"\xff\0"), (b"tRNS", b"\0\x60\xff\0")
+    files["trns_before_palette.png"] = png(array, 4, 3, before=[one, palette])
+    files["trns_no_palette.png"] = png(array, 4, 3, before=[one])
+    files["trns_late_one.png"] = png(array, 4, 3, before=[palette], after=[one])
+    files["trns_late_many.png"] = png(array, 4, 3, True, before=[palette, one], after=[many], parts=3)
+    files["trns_late_gray.png"] = png(array, 8, 0, after=[(b"tRNS", b"\0\3")])
+    files["trns_twice.png"] = png(array, 8, 0, before=[(b"tRNS", b"\0\3"), (b"tRNS", b"\0\5")])
+    for color in (4, 6):
+        for depth in (8, 16):
+            array = samples(rng, 7, 10, CHANNELS[color], 2 ** depth - 1)
+            for name, alphas in (("", array[:, :, -1]), ("_some", np.minimum(array[:, :, -1] * 3, 2 ** depth - 1)),
+                                 ("_none", 2 ** depth - 1), ("_all", 0)):
+                array[:, :, -1] = alphas
+                files[f"alpha{color}_{depth}{name}.png"] = png(array, depth, color, name == "_some",
+                                                               before=[(b"tRNS", b"\0")])
+    for orientation in range(2, 9):
+        exif = (b"eXIf", tiff(orientation))
+        files[f"alpha_exif_{orientation}.png"] = png(samples(rng, 5, 7, 4, 255), 8, 6, before=[exif])
+        files[f"trns_exif_{orientation}.png"] = png(samples(rng, 5, 7, 1, 3), 8, 3, before=[palette, one, exif])
+    for i in range(24):
+        files[f"trns_random_{i}.png"] = transparent_picture(rng)
+    return files
+
+
+def ends_in_match(stream):
+    """Its beginning that makes all of the pixels, the last of them by a match that is in the last byte."""
+    size = len(zlib.decompress(stream))
+    return [stream[:next(n for n in range(len(stream)) if len(zlib.decompressobj().decompress(stream[:n])) == size)]]
+
+
+def fewer_pixels(stream):
+    return [deflate(zlib.decompress(stream)[:-30])]
+
+
 def broken(files):
     """FILE -> (bytes, what the error's sentence says)."""
     good = files["color2_8bit.png"]
@@ -195,7 +321,16 @@ def broken(files):
         b"IHDR", struct.pack(">IIBB", w, h, depth, color) + rest) + good[idat - 4:]
     adler = bytearray(files["fixed.png"])
     adler[-17] ^= 1                                                         # the last byte of the last IDAT's data
+    zeros = png(np.zeros((40, 9, 1), int), 8, 0, filters=(0,))
     return {
+        "idat_half.png": (with_stream(good, lambda s: [s[:len(s) // 2]]), "cut short"),
+        "idat_parts.png": (with_stream(good, lambda s: [s[:60], b"", s[60:len(s) - 40]]), "cut short"),
+        "idat_adam7.png": (with_stream(files["color2_8bit_adam7.png"], lambda s: [s[:len(s) - 60]]), "cut short"),
+        "idat_stored.png": (with_stream(files["stored.png"], lambda s: [s[:len(s) - 5]]), "cut short"),
+        "idat_empty.png": (with_stream(good, lambda s: [b""]), "cut short"),
+        "idat_apart.png": (with_stream(good, lambda s: [s[:60], None, s[60:]]), "cut short"),
+        "idat_match.png": (with_stream(zeros, ends_in_match), "cut short"),
+        "idat_short_adam7.png": (with_stream(files["color2_8bit_adam7.png"], fewer_pixels), "fewer pixels"),
         "empty.png": (b"", "empty"),
         "cut.png": (good[:idat + 60], "cut short"),
         "cut_header.png": (good[:20], "cut short"),
@@ -213,6 +348,9 @@ def broken(files):
         "filter.png": (header(13, 11)[:33] + chunk(b"IDAT", deflate(b"\5" + bytes(600))), "filter 5"),
         "deflate.png": (header(13, 11)[:33] + chunk(b"IDAT", b"x\x9c\xff\xff\xff\xff" * 9), "decompressed"),
         "short.png": (header(13, 11)[:33] + chunk(b"IDAT", deflate(bytes(40 * 5))), "fewer pixels"),
+        "trns_gray.png": (png(np.zeros((2, 2, 1), int), 8, 0, before=[(b"tRNS", b"\0")]), "tRNS chunk is too short"),
+        "trns_rgb.png": (png(np.zeros((2, 2, 3), int), 8, 2, before=[(b"tRNS", bytes(5))]), "tRNS chunk is too short"),
+        "trns_late.png": (png(np.zeros((2, 2, 3), int), 8, 2, after=[(b"tRNS", bytes(5))]), "tRNS chunk is too short"),
         "palette.png": (png(np.zeros((2, 2, 1), int), 8, 3, before=[(b"PLTE", bytes(3 * 257))]), "257 colours"),
         "cut.pgm": (b"P5\n9 9\n255\n" + bytes(80), "cut short"),
         "cut_ascii.pgm": (b"P2\n3 3\n255\n1 2 3 4 5 6 7 8    ", "cut short"),
@@ -240,28 +378,64 @@ def crc(data):
     return format(zlib.crc32(bytes(data)), "08x")
 
 
-def pixels(path):
+def pixels(path, mode="RGB"):
+    """The picture as transformers' load_image reads it. Its info may still name a transparent colour."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return ImageOps.exif_transpose(image).convert(mode)
+
+
+def paint(path, color):
+    """The picture over a background, RRGGBB."""
+    above = pixels(path, "RGBA")
+    below = Image.new("RGBA", above.size, "#" + color)
+    below.alpha_composite(above)
+    return below.convert("RGB")
+
+
+def hides(path):
+    """Whether the processor leaves a pixel as it is that is transparent in the file."""
+    seen = np.asarray(pixels(path).convert("RGBA"))[:, :, 3]
+    return bool(np.any((np.asarray(pixels(path, "RGBA"))[:, :, 3] < 255) & (seen == 255)))
 
 
 def split(image, longest, side, cut):
+    """image: a path or what pixels() makes of it."""
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
     processor = SmolVLMImageProcessorPil(
         size={"longest_edge": longest}, max_image_size={"longest_edge": side}, do_image_splitting=cut, do_pad=False,
         do_rescale=False, do_normalize=False, return_row_col_info=True)
-    out = processor([image])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = processor([image])
     tiles = np.stack([np.moveaxis(np.asarray(tile), 0, -1) for tile in out["pixel_values"][0]])
     assert tiles.dtype == np.uint8
     return out["rows"][0][0], out["cols"][0][0], tiles
+
+
+def split_line(name, longest, side, cut):
+    """By both ways into the processor, which must agree."""
+    path = os.path.join(HERE, name)
+    rows, cols, tiles = split(path, longest, side, cut)
+    again = split(pixels(path), longest, side, cut)
+    assert (rows, cols) == again[:2] and np.array_equal(tiles, again[2]), name
+    return f"split {name} {longest} {side} {int(cut)} {rows} {cols} {len(tiles)} {crc(tiles.tobytes())}"
+
+
+def is_transparent(name):
+    with Image.open(os.path.join(HERE, name)) as image:
+        image.load()                                                        # a chunk may stand behind the pixels
+        return "A" in image.getbands() or "transparency" in image.info
 
 
 def main():
     os.makedirs(HERE, exist_ok=True)
     rng = random.Random(20)
     files = pictures(rng)
+    files.update(transparent(random.Random(21)))
+    for path in sorted(glob.glob(os.path.join(HERE, "case_*.png"))):
+        files[os.path.basename(path)] = open(path, "rb").read()
     lines = ["# written by tests/golden_images.py"]
     for name, data in files.items():
         path = os.path.join(HERE, name)
@@ -276,11 +450,17 @@ def main():
             out = image.resize((width, height), Image.Resampling.LANCZOS)
             lines.append(f"resize {name} {width} {height} {crc(out.tobytes())}")
     for name in ("wide.ppm", "tall.ppm", "square.ppm", "line.ppm", "exif_6.png"):
-        image = pixels(os.path.join(HERE, name))
-        for longest, side, cut in ((128, 32, True), (128, 32, False), (120, 48, True), (97, 25, True), (32, 32, True),
-                                   (20, 32, True), (5000, 3000, False), (64, 14, True)):
-            rows, cols, tiles = split(image, longest, side, cut)
-            lines.append(f"split {name} {longest} {side} {int(cut)} {rows} {cols} {len(tiles)} {crc(tiles.tobytes())}")
+        for size in ((128, 32, True), (128, 32, False), (120, 48, True), (97, 25, True), (32, 32, True),
+                     (20, 32, True), (5000, 3000, False), (64, 14, True)):
+            lines.append(split_line(name, *size))
+    for name in sorted(name for name in files if name.endswith(".png") and is_transparent(name)):
+        lines += [split_line(name, 64, 32, True), split_line(name, 40, 24, False)]
+        try:
+            color = f"{rng.randrange(1 << 24):06x}"
+            lines += [f"paint {name} {color} {crc(paint(os.path.join(HERE, name), color).tobytes())}",
+                      f"hides {name} {int(hides(os.path.join(HERE, name)))}"]
+        except ValueError as error:
+            assert "palette index out of range" in str(error), name
     for name, (data, text) in broken(files).items():
         name = "bad_" + name
         open(os.path.join(HERE, name), "wb").write(data)

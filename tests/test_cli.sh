@@ -43,7 +43,8 @@ quiet() { [ "$code" -eq 0 ] && [ ! -s "$tmp/err" ]; }
 run --help
 check '--help' succeeded
 for option in --image --prompt --system --max-tokens --temperature --top-p --top-k --seed --threads --no-split \
-    --longest-edge --json --dump --tiles --tokenize --detokenize --info --selftest --kernels --quiet --help --version; do
+    --longest-edge --background --json --dump --tiles --tokenize --detokenize --info --selftest --kernels --quiet \
+    --help --version; do
     check "--help names $option" grep -qe " $option" "$tmp/out"
 done
 check '--help writes to stdout only' test ! -s "$tmp/err"
@@ -111,7 +112,7 @@ run --prompt=What is this $vlm
 check 'a prompt without quotes before the model' sentence 2 'needs quotes: "What is ..."'
 run -p 'What is this?' $vlm $golden/a.png
 check 'a second model after a prompt with quotes' sentence 2 'a.png: a second model; each picture takes a -i of its own'
-for option in -i --image -p --prompt -s -n -t --top-p --top-k --seed -j --longest-edge --dump --tiles; do
+for option in -i --image -p --prompt -s -n -t --top-p --top-k --seed -j --longest-edge --background --dump --tiles; do
     run $vlm "$option"
     check "$option without a value" sentence 2 "$option: needs a value"
 done
@@ -129,6 +130,10 @@ for prompt in '' ' ' '
 '; do
     run $vlm -q -i $golden/a.png -p "$prompt"
     check "an empty prompt '$prompt'" sentence 2 'the prompt is empty'
+done
+for colour in blue White 12345 1234567 12345g '' ' 123456' 0x1234; do
+    run $vlm -p hello --background "$colour"
+    check "--background '$colour'" sentence 2 "--background $colour: neither white nor black nor a colour as RRGGBB"
 done
 printf 'RIFF\44\0\0\0WEBPVP8 ' > "$tmp/it's.webp"
 run $vlm -p hello -i "$tmp/it's.webp"
@@ -300,6 +305,47 @@ run $vlm -i $golden/a.png -p "$question" -n 0 -q --json
 check '-n 0 prints all of the prompt' grep -qF "\"prompt_ids\": [$(cat "$tmp/prompt")]" "$tmp/out"
 run $text -p hello -n 3 -q
 check 'text-only model' quiet
+
+# -------------------------------------------------------------------------------------------------------- transparency
+
+# notes NUMBER: this many lines on stderr, and no error
+notes() { [ "$code" -eq 0 ] && [ "$(wc -l < "$tmp/err")" -eq "$1" ]; }
+# same_tiles FOLDER: those that the run before wrote, except for the picture as decoded
+same_tiles() {
+    for tile in "$1"/image0_*.ppm; do cmp -s "$tile" "$tmp/tiles_now/${tile##*/}" || return 1; done
+}
+images=tests/golden/images
+run $vlm -i $images/case_word_white.png -p "$question" -n 0 -q --tiles "$tmp/tiles_white"
+check 'an opaque picture: no note' notes 0
+check 'an opaque picture: five tiles' test "$(ls "$tmp/tiles_white" | wc -l)" -eq 6
+run $vlm -i $images/case_word_rgba.png -p "$question" -n 0 -q --tiles "$tmp/tiles_now"
+check 'a transparent picture: one note, also with -q' notes 1
+check 'a transparent picture: what the note says' grep -q "^smolvlm: $images/case_word_rgba.png: parts of the picture \
+are transparent, .* (--background white paints them over)$" "$tmp/err"
+check 'a transparent picture: other tiles than on white' test "$(same_tiles "$tmp/tiles_white"; echo $?)" -eq 1
+cp "$tmp/tiles_now/image0.ppm" "$tmp/decoded"
+for colour in white ffffff FFFFFF; do
+    rm -rf "$tmp/tiles_now"
+    run $vlm -i $images/case_word_rgba.png -p "$question" -n 0 -q --tiles "$tmp/tiles_now" --background $colour
+    check "--background $colour: no note" notes 0
+    check "--background $colour: the tiles of the picture on white" same_tiles "$tmp/tiles_white"
+done
+check '--background: the picture as decoded stays so' cmp -s "$tmp/tiles_now/image0.ppm" "$tmp/decoded"
+mv "$tmp/tiles_now" "$tmp/tiles_white"
+rm -rf "$tmp/tiles_now"
+run $vlm -i $images/case_word_rgba.png -p "$question" -n 0 -q --tiles "$tmp/tiles_now" --background=000000
+mv "$tmp/tiles_now" "$tmp/tiles_black"
+check '--background 000000: other tiles than on white' test "$(cmp -s "$tmp/tiles_black/image0_global.ppm" \
+    "$tmp/tiles_white/image0_global.ppm"; echo $?)" -eq 1
+run $vlm -i $images/case_word_rgba.png -p "$question" -n 0 -q --tiles "$tmp/tiles_now" --background black
+check '--background black is 000000' same_tiles "$tmp/tiles_black"
+run $vlm -i $images/case_word_white.png -p "$question" -n 0 -q --tiles "$tmp/tiles_now" --background black
+check '--background changes no opaque picture' same_tiles "$tmp/tiles_white"
+run $vlm -i $images/case_pal_trns_one.png -i $images/case_la_alpha.png -i $images/case_pal_trns_many.png \
+    -p "$question" -n 0 -q
+check 'three transparent pictures: what is white already needs no note' notes 2
+check 'three transparent pictures: the notes name the others' test "$(grep -c -e 'case_la_alpha.png: parts' \
+    -e 'case_pal_trns_many.png: parts' "$tmp/err")" -eq 2
 
 # ----------------------------------------------------------------------------------------------------------------- JSON
 

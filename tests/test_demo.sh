@@ -278,6 +278,14 @@ END
     answers Miami -i $pictures/label.jpg -p 'What is the city?'
     answers Orange. -i $pictures/small_print.png -p 'What color is the diamond?' --no-split
 
+    word=tests/golden/images/case_word_rgba.png     # black on transparent black
+    answers LEMON -i $word -p 'What does the text say?' --background white
+    check 'the demo: of a painted picture there is nothing to say' test ! -s "$tmp/err"
+    run "$smolvlm" $demo -q -i $word -p 'What does the text say?'
+    check 'the demo, as transformers: black on black is not read' test $code -eq 0 -a "$(cat "$tmp/out")" = \
+        'There is no text.'
+    check 'the demo: which the program says' grep -q "^smolvlm: $word: .*transparent.*--background white" "$tmp/err"
+
     every=25
     [ -z "$SV_SLOW" ] || every=100
     questions=$(wc -l < demo/eval/eval.jsonl)

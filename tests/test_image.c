@@ -38,8 +38,8 @@ static int check_line(const char *folder, const char *line)
     SvImage image, out;
     SvTiles tiles;
     SvError error = {""};
-    int w, h, longest, side, split, rows, cols, count, good = 0, end = 0;
-    unsigned crc;
+    int w, h, longest, side, split, rows, cols, count, hides, good = 0, end = 0;
+    unsigned crc, color;
     if (sscanf(line, "%*s %199s", file) != 1) return 0;
     snprintf(path, sizeof path, "%s/%s", folder, file);
     int read = sv_image_read(path, &image, &error);
@@ -64,6 +64,14 @@ static int check_line(const char *folder, const char *line)
             && tiles.cols == cols && tiles.count == count && tiles.side == side
             && crc == sv_crc32(0, tiles.rgb, (size_t)count * (size_t)side * (size_t)side * 3);
         sv_tiles_free(&tiles);
+    } else if (sscanf(line, "paint %*s %x %x", &color, &crc) == 2) {
+        const uint8_t background[3] = { (uint8_t)(color >> 16), (uint8_t)(color >> 8), (uint8_t)color };
+        good = sv_image_paint(&image, background, &out, &error) == 0 && crc == crc_of(&out) && !out.alpha
+            && !out.has_key && out.width == image.width && out.height == image.height;
+        sv_image_free(&out);
+    } else if (sscanf(line, "hides %*s %d", &hides) == 1) {
+        good = hides ? strncmp(image.note.text, path, strlen(path)) == 0 && strstr(image.note.text, "transparent")
+                     : !image.note.text[0];
     }
     if (!good) printf("\n%s: %s\n  %s\n", folder, line, read ? error.text : image.note.text);
     sv_image_free(&image);
@@ -97,7 +105,9 @@ TEST jpeg_manifest(void) { return check_manifest(folders[1]); }
 static const char *const small_files[] = {
     "images/color2_8bit.png", "images/color3_4bit_adam7.png", "images/color0_16bit.png", "images/many_idat.png",
     "images/stored_many_idat.png", "images/xmp_deflated.png", "images/raw_profile_deflated.png",
-    "images/exif_long.png", "images/p1.pbm", "images/p2_100.pgm", "images/p3_1000.ppm", "images/p4.pbm",
+    "images/exif_long.png", "images/alpha6_8_some.png", "images/alpha4_16.png", "images/alpha_exif_6.png",
+    "images/trns_late_many.png", "images/trns_rgb8.png",
+    "images/p1.pbm", "images/p2_100.pgm", "images/p3_1000.ppm", "images/p4.pbm",
     "images/p5_1000.pgm", "images/p6_255.ppm", "images/comments.ppm", "jpeg/size_3x5.jpg",
     "jpeg/size_8x8_progressive.jpg", "jpeg/smooth_low_band_2x2.jpg", "jpeg/sampling_2x2_width_5.jpg" };
 
@@ -137,10 +147,10 @@ TEST cut_at_every_byte(const char *name)
 
 TEST change_every_byte(const char *name)
 {
-    static const uint8_t flips[] = { 0x01, 0x80, 0xff, 0x20 };
+    static const uint8_t flips[] = { 0x01, 0x80, 0xff, 0x20 }, background[3] = { 255, 0, 100 };
     char path[300];
     size_t size;
-    SvImage image;
+    SvImage image, painted;
     SvError error;
     snprintf(path, sizeof path, "tests/golden/%s", name);
     uint8_t *loaded = load(path, &size), *data = malloc(size + !size);      /* of its exact size, as above */
@@ -154,6 +164,10 @@ TEST change_every_byte(const char *name)
             int result = sv_image_decode(data, size, name, &image, &error);
             ASSERTm(path, (result == 0) == (image.rgb != NULL));
             ASSERTm(path, result == 0 || strncmp(error.text, name, strlen(name)) == 0);
+            for (int way = 0; way < 2 && result == 0 && (image.alpha || image.has_key); way++) {
+                ASSERT_EQm(path, 0, sv_image_paint(&image, way ? background : NULL, &painted, &error));
+                sv_image_free(&painted);
+            }
             sv_image_free(&image);
             data[i] ^= flips[f];
         }
@@ -330,6 +344,34 @@ TEST jpeg_colours(void)
     PASS();
 }
 
+/* ------------------------------------------------------------------------------------------------ transparency */
+
+/* Only what is transparent costs an alpha plane: an alpha channel or a tRNS chunk alone does not. */
+TEST alpha_planes(void)
+{
+    static const char *const opaque[] = { "alpha6_8_none.png", "alpha6_16_none.png", "alpha4_8_none.png",
+        "trns_palette_opaque.png", "color2_8bit_adam7.png", "case_word_white.png", "p1.pbm" };
+    static const char *const transparent[] = { "alpha6_8_some.png", "alpha6_16.png", "alpha4_8_all.png",
+        "trns_palette_partial.png", "trns_palette_one.png", "trns_late_many.png", "trns_gray8.png",
+        "trns_rgb16_low.png", "trns_exif_6.png" };
+    char path[300];
+    SvImage image;
+    SvError error;
+    for (size_t i = 0; i < sizeof opaque / sizeof opaque[0]; i++) {
+        snprintf(path, sizeof path, "tests/golden/images/%s", opaque[i]);
+        ASSERT_EQm(path, 0, sv_image_read(path, &image, &error));
+        ASSERTm(path, !image.alpha && !image.has_key && !image.note.text[0]);
+        sv_image_free(&image);
+    }
+    for (size_t i = 0; i < sizeof transparent / sizeof transparent[0]; i++) {
+        snprintf(path, sizeof path, "tests/golden/images/%s", transparent[i]);
+        ASSERT_EQm(path, 0, sv_image_read(path, &image, &error));
+        ASSERTm(path, image.alpha);
+        sv_image_free(&image);
+    }
+    PASS();
+}
+
 /* ------------------------------------------------------------------------------------------------ limits */
 
 TEST refusals(void)
@@ -406,6 +448,11 @@ SUITE(jpeg)
     RUN_TEST(jpeg_colours);
 }
 
+SUITE(transparency)
+{
+    RUN_TEST(alpha_planes);
+}
+
 SUITE(limits)
 {
     RUN_TEST(refusals);
@@ -421,6 +468,7 @@ int main(int argc, char **argv)
     RUN_SUITE(golden);
     RUN_SUITE(damage);
     RUN_SUITE(jpeg);
+    RUN_SUITE(transparency);
     RUN_SUITE(limits);
     GREATEST_MAIN_END();
 }
