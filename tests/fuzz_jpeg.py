@@ -104,7 +104,7 @@ def whole_files(rng):
     if rng.random() < 0.1:
         data = made.after_soi(data, made.segment(0xfe, b"a comment"))
     if rng.random() < 0.05:                                             # the end of Pillow's first piece in the scan
-        data = made.after_soi(data, made.segment(0xed, bytes(65530 - rng.randrange(len(data)))))
+        data = made.after_soi(data, made.segment(0xed, bytes(max(0, 65530 - rng.randrange(len(data))))))
     if rng.random() < 0.1 and not options["progressive"]:
         data = made.put(data, made.find(data, 0xc0)[0] + 1, 0xc1)
     return data
