@@ -524,14 +524,18 @@ static int jpeg_fetch_value(JpegFetch *f, int size) {
     return value < 1 << (size - 1) ? value - (1 << size) + 1 : value;
 }
 
+/* Writes nothing once f has starved. */
 static void jpeg_fetch_block(JpegFetch *f, JpegComponent *c, int16_t *block) {
-    block[0] = jpeg_wrap16(c->prediction + jpeg_fetch_value(f, jpeg_fetch_symbol(f, c->dc)));
+    int value = jpeg_fetch_value(f, jpeg_fetch_symbol(f, c->dc));
+    if (f->starved) return;
+    block[0] = jpeg_wrap16(c->prediction + value);
     c->prediction = block[0];
-    for (int k = 1; k < 64 && !f->starved; k++) {
+    for (int k = 1; k < 64; k++) {
         int symbol = jpeg_fetch_symbol(f, c->ac);
-        if (symbol < 0xf0 && (symbol & 15) == 0) break;
+        value = jpeg_fetch_value(f, symbol & 15);
+        if (f->starved || (symbol < 0xf0 && (symbol & 15) == 0)) return;
         k += symbol >> 4;
-        if (symbol & 15) block[jpeg_zigzag[k]] = (int16_t)jpeg_fetch_value(f, symbol & 15);
+        if (symbol & 15) block[jpeg_zigzag[k]] = (int16_t)value;
     }
 }
 
