@@ -314,11 +314,11 @@ def damages():
             "data of scan 1 ends early, at marker FFFE")
     damaged("header_claims_more.jpg", put(data, frame + 5, 1, 0, 1, 4), "data of scan 1 ends early, at marker FFD9",
             "256 x 260")
-    for quality, bands in ((95, 1), (95, 3)):
-        full = pil(picture(60, 60, bands, seed=11), quality=quality, subsampling=0, optimize=True)
-        start = full.index(b"\xff\0", find(full, 0xda)[1] + 900 * bands)
-        damaged(f"fill_before_stuffing_{bands}.jpg", put_in(full, start, 0xff), "data of scan 1",
-                "FF FF 00 where libjpeg-turbo's fast routine meets it")
+    for bands in (1, 3):        # FF FF 00, where libjpeg-turbo's fast routine leaves coefficients behind
+        full = pil(picture(60, 60, bands, seed=11), quality=95, subsampling=0, optimize=True)
+        filled = [put_in(full, i, 0xff) for i in range(find(full, 0xda)[1], len(full)) if full[i:i + 2] == b"\xff\0"]
+        differ = [f for f in filled if Image.open(io.BytesIO(f)).tobytes() != Image.open(io.BytesIO(full)).tobytes()]
+        damaged(f"fill_before_stuffing_{bands}.jpg", differ[0], "data of scan 1")
 
     restarts = pil(a, quality=80, restart_marker_blocks=1, subsampling=0)
     damaged("restart_missing.jpg", restarts.replace(b"\xff\xd1", b"", 1), "FFD2 is where restart marker 1 belongs")
@@ -379,16 +379,12 @@ def damages():
                 f"scan {i} ends early", command + ", cut in scan " + str(i))
 
     # several scans of a sequential file: a component missing, one twice
-    for names, script in (("missing", "0;1;"), ("twice", "0;1;2;")):
-        separate, command = cjpeg(a, "-sample", "2x1", scans="0;1;2;")
-        parts = scans(separate)
-        if names == "missing":
-            damaged("component_missing.jpg", parts[0] + parts[1] + parts[3] + eoi, "no scan has component 2")
-        else:
-            pixels("component_twice.jpg", b"".join(parts) + put(parts[1], 5, parts[1][5]) + eoi, command)
-            other = cjpeg(picture(29, 23, seed=13), "-sample", "2x1", scans="0;1;2;")[0]
-            pixels("component_twice_otherwise.jpg", b"".join(parts) + scans(other)[1] + eoi,
-                   "the second time another picture's: coefficients that it has not stay")
+    parts = scans(cjpeg(a, "-sample", "2x1", scans="0;1;2;")[0])
+    others = scans(cjpeg(picture(29, 23, seed=13), "-sample", "2x1", scans="0;1;2;")[0])
+    damaged("component_missing.jpg", parts[0] + parts[1] + parts[3] + eoi, "no scan has component 2")
+    pixels("component_twice.jpg", b"".join(parts) + parts[1] + eoi)
+    pixels("component_twice_otherwise.jpg", b"".join(parts) + others[1] + eoi,
+           "the second time another picture's: coefficients that this has not stay")
 
     # 8 x 8 grey, each coefficient sent 14 times: legal, and of 896 scans
     grey = b"\xff\xd8" + segment(0xdb, b"\0" + b"\1" * 64) + segment(0xc2, b"\x08\0\x08\0\x08\1\1\x11\0")
@@ -428,6 +424,8 @@ def failures():
     fails("cut_in_header.jpg", data[:frame + 9], "truncated")
     fails("cut_before_data.jpg", data[:scan_end], "truncated")
     fails("cut_in_data.jpg", data[:(scan_end + len(data)) // 2], "truncated")
+    restarts = pil(a, quality=80, restart_marker_blocks=1)
+    fails("cut_before_restart.jpg", restarts[:restarts.index(b"\xff\xd1")], "truncated")
     fails("cut_progressive.jpg", progressive[:len(progressive) * 2 // 3], "truncated")
     fails("cut_progressive_before_eoi.jpg", progressive[:-2], "truncated")
     fails("no_picture.jpg", data[:quant] + b"\xff\xd9", "no picture")
@@ -451,6 +449,15 @@ def failures():
     fails("scan_length.jpg", put(data, scan + 4, 2), "wrong length")
     fails("scan_again.jpg", data[:-2] + data[scan:], "second scan")
     fails("progression.jpg", put(progressive, find(progressive, 0xda)[1] - 2, 63), "progression parameters")
+    fails("tables_alone.jpg", data[:2] + data[quant:frame] + b"\xff\xd9" + data[quant:], "no picture",
+          "EOI before the frame header, and no SOI behind it")
+    fails("soi_twice.jpg", after_soi(data, b"\xff\xd8"), "unexpected marker FFD8")
+    fails("tem.jpg", after_soi(data, b"\xff\1"), "unexpected marker FF01")
+    fails("invalid_marker_in_data.jpg", data[:-40] + b"\xff\5" + data[-40:], "unexpected marker FF05")
+    fails("frame_behind.jpg", data[:-2] + b"\xff\xc0\xff\xd9", "two frame headers")
+    fails("huffman_index_behind.jpg", data[:-2] + segment(0xc4, b"\4" + bytes(16)) + b"\xff\xd9", "bad Huffman table")
+    fails("dac.jpg", after_soi(data, segment(0xcc, b"\0\1")), "bad DAC segment")
+    fails("side_65501.jpg", put(data, frame + 5, 0, 8, 0xff, 0xdd), "65500 a side")
     fails("marker_unknown.jpg", after_soi(data, b"\xff\xf3\0\2"), "unexpected marker FFF3")
     fails("restart_interval_length.jpg", after_soi(data, segment(0xdd, b"\0\1\0")), "DRI")
 
