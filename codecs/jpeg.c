@@ -386,22 +386,22 @@ static const uint8_t *jpeg_piece_end(const Jpeg *j, const uint8_t *at) {
     return j->start + smaller(size, ((size_t)(at - j->start) + piece - 1) / piece * piece);
 }
 
-/* Reads restart marker number expected, 0..7. Where another marker stands, as jdmarker.c does: one that was due before,
-   or that means nothing, is skipped; one that is due soon, or that ends the scan, stays, and so there is no data up to
-   it; any other restart marker is taken for the right one. */
+/* Reads restart marker number expected, 0..7. Where another marker stands, as jdmarker.c does: one that was due up to
+   two before, or that means nothing, is skipped; one that will be due next or after that, or that ends the scan, stays,
+   and so there is no data up to it; any other restart marker is taken for the right one. */
 static int jpeg_restart(Jpeg *j, int expected) {
     j->at = j->bits.at;
-    int marker = jpeg_next_marker(j), late = (marker - 0xd0 - expected) & 7;
+    int marker = jpeg_next_marker(j), ahead = (marker - 0xd0 - expected) & 7;
     if (marker == 0xd0 + expected) jpeg_check_unused(j);
     else if (marker >= 0)
         jpeg_damaged(j, "marker FF%02X is where restart marker %d belongs, in scan %d", (unsigned)marker, expected,
                      j->n_scans);
-    while (marker >= 0 && (marker < 0xc0 || (marker >= 0xd0 && marker <= 0xd7 && late >= 6))) {
+    while (marker >= 0 && (marker < 0xc0 || (marker >= 0xd0 && marker <= 0xd7 && ahead >= 6))) {
         marker = jpeg_next_marker(j);
-        late = (marker - 0xd0 - expected) & 7;
+        ahead = (marker - 0xd0 - expected) & 7;
     }
     if (marker < 0) return jpeg_truncated(j);
-    if (marker < 0xd0 || marker > 0xd7 || late == 1 || late == 2) j->at -= 2;
+    if (marker < 0xd0 || marker > 0xd7 || ahead == 1 || ahead == 2) j->at -= 2;
     else j->exhausted = false;
     jpeg_reset_entropy(j);
     return 0;
