@@ -71,9 +71,11 @@ int sv_image_paint(const SvImage *image, const uint8_t *background, SvImage *out
 
 /* ------------------------------------------------------------------------------------------------ resize
 
-   Resample.c of Pillow for 8-bit pixels. A result's pixel is a weighted sum of the source's pixels under a window
-   around its centre, the window stretched by the scale where the picture shrinks. The weights are computed in double,
-   made to sum to 1 and rounded to 22 bits; both passes end in 8 bits.
+   Resample.c of Pillow for 8-bit pixels, LANCZOS: a sinc wave, sin(pi x) / (pi x), cut off softly three source pixels
+   from the centre. A result's pixel is a sum of the source's pixels around it, with these weights; where the picture
+   shrinks, the window is stretched by the scale. The weight in two dimensions is the product of two in one, so rows are
+   scaled first and columns after: 2k multiplications a pixel instead of k * k. Weights are computed in double, made to
+   sum to 1 and rounded to 22 bits; both passes end in 8 bits.
 
      [h, w, 3]  -> along the rows [h', width, 3], only the rows that the next pass needs
                 -> down the columns [height, width, 3]
@@ -89,9 +91,9 @@ typedef struct Coeffs {
     int32_t *k;                     /* [out, ksize] */
 } Coeffs;
 
-/* sin for |x| <= 10 from basic operations alone, so that no libm has a say: what is left of x after the nearest
-   multiple of pi (in three parts, of which the first two leave room for an exact product), through its Taylor series.
-   Within 2 ulp; what counts is that it stays far below the 22 bits that are kept. */
+/* sin(x) for |x| <= 10 without libm, whose last bit differs between systems. The nearest multiple of pi is subtracted
+   (pi in three parts, so that the first two products are exact), then a Taylor series. Within 2 ulp, far finer than the
+   22 bits that are kept. */
 static double sine(double x) {
     double turns = floor(x / 3.14159265358979323846 + 0.5);
     double r = ((x - turns * 0x1.921fb5p+1) - turns * 0x1.110b46p-25) - turns * 0x1.1a62633145c07p-53;

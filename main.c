@@ -879,12 +879,11 @@ done:
     return code;
 }
 
-/* Threads wait for each other some hundred times a token, mostly a microsecond. gcc's OpenMP spins meanwhile, for
-   milliseconds if need be; where other programs had the cores, and a thread spun for one that could not run, decoding
-   became fifty times slower. Threads that sleep at once are half as fast on cores of their own. Some 50 us of spinning
-   before that are as fast as the best of both; measured on x86-64 alone, where a spin is a pause. OpenMP is told by the
-   environment only, before the program begins: so it begins again, unless another program, as the dynamic linker can,
-   has begun it. Who has set one of these variables knows better (under valgrind it must be set). */
+/* Threads meet about a hundred times a token. At a barrier libgomp spins for milliseconds by default, which is fifty
+   times slower when other programs hold the cores; sleeping at once is half as fast on idle ones. 50 us of spinning is
+   best for both (measured on x86-64 alone). libgomp reads GOMP_SPINCOUNT before main begins, so we set it and exec
+   ourselves once, unless the user has set it (valgrind users must), or another program, such as the dynamic linker, has
+   started this one. */
 static void let_waiting_threads_sleep(char **argv) {
 #if defined(__linux__) && defined(__x86_64__) && defined(_OPENMP) && !defined(__clang__)
     char path[4096];

@@ -74,7 +74,7 @@ enum { SV_NORMALIZED = 1, SV_LSTRIP = 2, SV_RSTRIP = 4, SV_SINGLE_WORD = 8 };
    colour channel; IDS a u32 count, at most 16, and that many u32; STR at most 1 MiB. A text-only model has
    vision_num_hidden_layers = 0. */
 #define SV_CONFIG(U32, F32, F64, F3, IDS, STR)                                                                         \
-    STR(name)                        /* the exported directory's name, for people                                   */ \
+    STR(name)                        /* the exported directory's name; --info shows it, nothing else uses it        */ \
     STR(selftest)                    /* what sv_selftest must give, 16 hexadecimal digits; all zero: not known      */ \
     U32(image_size)                  /* a tile's side in pixels                                                     */ \
     U32(patch_size)                                                                                                    \
@@ -94,7 +94,7 @@ enum { SV_NORMALIZED = 1, SV_LSTRIP = 2, SV_RSTRIP = 4, SV_SINGLE_WORD = 8 };
     U32(max_position_embeddings)                                                                                       \
     U32(tie_word_embeddings)         /* 1: lm_head is embed_tokens, and has no tensor of its own                    */ \
     F32(rms_norm_eps)                                                                                                  \
-    F32(rope_theta)                  /* for people; the decoder reads the inv_freq tensor                           */ \
+    F32(rope_theta)                  /* informational: the decoder reads the inv_freq tensor                        */ \
     U32(do_image_splitting)                                                                                            \
     U32(longest_edge)                /* a picture's longer side before it is cut into tiles                         */ \
     F64(rescale_factor)                                                                                                \

@@ -550,7 +550,7 @@ int sv_selftest(const SvModel *m, int threads, bool one_by_one, uint64_t *hash, 
     for (int i = 0; i < MORE; i++) {
         *hash = hash_floats(*hash, logits, c->vocab_size);
         int32_t best = sample(logits, c->vocab_size, &(SvOptions){ 0 }, NULL, NULL);
-        if (best < 0) break;                                /* what a NaN's other bits are is each machine's own */
+        if (best < 0) break;                                /* a NaN's payload differs between machines */
         sv_embed(m, &best, 1, x);
         if (sv_decoder_forward(decoder, x, 1, logits, NULL, error) != 0) goto done;
     }

@@ -15,8 +15,8 @@
 
    and from ids back: the bytes of each, joined; what is not UTF-8 becomes U+FFFD.
 
-   Between two added tokens, and between two digits, each piece is a text of its own to what follows: the pattern's
-   look-ahead does not see past its end, which is why the space before 42 stands alone.
+   Added tokens and digits cut the text first, and each piece is matched alone: the pattern's look-ahead cannot see
+   beyond its end. That is why the space before 42 stands alone.
 
    The library writes every byte as a printable character before it merges (a space as U+0120); the checkpoint holds
    plain bytes instead, and the ids of the single bytes, which are not in byte order. */
