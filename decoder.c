@@ -149,7 +149,8 @@ static void part_sizes(const SvModel *m, uint64_t capacity, int threads, uint64_
     size[ATTENTION] = chunk * q_dim;
     size[GATE] = size[UP] = chunk * c->intermediate_size;
     size[SCRATCH] = sv_larger(cpu->attention_scratch(capacity, c->num_attention_heads, threads),
-                           cpu->matmul_scratch(chunk, sv_larger(c->intermediate_size, sv_larger(q_dim, c->hidden_size))));
+                           cpu->matmul_scratch(chunk, sv_larger(c->intermediate_size,
+                                                                sv_larger(q_dim, c->hidden_size))));
 }
 
 uint64_t sv_decoder_memory(const SvModel *model, int capacity, int threads) {

@@ -267,7 +267,7 @@ const char *sv_token_bytes(const SvTokenizer *tokenizer, int32_t id, size_t *siz
 typedef struct SvUtf8 { uint8_t kept[4]; int count; } SvUtf8;
 size_t sv_utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char *out);
 
-/* ----------------------------------------------------------------------------------- the arithmetic (quant.c, kernels/)
+/* ---------------------------------------------------------------------------------- the arithmetic (quant.c, kernels/)
 
    Every sum is taken in one fixed order whatever the machine. For Q8 and Q4 a result depends neither on the number of
    threads, nor on the number of rows computed together, nor on how wide the vectors are: to the bit, on every machine.

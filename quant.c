@@ -1,4 +1,4 @@
-/* quant.c: the arithmetic under the model as it is defined: number formats, matrix products, the KV cache, attention,
+/* ------------------------------------------------------------------------------------------------- KV cache, attention
    norms, activations. Plain loops, each what one would write on a board.
 
    It is a whole kernel set, "reference". The sets in kernels/ compute the same, some hundred times faster, and are held
@@ -230,9 +230,9 @@ static float sum_of_squares(const float *x, size_t n, float mean) {
 
      out = softmax(q . keys / sqrt(dim)) . values
 
-   The softmax, e^score over the sum of all of them, makes weights of scores: each above 0, together 1. Its largest score
-   is subtracted first, which changes nothing but keeps e^score finite; the division comes last. weight: [seen] floats
-   of scratch. */
+   The softmax, e^score over the sum of all of them, makes weights of scores: each above 0, together 1. The largest
+   score is subtracted first, which changes nothing but keeps e^score finite; the division comes last. weight: [seen]
+   floats of scratch. */
 static void attend(float *out, const float *q, const SvCache *c, size_t head, size_t seen, float *weight) {
     size_t dim = c->dim;
     float scaled[SV_MAX_HEAD_DIM], max = -INFINITY;
@@ -271,7 +271,8 @@ static uint64_t attention_scratch(uint64_t n_k, uint64_t heads, int threads) {
     return n_k * heads;
 }
 
-/* All queries of all heads. Grouped-query attention: heads / c->heads query heads in a row read one head of the cache. */
+/* All queries of all heads. Grouped-query attention: heads / c->heads query heads in a row read one head of the
+   cache. */
 static void attention(float *out, const float *q, const SvCache *c, size_t n_q, size_t n_k, size_t heads, bool causal,
                       float *scratch) {
 #pragma omp barrier

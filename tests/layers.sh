@@ -6,8 +6,8 @@ build=$1
 shift
 for object in "$@"; do ${NM:-nm} "$object" | sed "s|^|$object |"; done | awk -v build="$build/" '
 BEGIN {
-    n = split("main smolvlm codecs/codecs codecs/png codecs/jpeg codecs/jpeg_pixels codecs/pnm codecs/picture vision decoder " \
-              "model tokenizer image kernels/avx512 kernels/avx2 kernels/dotprod kernels/base quant base", name)
+    n = split("main smolvlm codecs/codecs codecs/png codecs/jpeg codecs/jpeg_pixels codecs/pnm codecs/picture " \
+              "vision decoder model tokenizer image kernels/avx512 kernels/avx2 kernels/dotprod kernels/base quant base", name)
     for (i = 1; i <= n; i++) level[name[i]] = i
 }
 {
@@ -20,7 +20,8 @@ BEGIN {
 END {
     for (key in needs) {
         split(key, part, SUBSEP)
-        if (part[2] in home && home[part[2]] != part[1]) calls[part[1], home[part[2]]] = calls[part[1], home[part[2]]] " " part[2]
+        from = part[1]; to = home[part[2]]
+        if (to != "" && to != from) calls[from, to] = calls[from, to] " " part[2]
     }
     for (i = 1; i <= n; i++)
         for (j = 1; j <= n; j++)

@@ -351,8 +351,8 @@ static SvTensor encode(const float *w, uint32_t format, size_t rows, size_t cols
     return (SvTensor){ data, format, 0, (uint32_t)rows, (uint32_t)cols };
 }
 
-static void multiply_by(const SvKernels *set, float *out, const float *x, const SvTensor *w, const float *bias, size_t n,
-                        int threads) {
+static void multiply_by(const SvKernels *set, float *out, const float *x, const SvTensor *w, const float *bias,
+                        size_t n, int threads) {
     float *room = scratch(set->matmul_scratch(n, w->cols));
     (void)threads;
 #pragma omp parallel num_threads(threads)
