@@ -27,12 +27,16 @@ PYTHON ?= python3
 VENV ?= .venv
 
 HASH := \#
-# $(call try,FLAGS): FLAGS if the compiler takes them without a word.
-try = $(shell printf '$(2)int main(void) { return 0; }\n' | $(CC) -Werror $(1) -x c - -o /dev/null 2>/dev/null && \
-              echo '$(1)')
+# $(call try,FLAGS[,LINES[,-o]]): FLAGS if the compiler takes them, with these LINES before main, without a word. It
+# compiles a file in BUILD, as a compiler may remove what it is to write to (so not /dev/null), and does not link it, as
+# one for a bare board cannot; with -o, it does.
+try = $(shell mkdir -p $(BUILD) && p=$(BUILD)/probe$$$$ && printf '$(2)int main(void) { return 0; }\n' >$$p.c && \
+              $(CC) -Werror $(ARCH) $(1) $(if $(3),$(LDFLAGS),-c) -o $$p.o $$p.c 2>/dev/null && echo '$(1)'; \
+              rm -f $$p.c $$p.o)
 
+# Only linking tells whether OpenMP is there as a whole, its header and its library.
 ifneq ($(OMP),0)
-OMPFLAGS := $(call try,-fopenmp,$(HASH)include <omp.h>\n)
+OMPFLAGS := $(call try,-fopenmp,$(HASH)include <omp.h>\n,-o)
 endif
 
 # -ffp-contract=off, -fexcess-precision=fast: the same bits on every machine (see quant.c); a float stays a float.
@@ -52,7 +56,12 @@ SETS ?= $(if $(filter-out %mingw32,$(filter x86_64%,$(MACHINE))),avx512 avx2) \
 SET_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma
 SET_avx2 = -mavx2 -mfma -mno-avx512f
 SET_dotprod = -march=armv8.2-a+dotprod
-SETS := $(foreach set,$(SETS),$(if $(call try,$(SET_$(set))),$(set)))
+# What a compiler defines then: one that only ignores the flags does not.
+MACRO_avx512 = __AVX512VNNI__
+MACRO_avx2 = __AVX2__
+MACRO_dotprod = __ARM_FEATURE_DOTPROD
+no = $(HASH)ifndef $(1)\n$(HASH)error\n$(HASH)endif\n
+SETS := $(foreach set,$(SETS),$(if $(call try,$(SET_$(set)),$(call no,$(MACRO_$(set)))),$(set)))
 # Or gcc 12 copies the sums of the innermost loops around: 35 instead of 60 G multiply-adds a second with AVX2.
 KERNEL_FLAGS := $(call try,-fno-tree-coalesce-vars)
 endif
