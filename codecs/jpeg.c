@@ -32,7 +32,7 @@
 #include <string.h>
 
 
-enum { JPEG_LOOKAHEAD = 9, JPEG_MAX_SIDE = 65500 };
+enum { JPEG_LOOKAHEAD = 10, JPEG_MAX_SIDE = 65500 };
 
 /* Data that no encoder writes, met in a scan: a code the table lacks, or a coefficient past the band's end or of an
    impossible size; a DC coefficient beyond 32 bits, which libjpeg refuses; several bytes FF before a 00. */
@@ -41,12 +41,13 @@ enum { JPEG_BAD_CODE = 1, JPEG_BAD_DC = 2, JPEG_BAD_FILL = 4 };
 typedef struct JpegHuffman {
     bool defined, ready;                    /* ready: the fields below are made, and the codes are sound */
     uint8_t counts[16], symbols[256];       /* codes of each length; symbols in the order of their codes */
-    uint16_t lookup[1 << JPEG_LOOKAHEAD];   /* by the next bits: length << 8 | symbol; 0 where the code is longer */
+    uint16_t lookup[1 << JPEG_LOOKAHEAD];   /* by the next bits: see jpeg_code; 0 where the code is longer */
     int32_t last[17], offset[17];           /* by length: the last code (-1: none); symbol index minus code */
 } JpegHuffman;
 
-/* The bits of one scan, the next one at the top of bits. Past the last byte come zeros, counted in padding: as soon as
-   padding exceeds count some of them were used, and the data had ended early. at never moves past a marker. */
+/* The bits of one scan, the next one at the top of bits, which holds count of them, and maybe the first ones of what at
+   points to. Past the last byte come zeros, counted in padding: as soon as padding exceeds count some of them were used,
+   and the data had ended early. at never moves past a marker. */
 typedef struct JpegBits {
     const uint8_t *at, *end;
     uint64_t bits;
@@ -159,67 +160,98 @@ static int jpeg_no_memory(const Jpeg *j) {
 
 /* ----------------------------------------------------------------------------- JPEG: bits and codes */
 
-/* At least 57 bits afterwards. FF 00 stands for the byte FF; FF and anything else is a marker, where a scan stops. */
-static void jpeg_refill(JpegBits *b) {
-    while (b->count <= 56) {
+/* FF 00 stands for the byte FF; FF and anything else is a marker, where a scan stops. */
+static JpegBits jpeg_refill_bytewise(JpegBits b) {
+    while (b.count <= 56) {
         unsigned byte = 0;
-        if (b->at < b->end && *b->at != 0xff) {
-            byte = *b->at++;
-        } else if (!b->stopped) {
-            const uint8_t *next = b->at;
-            while (next < b->end && *next == 0xff) next++;
-            if (next < b->end && next > b->at && *next == 0) {
+        if (b.at < b.end && *b.at != 0xff) {
+            byte = *b.at++;
+        } else if (!b.stopped) {
+            const uint8_t *next = b.at;
+            while (next < b.end && *next == 0xff) next++;
+            if (next < b.end && next > b.at && *next == 0) {
                 byte = 0xff;
-                if (next - b->at > 1) b->damage |= JPEG_BAD_FILL;
-                b->at = next + 1;
+                if (next - b.at > 1) b.damage |= JPEG_BAD_FILL;
+                b.at = next + 1;
             } else {
-                b->stopped = true;
+                b.stopped = true;
             }
         }
-        if (b->stopped) b->padding += 8;
-        b->bits |= (uint64_t)byte << (56 - b->count);
-        b->count += 8;
+        if (b.stopped) b.padding += 8;
+        b.bits |= (uint64_t)byte << (56 - b.count);
+        b.count += 8;
     }
+    return b;
+}
+
+/* At least 57 bits afterwards. If there is no FF among the next eight bytes they are taken at once, as far as there is
+   room; bits of the one behind do no harm, as it comes next. The copies let a caller keep its bits in registers. */
+static inline void jpeg_refill(JpegBits *b) {
+    if (b->end - b->at >= 8) {
+        const uint64_t ones = 0x0101010101010101;
+        uint64_t next = (uint64_t)be32(b->at) << 32 | be32(b->at + 4), inverse = ~next;
+        if (!((inverse - ones) & next & ones << 7)) {       /* no byte of inverse is 0 */
+            int bytes = (64 - b->count) >> 3;
+            b->bits |= next >> b->count;
+            b->at += bytes;
+            b->count += 8 * bytes;
+            return;
+        }
+    }
+    *b = jpeg_refill_bytewise(*b);
+}
+
+static inline void jpeg_skip(JpegBits *b, int n) {
+    b->bits <<= n;
+    b->count -= n;
 }
 
 static inline unsigned jpeg_take(JpegBits *b, int n)      /* 1 <= n <= 16 */
 {
     if (b->count < n) jpeg_refill(b);
     unsigned value = (unsigned)(b->bits >> (64 - n));
-    b->bits <<= n;
-    b->count -= n;
+    jpeg_skip(b, n);
     return value;
 }
 
-/* The next symbol. Seventeen bits that begin with no code of the table count as one, of symbol 0. */
-static inline int jpeg_symbol(JpegBits *b, const JpegHuffman *table) {
-    if (b->count < 32) jpeg_refill(b);
-    unsigned entry = table->lookup[b->bits >> (64 - JPEG_LOOKAHEAD)];
-    if (entry) {
-        b->bits <<= entry >> 8;
-        b->count -= (int)(entry >> 8);
-        return (int)(entry & 255);
-    }
+/* What follows a code in all tables but those of refinements: as many bits as the symbol's lower four say. So the code
+   comes with the length of both, as length << 8 | symbol. Seventeen bits that begin with no code of the table count as
+   one, of symbol 0. */
+enum { JPEG_NO_CODE = 1 << 16 | 17 << 8 };
+
+static unsigned jpeg_long_code(uint64_t bits, const JpegHuffman *table) {
     for (int length = JPEG_LOOKAHEAD + 1; length <= 16; length++) {
-        int32_t code = (int32_t)(b->bits >> (64 - length));
-        if (code <= table->last[length]) {
-            b->bits <<= length;
-            b->count -= length;
-            return table->symbols[code + table->offset[length]];
-        }
+        int32_t code = (int32_t)(bits >> (64 - length));
+        if (code > table->last[length]) continue;
+        unsigned symbol = table->symbols[code + table->offset[length]];
+        return ((unsigned)length + (symbol & 15)) << 8 | symbol;
     }
-    b->bits <<= 17;
-    b->count -= 17;
-    b->damage |= JPEG_BAD_CODE;
-    return 0;
+    return JPEG_NO_CODE;
 }
 
-/* The number of that many bits, T.81 F.2.2.1 EXTEND: the lower half of the codes is negative. */
-static inline int jpeg_value(JpegBits *b, int size)       /* 0 <= size <= 15 */
-{
-    if (size == 0) return 0;
-    int value = (int)jpeg_take(b, size);
-    return value < 1 << (size - 1) ? value - (1 << size) + 1 : value;
+static inline unsigned jpeg_code(JpegBits *b, const JpegHuffman *table) {
+    if (b->count < 32) jpeg_refill(b);                      /* 16 of code and 15 of value are asked for at most */
+    unsigned code = table->lookup[b->bits >> (64 - JPEG_LOOKAHEAD)];
+    if (!code) code = jpeg_long_code(b->bits, table);
+    if (code == JPEG_NO_CODE) b->damage |= JPEG_BAD_CODE;
+    return code;
+}
+
+/* The next symbol alone. */
+static inline int jpeg_symbol(JpegBits *b, const JpegHuffman *table) {
+    unsigned code = jpeg_code(b, table);
+    jpeg_skip(b, (int)((code >> 8 & 31) - (code & 15)));
+    return (int)(code & 255);
+}
+
+/* The next symbol, and the number in the bits behind it, T.81 F.2.2.1 EXTEND: the lower half is negative, and is the
+   complement of the upper one. */
+static inline int jpeg_symbol_and_value(JpegBits *b, const JpegHuffman *table, int *value) {
+    unsigned code = jpeg_code(b, table), size = code & 15, length = code >> 8 & 31;
+    uint32_t ahead = (uint32_t)(b->bits << (length - size) >> 32), flip = (ahead >> 31) - 1;
+    *value = (int)(((ahead ^ flip) >> 1 >> (31 - size) ^ flip) - flip);
+    jpeg_skip(b, (int)length);
+    return (int)(code & 255);
 }
 
 static void jpeg_define_huffman(JpegHuffman *table, const uint8_t counts[16], const uint8_t *symbols, size_t n) {
@@ -244,7 +276,8 @@ static int jpeg_build_huffman(JpegHuffman *table, bool is_dc) {
             if (length > JPEG_LOOKAHEAD) continue;
             int shift = JPEG_LOOKAHEAD - length;
             for (int low = 0; low < 1 << shift; low++)
-                table->lookup[(code << shift) + low] = (uint16_t)(length << 8 | table->symbols[n]);
+                table->lookup[(code << shift) + low] =
+                    (uint16_t)((length + (table->symbols[n] & 15)) << 8 | table->symbols[n]);
         }
     }
     table->ready = true;
@@ -258,26 +291,26 @@ static int jpeg_build_huffman(JpegHuffman *table, bool is_dc) {
 
 /* Sequential, T.81 F.2.2. */
 static void jpeg_block_sequential(Jpeg *j, JpegComponent *c, int16_t *block) {
-    JpegBits *b = &j->bits;
-    int size = jpeg_symbol(b, c->dc), k = 1;
-    block[0] = jpeg_wrap16(c->prediction + jpeg_value(b, size));
-    c->prediction = block[0];
+    JpegBits b = j->bits;
+    const JpegHuffman *ac = c->ac;
+    int value, k = 1;
+    jpeg_symbol_and_value(&b, c->dc, &value);
+    c->prediction = block[0] = jpeg_wrap16(c->prediction + value);
     for (; k < 64; k++) {
-        int symbol = jpeg_symbol(b, c->ac);
-        if ((symbol & 15) == 0) {
-            if (symbol < 0xf0) break;                       /* end of block */
-            k += 15;                                        /* ZRL: sixteen zeros */
-            continue;
-        }
+        int symbol = jpeg_symbol_and_value(&b, ac, &value);
+        if ((symbol & 15) == 0 && symbol < 0xf0) break;     /* end of block */
         k += symbol >> 4;
-        block[jpeg_zigzag[k]] = (int16_t)jpeg_value(b, symbol & 15);
+        if (symbol & 15) block[jpeg_zigzag[k]] = (int16_t)value;    /* ZRL: sixteen zeros */
     }
-    if (k > 64) b->damage |= JPEG_BAD_CODE;
+    if (k > 64) b.damage |= JPEG_BAD_CODE;
+    j->bits = b;
 }
 
 /* Progressive, T.81 G.2: the DC coefficient's upper bits, then one more of them a scan. */
 static void jpeg_block_dc_first(Jpeg *j, JpegComponent *c, int16_t *block) {
-    int64_t sum = (int64_t)c->prediction + jpeg_value(&j->bits, jpeg_symbol(&j->bits, c->dc));
+    int value;
+    jpeg_symbol_and_value(&j->bits, c->dc, &value);
+    int64_t sum = (int64_t)c->prediction + value;
     if (sum < INT32_MIN || sum > INT32_MAX) j->bits.damage |= JPEG_BAD_DC;
     else c->prediction = (int32_t)sum;
     block[0] = jpeg_wrap16((int32_t)((uint32_t)c->prediction << j->al & 0xffff));
@@ -293,61 +326,65 @@ static uint32_t jpeg_eob_run(JpegBits *b, int r) {
 }
 
 static void jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block) {
-    int k = j->ss;
     if (j->eob_run) {
         j->eob_run--;
         return;
     }
-    for (; k <= j->se; k++) {
-        int symbol = jpeg_symbol(&j->bits, c->ac), run = symbol >> 4, size = symbol & 15;
-        if (size) {
+    JpegBits b = j->bits;
+    const JpegHuffman *ac = c->ac;
+    int value, k = j->ss, se = j->se, al = j->al;
+    for (; k <= se; k++) {
+        int symbol = jpeg_symbol_and_value(&b, ac, &value), run = symbol >> 4;
+        if (symbol & 15) {
             k += run;
-            block[jpeg_zigzag[k]] = jpeg_wrap16(jpeg_value(&j->bits, size) * (1 << j->al));
+            block[jpeg_zigzag[k]] = jpeg_wrap16(value * (1 << al));
         } else if (run == 15) {
             k += 15;
         } else {
-            j->eob_run = jpeg_eob_run(&j->bits, run) - 1;
+            j->eob_run = jpeg_eob_run(&b, run) - 1;
             break;
         }
     }
-    if (k > j->se + 1) j->bits.damage |= JPEG_BAD_CODE;
+    if (k > se + 1) b.damage |= JPEG_BAD_CODE;
+    j->bits = b;
 }
 
 /* One more bit of a coefficient that is not zero, away from zero. */
-static void jpeg_correct(JpegBits *b, int16_t *coefficient, int bit) {
+static inline void jpeg_correct(JpegBits *b, int16_t *coefficient, int bit) {
     if (jpeg_take(b, 1) && !(*coefficient & bit))
         *coefficient = jpeg_wrap16(*coefficient + (*coefficient < 0 ? -bit : bit));
 }
 
 static void jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
-    JpegBits *b = &j->bits;
-    int bit = 1 << j->al, k = j->ss;
+    JpegBits b = j->bits;
+    int bit = 1 << j->al, k = j->ss, se = j->se;
     if (!j->eob_run) {
-        for (; k <= j->se; k++) {
-            int symbol = jpeg_symbol(b, c->ac), run = symbol >> 4, value = 0;
+        for (; k <= se; k++) {
+            int symbol = jpeg_symbol(&b, c->ac), run = symbol >> 4, value = 0;
             if (symbol & 15) {
-                if ((symbol & 15) != 1) b->damage |= JPEG_BAD_CODE;     /* a new coefficient has only the one bit */
-                value = jpeg_take(b, 1) ? bit : -bit;
+                if ((symbol & 15) != 1) b.damage |= JPEG_BAD_CODE;      /* a new coefficient has only the one bit */
+                value = jpeg_take(&b, 1) ? bit : -bit;
             } else if (run < 15) {
-                j->eob_run = jpeg_eob_run(b, run);
+                j->eob_run = jpeg_eob_run(&b, run);
                 break;
             }
-            for (; k <= j->se; k++) {                       /* the run counts only coefficients still zero */
+            for (; k <= se; k++) {                          /* the run counts only coefficients still zero */
                 int16_t *coefficient = block + jpeg_zigzag[k];
-                if (*coefficient) jpeg_correct(b, coefficient, bit);
+                if (*coefficient) jpeg_correct(&b, coefficient, bit);
                 else if (run-- == 0) break;
             }
             if (value) {
-                if (k > j->se) b->damage |= JPEG_BAD_CODE;
+                if (k > se) b.damage |= JPEG_BAD_CODE;
                 block[jpeg_zigzag[k]] = (int16_t)value;
             }
         }
     }
     if (j->eob_run) {
-        for (; k <= j->se; k++)
-            if (block[jpeg_zigzag[k]]) jpeg_correct(b, block + jpeg_zigzag[k], bit);
+        for (; k <= se; k++)
+            if (block[jpeg_zigzag[k]]) jpeg_correct(&b, block + jpeg_zigzag[k], bit);
         j->eob_run--;
     }
+    j->bits = b;
 }
 
 /* ----------------------------------------------------------------------------- JPEG: a scan */
