@@ -10,9 +10,9 @@
          | Huffman
          v
      coefficients               8 x 8 int16 a block, out of zigzag order
-         | dequantise, IDCT     a block at once if there is but one scan, else after the last
+         | dequantise, IDCT     an MCU at once if there is but one scan, else after the last
          v
-     planes of samples          one uint8 plane a component, its own size                 jpeg_pixels.c
+     samples                    uint8, of one row of MCUs; each component has its own size   jpeg_pixels.c
          | upsample             triangle filter for 2:1, else repetition                  upsample_row, jpeg_pixels.c
          v
      rows, [width] a component
@@ -64,7 +64,7 @@ typedef struct JpegComponent {
     uint16_t quant[64];                     /* in natural order, as are coefficients */
     int precision[64];                      /* in zigzag order: bits not sent yet of a coefficient, -1 for all of it */
     int previous[10];                       /* precision as it was before the component's last scan */
-    uint8_t *plane;                         /* [8 * padded_y, 8 * padded_x] */
+    uint8_t *samples;                       /* of a row of MCUs, [1 + 8 * v, 8 * padded_x]: see jpeg_sample_row */
     int16_t *coefficients;                  /* only if the file has several scans: [padded_y, padded_x, 64] */
     const JpegHuffman *dc, *ac;             /* in the current scan */
     int32_t prediction;
@@ -75,7 +75,9 @@ typedef enum JpegColour { JPEG_GREY, JPEG_YCC, JPEG_RGB, JPEG_CMYK, JPEG_YCCK } 
 typedef struct Jpeg {
     const uint8_t *start, *at, *end;
     const char *name;
-    SvError *error, *note;                  /* note: see SvImage */
+    SvError *error;
+    SvImage *image;                         /* its pixels are there from the first scan on */
+    uint8_t *upsampled;                     /* a row of each component that has fewer samples than pixels */
     bool has_frame, progressive;
     bool several_scans, complete;           /* complete: the one scan of a file that has not several was read */
     bool has_jfif, has_adobe, quant_defined[4];
@@ -147,11 +149,11 @@ static int jpeg_truncated(const Jpeg *j) {
 static void jpeg_damaged(Jpeg *j, const char *format, ...) {
     char what[120];
     va_list arguments;
-    if (j->note->text[0]) return;
+    if (j->image->note.text[0]) return;
     va_start(arguments, format);
     vsnprintf(what, sizeof what, format, arguments);
     va_end(arguments);
-    sv_fail(j->note, "%s: the JPEG is damaged, and shown as far as it can be read: %s", j->name, what);
+    sv_fail(&j->image->note, "%s: the JPEG is damaged, and shown as far as it can be read: %s", j->name, what);
 }
 
 static int jpeg_no_memory(const Jpeg *j) {
@@ -387,6 +389,85 @@ static void jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
     j->bits = b;
 }
 
+/* ----------------------------------------------------------------------------- JPEG: samples to pixels */
+
+/* Row y of a component's samples, while those of MCU row mcu_y are in memory, and the last one before them. */
+static uint8_t *jpeg_sample_row(const JpegComponent *c, int mcu_y, int y) {
+    return c->samples + (size_t)(1 + y - mcu_y * c->v * 8) * (size_t)c->padded_x * 8;
+}
+
+/* A block of that row of MCUs becomes samples. */
+static void jpeg_samples(const JpegComponent *c, int x, int y, const int16_t *block) {
+    uint8_t *out = jpeg_sample_row(c, y / c->v, y * 8) + (size_t)x * 8;
+    sv_jpeg_kernels.idct(block, c->quant, out, (size_t)c->padded_x * 8);
+}
+
+/* Row y of the picture of one component: either among its samples or, if it has fewer, made in row. Ratios of 2:1
+   are interpolated, 3/4 of the nearer sample and 1/4 of the farther, and the rounding alternates; all others repeat
+   samples. jdsample.c does not interpolate across a component of one or two samples a row. */
+static const uint8_t *upsample_row(const Jpeg *j, const JpegComponent *c, int mcu_y, int y, uint8_t *row) {
+    int x_ratio = j->max_h / c->h, y_ratio = j->max_v / c->v, n = c->width;
+    const uint8_t *nearer = jpeg_sample_row(c, mcu_y, y / y_ratio);
+    bool fancy_x = x_ratio == 2 && y_ratio <= 2 && n > 2, fancy_y = y_ratio == 2 && (x_ratio == 1 || fancy_x);
+
+    if (!fancy_x && !fancy_y) {
+        if (x_ratio == 1) return nearer;
+        for (int x = 0; x < j->width; x++) row[x] = nearer[x / x_ratio];
+        return row;
+    }
+    if (!fancy_y) {
+        sv_jpeg_kernels.upsample_2x1(nearer, n, row);
+        return row;
+    }
+
+    /* the other row that counts: above or below, but for the picture's first and last */
+    int other = y / 2 + (y % 2 ? 1 : -1);
+    if (other < 0) other = 0;
+    if (other > c->height - 1) other = c->height - 1;
+    const uint8_t *farther = jpeg_sample_row(c, mcu_y, other);
+    if (fancy_x) sv_jpeg_kernels.upsample_2x2(nearer, farther, n, row);
+    else sv_jpeg_kernels.upsample_1x2(nearer, farther, y % 2 ? 2 : 1, n, row);
+    return row;
+}
+
+/* Pillow takes every file of four components for Adobe's inverted CMYK; what is stored is then 255 - ink. Its
+   Convert.c makes each colour nk - ink * nk / 255 of it, nk = 255 - black, rounded in its own way. */
+static inline uint8_t jpeg_ink(int stored, int nk) {
+    int product = (255 - stored) * nk + 128;
+    return (uint8_t)jpeg_clamp8(nk - ((product + (product >> 8)) >> 8));
+}
+
+static void colour_row(const Jpeg *j, const uint8_t *const row[4], uint8_t *rgb) {
+    bool ycc = j->colour == JPEG_YCC || j->colour == JPEG_YCCK;
+    if (ycc) sv_jpeg_kernels.ycc_to_rgb(row[0], row[1], row[2], j->width, rgb);
+    if (j->colour == JPEG_YCC) return;
+    for (int x = 0; x < j->width; x++, rgb += 3) {
+        for (int i = 0; i < 3; i++) {
+            if (j->colour == JPEG_GREY) rgb[i] = row[0][x];
+            else if (j->colour == JPEG_RGB) rgb[i] = row[i][x];
+            else rgb[i] = jpeg_ink(ycc ? 255 - rgb[i] : row[i][x], row[3][x]);     /* what YCCK converts to is ink */
+        }
+    }
+}
+
+/* Makes the pixels that a row of MCUs brings: all of its rows but the last, which needs samples of the next, and the one
+   that was left before. */
+static void jpeg_pixels(Jpeg *j, int mcu_y) {
+    const size_t width = (size_t)j->width;
+    int first = mcu_y * j->max_v * 8, end = first + j->max_v * 8;
+    for (int y = first - (first > 0); y < (mcu_y == j->mcus_y - 1 ? j->height : end - 1); y++) {
+        const uint8_t *row[4] = { NULL, NULL, NULL, NULL };
+        for (int i = 0; i < j->n_components; i++)
+            row[i] = upsample_row(j, &j->components[i], mcu_y, y, j->upsampled + (size_t)i * (width + 8));
+        colour_row(j, row, j->image->rgb + (size_t)y * width * 3);
+    }
+    for (int i = 0; i < j->n_components; i++) {
+        const JpegComponent *c = &j->components[i];
+        int last = (mcu_y + 1) * c->v * 8 - 1;
+        memcpy(c->samples, jpeg_sample_row(c, mcu_y, last), (size_t)c->padded_x * 8);
+    }
+}
+
 /* ----------------------------------------------------------------------------- JPEG: a scan */
 
 /* Moves past the next marker and returns it, or -1 at the end of the file. Anything in between is skipped. */
@@ -465,21 +546,52 @@ static int jpeg_trouble(Jpeg *j) {
     return 0;
 }
 
-static void jpeg_decode_block(Jpeg *j, JpegComponent *c, int x, int y) {
-    if (!j->several_scans) {
-        int16_t block[64] = { 0 };
-        if (!j->exhausted) jpeg_block_sequential(j, c, block);
-        size_t stride = (size_t)c->padded_x * 8;
-        sv_jpeg_kernels.idct(block, c->quant, c->plane + (size_t)y * 8 * stride + (size_t)x * 8, stride);
-        return;
+/* Where a block of an MCU belongs. */
+typedef struct JpegPlace { JpegComponent *component; int x, y; } JpegPlace;
+
+/* The blocks of an MCU: of each component h x v of them, or a single one in a scan of one component, which goes over
+   its own blocks (T.81 A.2). */
+static int jpeg_places(const Jpeg *j, int mcu_x, int mcu_y, JpegPlace places[10]) {
+    int n = 0;
+    for (int i = 0; i < j->n_scan_components; i++) {
+        JpegComponent *c = j->scan[i];
+        int mcu_h = j->n_scan_components > 1 ? c->h : 1, mcu_v = j->n_scan_components > 1 ? c->v : 1;
+        for (int v = 0; v < mcu_v; v++)
+            for (int h = 0; h < mcu_h; h++) places[n++] = (JpegPlace){ c, mcu_x * mcu_h + h, mcu_y * mcu_v + v };
     }
-    if (j->exhausted) return;
-    int16_t *block = c->coefficients + ((size_t)y * (size_t)c->padded_x + (size_t)x) * 64;
+    return n;
+}
+
+static int16_t *jpeg_block(const JpegPlace *place) {
+    const JpegComponent *c = place->component;
+    return c->coefficients + ((size_t)place->y * (size_t)c->padded_x + (size_t)place->x) * 64;
+}
+
+/* One MCU of the only scan: the coefficients of all its blocks first, then their samples. */
+static void jpeg_decode_mcu(Jpeg *j, const JpegPlace *places, int n) {
+    int16_t blocks[10][64];
+    memset(blocks, 0, (size_t)n * sizeof blocks[0]);
+    for (int i = 0; i < n && !j->exhausted; i++) jpeg_block_sequential(j, places[i].component, blocks[i]);
+    for (int i = 0; i < n; i++) jpeg_samples(places[i].component, places[i].x, places[i].y, blocks[i]);
+}
+
+/* A block's share of one of several scans. */
+static void jpeg_decode_block(Jpeg *j, const JpegPlace *place) {
+    JpegComponent *c = place->component;
+    int16_t *block = jpeg_block(place);
     if (!j->progressive) jpeg_block_sequential(j, c, block);
     else if (j->ss == 0 && j->ah == 0) jpeg_block_dc_first(j, c, block);
     else if (j->ss == 0) jpeg_block_dc_refine(j, block);
     else if (j->ah == 0) jpeg_block_ac_first(j, c, block);
     else jpeg_block_ac_refine(j, c, block);
+}
+
+/* The pixels, where the only scan has got to the end of row y of its MCUs. */
+static void jpeg_end_of_row(Jpeg *j, int y) {
+    const JpegComponent *only = j->n_scan_components == 1 ? j->scan[0] : NULL;
+    if (j->several_scans) return;
+    if (!only) jpeg_pixels(j, y);
+    else if ((y + 1) % only->v == 0 || y == only->blocks_y - 1) jpeg_pixels(j, y / only->v);
 }
 
 /* ----------------------------------------------------------------------------- JPEG: a scan with too many FF
@@ -576,26 +688,10 @@ static void jpeg_fetch_block(JpegFetch *f, JpegComponent *c, int16_t *block) {
     }
 }
 
-/* Where a block of an MCU belongs. */
-typedef struct JpegPlace { JpegComponent *component; int x, y; } JpegPlace;
-
-static int jpeg_places(const Jpeg *j, int mcu_x, int mcu_y, JpegPlace places[10]) {
-    int n = 0;
-    for (int i = 0; i < j->n_scan_components; i++) {
-        JpegComponent *c = j->scan[i];
-        int mcu_h = j->n_scan_components > 1 ? c->h : 1, mcu_v = j->n_scan_components > 1 ? c->v : 1;
-        for (int v = 0; v < mcu_v; v++)
-            for (int h = 0; h < mcu_h; h++) places[n++] = (JpegPlace){ c, mcu_x * mcu_h + h, mcu_y * mcu_v + v };
-    }
-    return n;
-}
-
 /* One MCU. Returns false if libjpeg would give up here for now: f has starved, or was fast and has stopped. */
 static bool jpeg_fetch_mcu(Jpeg *j, JpegFetch *f, const JpegPlace *places, int n, int16_t mcu[10][64]) {
     for (int i = 0; i < n && !f->starved; i++) {
-        JpegComponent *c = places[i].component;
-        size_t at = ((size_t)places[i].y * (size_t)c->padded_x + (size_t)places[i].x) * 64;
-        jpeg_fetch_block(f, c, j->several_scans ? c->coefficients + at : mcu[i]);
+        jpeg_fetch_block(f, places[i].component, j->several_scans ? jpeg_block(&places[i]) : mcu[i]);
     }
     return !f->starved && !(f->fast && f->stopped);
 }
@@ -627,13 +723,10 @@ static int decode_scan_by_fetches(Jpeg *j, const uint8_t *start) {
                 f.fast = !f.stopped && f.end - f.at >= 512 * n;
                 memset(mcu, 0, sizeof mcu);
             }
-            for (int i = 0; i < n && !j->several_scans; i++) {
-                const JpegComponent *c = places[i].component;
-                size_t stride = (size_t)c->padded_x * 8;
-                sv_jpeg_kernels.idct(mcu[i], c->quant,
-                                     c->plane + (size_t)places[i].y * 8 * stride + (size_t)places[i].x * 8, stride);
-            }
+            for (int i = 0; i < n && !j->several_scans; i++)
+                jpeg_samples(places[i].component, places[i].x, places[i].y, mcu[i]);
         }
+        jpeg_end_of_row(j, mcu_y);
     }
     j->bits = (JpegBits){ .at = f.at, .end = j->end, .stopped = f.stopped };
     j->at = f.at;
@@ -642,7 +735,6 @@ static int decode_scan_by_fetches(Jpeg *j, const uint8_t *start) {
 
 /* ----------------------------------------------------------------------------- JPEG: a whole scan */
 
-/* A scan of one component goes over its own blocks; one of several over MCUs, of h x v blocks of each (T.81 A.2). */
 static int decode_scan(Jpeg *j) {
     JpegComponent *only = j->n_scan_components == 1 ? j->scan[0] : NULL;
     int mcus_x = only ? only->blocks_x : j->mcus_x, mcus_y = only ? only->blocks_y : j->mcus_y;
@@ -660,20 +752,16 @@ static int decode_scan(Jpeg *j) {
                 if (jpeg_restart(j, restarts++ & 7)) return -1;
                 to_restart = j->restart_interval - 1;
             }
-            if (only) {
-                jpeg_decode_block(j, only, x, y);
-            } else {
-                for (int i = 0; i < j->n_scan_components; i++) {
-                    JpegComponent *c = j->scan[i];
-                    for (int v = 0; v < c->v; v++)
-                        for (int h = 0; h < c->h; h++) jpeg_decode_block(j, c, x * c->h + h, y * c->v + v);
-                }
-            }
+            JpegPlace places[10];
+            int n = jpeg_places(j, x, y, places);
+            if (!j->several_scans) jpeg_decode_mcu(j, places, n);
+            else for (int i = 0; i < n && !j->exhausted; i++) jpeg_decode_block(j, &places[i]);
             if ((j->bits.count < j->bits.padding || j->bits.damage) && !j->exhausted) {
                 int trouble = jpeg_trouble(j);
                 if (trouble) return trouble == JPEG_AGAIN ? decode_scan_by_fetches(j, start) : -1;
             }
         }
+        jpeg_end_of_row(j, y);
     }
 done:
     j->at = j->bits.at;
@@ -847,11 +935,13 @@ static int jpeg_begin(Jpeg *j) {
         JpegComponent *c = &j->components[i];
         size_t blocks = (size_t)c->padded_x * (size_t)c->padded_y;
         if (blocks > SIZE_MAX / 128) return jpeg_no_memory(j);
-        if (j->several_scans) c->coefficients = calloc(blocks, 64 * sizeof *c->coefficients);
-        else c->plane = malloc(blocks * 64);
-        if (!c->coefficients && !c->plane) return jpeg_no_memory(j);
+        if (j->several_scans && !(c->coefficients = calloc(blocks, 64 * sizeof *c->coefficients)))
+            return jpeg_no_memory(j);
+        if (!(c->samples = malloc((size_t)(1 + 8 * c->v) * (size_t)c->padded_x * 8))) return jpeg_no_memory(j);
     }
-    return 0;
+    /* 2:1 may write one sample more than the width */
+    if (!(j->upsampled = malloc((size_t)j->n_components * ((size_t)j->width + 8)))) return jpeg_no_memory(j);
+    return sv_new_image((uint64_t)j->width, (uint64_t)j->height, j->name, j->image, j->error);
 }
 
 /* A table for the current scan; NULL if there is none, or a bad one. */
@@ -1151,96 +1241,31 @@ static void jpeg_smooth_block(const JpegComponent *c, const int precisions[10], 
 }
 
 /* After the last of several scans. */
-static int jpeg_planes(Jpeg *j) {
+static void jpeg_all_pixels(Jpeg *j) {
     bool smooth = j->progressive && jpeg_needs_smoothing(j);
-    for (int i = 0; i < j->n_components; i++) {
-        JpegComponent *c = &j->components[i];
-        size_t stride = (size_t)c->padded_x * 8;
-        if (!(c->plane = malloc(stride * (size_t)c->padded_y * 8))) return jpeg_no_memory(j);
-        for (int y = 0; y < c->blocks_y; y++) {
-            int rows[5] = { 0 };
-            if (smooth) jpeg_smooth_rows(j, c, y, rows);
-            for (int x = 0; x < c->blocks_x; x++) {
-                int16_t block[64];
-                memcpy(block, c->coefficients + ((size_t)y * (size_t)c->padded_x + (size_t)x) * 64, sizeof block);
-                if (smooth) jpeg_smooth_block(c, jpeg_precision_at(j, c, y), rows, x, block);
-                sv_jpeg_kernels.idct(block, c->quant, c->plane + (size_t)y * 8 * stride + (size_t)x * 8, stride);
+    for (int mcu_y = 0; mcu_y < j->mcus_y; mcu_y++) {
+        for (int i = 0; i < j->n_components; i++) {
+            JpegComponent *c = &j->components[i];
+            for (int y = mcu_y * c->v; y < (mcu_y + 1) * c->v && y < c->blocks_y; y++) {
+                int rows[5];
+                jpeg_smooth_rows(j, c, y, rows);
+                for (int x = 0; x < c->blocks_x; x++) {
+                    const int16_t *block = jpeg_block(&(JpegPlace){ c, x, y });
+                    int16_t smoothed[64];
+                    if (smooth) {
+                        memcpy(smoothed, block, sizeof smoothed);
+                        jpeg_smooth_block(c, jpeg_precision_at(j, c, y), rows, x, smoothed);
+                        block = smoothed;
+                    }
+                    jpeg_samples(c, x, y, block);
+                }
             }
         }
-        free(c->coefficients);
-        c->coefficients = NULL;
-    }
-    return 0;
-}
-
-/* ----------------------------------------------------------------------------- JPEG: samples to pixels */
-
-/* Row y of the picture of one component: either in its plane or, if it has fewer samples, made in row. Ratios of 2:1
-   are interpolated, 3/4 of the nearer sample and 1/4 of the farther, and the rounding alternates; all others repeat
-   samples. jdsample.c does not interpolate across a component of one or two samples a row. */
-static const uint8_t *upsample_row(const Jpeg *j, const JpegComponent *c, int y, uint8_t *row) {
-    int x_ratio = j->max_h / c->h, y_ratio = j->max_v / c->v, n = c->width;
-    size_t stride = (size_t)c->padded_x * 8;
-    const uint8_t *nearer = c->plane + (size_t)(y / y_ratio) * stride;
-    bool fancy_x = x_ratio == 2 && y_ratio <= 2 && n > 2, fancy_y = y_ratio == 2 && (x_ratio == 1 || fancy_x);
-
-    if (!fancy_x && !fancy_y) {
-        if (x_ratio == 1) return nearer;
-        for (int x = 0; x < j->width; x++) row[x] = nearer[x / x_ratio];
-        return row;
-    }
-    if (!fancy_y) {
-        sv_jpeg_kernels.upsample_2x1(nearer, n, row);
-        return row;
-    }
-
-    /* the other row that counts: above or below, but for the picture's first and last */
-    int other = y / 2 + (y % 2 ? 1 : -1);
-    if (other < 0) other = 0;
-    if (other > c->height - 1) other = c->height - 1;
-    const uint8_t *farther = c->plane + (size_t)other * stride;
-    if (fancy_x) sv_jpeg_kernels.upsample_2x2(nearer, farther, n, row);
-    else sv_jpeg_kernels.upsample_1x2(nearer, farther, y % 2 ? 2 : 1, n, row);
-    return row;
-}
-
-/* Pillow takes every file of four components for Adobe's inverted CMYK; what is stored is then 255 - ink. Its
-   Convert.c makes each colour nk - ink * nk / 255 of it, nk = 255 - black, rounded in its own way. */
-static inline uint8_t jpeg_ink(int stored, int nk) {
-    int product = (255 - stored) * nk + 128;
-    return (uint8_t)jpeg_clamp8(nk - ((product + (product >> 8)) >> 8));
-}
-
-static void colour_row(const Jpeg *j, const uint8_t *const row[4], uint8_t *rgb) {
-    bool ycc = j->colour == JPEG_YCC || j->colour == JPEG_YCCK;
-    if (ycc) sv_jpeg_kernels.ycc_to_rgb(row[0], row[1], row[2], j->width, rgb);
-    if (j->colour == JPEG_YCC) return;
-    for (int x = 0; x < j->width; x++, rgb += 3) {
-        for (int i = 0; i < 3; i++) {
-            if (j->colour == JPEG_GREY) rgb[i] = row[0][x];
-            else if (j->colour == JPEG_RGB) rgb[i] = row[i][x];
-            else rgb[i] = jpeg_ink(ycc ? 255 - rgb[i] : row[i][x], row[3][x]);     /* what YCCK converts to is ink */
-        }
+        jpeg_pixels(j, mcu_y);
     }
 }
 
-static int jpeg_pixels(Jpeg *j, SvImage *image) {
-    size_t row_size = (size_t)j->width + 8;                 /* 2:1 may write one sample more than the width */
-    uint8_t *made = malloc(4 * row_size);
-    if (!made) return jpeg_no_memory(j);
-    if (sv_new_image((uint64_t)j->width, (uint64_t)j->height, j->name, image, j->error)) {
-        free(made);
-        return -1;
-    }
-    for (int y = 0; y < j->height; y++) {
-        const uint8_t *row[4] = { NULL, NULL, NULL, NULL };
-        for (int i = 0; i < j->n_components; i++)
-            row[i] = upsample_row(j, &j->components[i], y, made + (size_t)i * row_size);
-        colour_row(j, row, image->rgb + (size_t)y * (size_t)j->width * 3);
-    }
-    free(made);
-    return 0;
-}
+/* ----------------------------------------------------------------------------- JPEG: the whole file */
 
 /* The pixels as the file has them, and how they are to be turned: Exif's orientation, or XMP's if there is none. */
 int sv_decode_jpeg(const uint8_t *data, size_t size, const char *name, SvImage *image, int *orientation,
@@ -1251,18 +1276,18 @@ int sv_decode_jpeg(const uint8_t *data, size_t size, const char *name, SvImage *
     j->end = data + size;
     j->name = name;
     j->error = error;
-    j->note = &image->note;
+    j->image = image;
     int status = read_jpeg(j);
-    if (status == 0 && j->several_scans) status = jpeg_planes(j);
-    if (status == 0) status = jpeg_pixels(j, image);
+    if (status == 0 && j->several_scans) jpeg_all_pixels(j);
     if (status == 0) {
         *orientation = j->exif ? sv_exif_orientation(j->exif, j->exif_size) : 0;
         if (*orientation == 0) *orientation = j->xmp ? sv_xmp_orientation(j->xmp, j->xmp_size) : 0;
         }
     for (int i = 0; i < 4; i++) {
-        free(j->components[i].plane);
+        free(j->components[i].samples);
         free(j->components[i].coefficients);
     }
+    free(j->upsampled);
     free(j->exif);
     free(j);
     return status;
