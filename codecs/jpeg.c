@@ -690,9 +690,8 @@ static void jpeg_fetch_block(JpegFetch *f, JpegComponent *c, int16_t *block) {
 
 /* One MCU. Returns false if libjpeg would give up here for now: f has starved, or was fast and has stopped. */
 static bool jpeg_fetch_mcu(Jpeg *j, JpegFetch *f, const JpegPlace *places, int n, int16_t mcu[10][64]) {
-    for (int i = 0; i < n && !f->starved; i++) {
+    for (int i = 0; i < n && !f->starved; i++)
         jpeg_fetch_block(f, places[i].component, j->several_scans ? jpeg_block(&places[i]) : mcu[i]);
-    }
     return !f->starved && !(f->fast && f->stopped);
 }
 
