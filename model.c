@@ -229,6 +229,45 @@ static int64_t position_in(FILE *f) {
 #endif
 }
 
+static bool has_config(const char *directory) {
+    static const char name[] = "/config.json";
+    size_t length = strlen(directory);
+    char *path = malloc(length + sizeof name);
+    FILE *f = NULL;
+    if (path) {
+        memcpy(path, directory, length);
+        memcpy(path + length, name, sizeof name);
+        f = fopen(path, "rb");
+    }
+    free(path);
+    if (f) fclose(f);
+    return f != NULL;
+}
+
+#define EXPORT "python export.py"
+
+/* What else a model is kept in: the sentence says how to make a checkpoint of it. */
+static int refuse_other_model(const SvModel *m, SvError *error) {
+    const uint8_t *b = m->file;
+    uint64_t header = 0;
+    for (int i = 7; i >= 0; i--) header = header << 8 | b[i];
+    if (memcmp(b, "GGUF", 4) == 0)
+        return sv_fail(error, "%s: a GGUF file, no checkpoint; one is made of the model's Hugging Face directory: "
+                              EXPORT " DIRECTORY smolvlm2.bin", m->path);
+    if (header > m->file_size - 8 || b[8] != '{')
+        return sv_fail(error, "%s: not a checkpoint made by export.py", m->path);
+    int length = (int)strlen(m->path);                      /* of the directory, without the last slash */
+    while (length > 0 && m->path[length - 1] != '/' && m->path[length - 1] != '\\') length--;
+    return sv_fail(error, "%s: the weights of a Hugging Face directory; to make a checkpoint of it: " EXPORT
+                          " %.*s smolvlm2.bin", m->path, length > 1 ? length - 1 : 1, length > 0 ? m->path : ".");
+}
+
+static int refuse_directory(const SvModel *m, SvError *error) {
+    if (!has_config(m->path)) return sv_fail(error, "%s: a directory, expected a checkpoint made by export.py", m->path);
+    return sv_fail(error, "%s: a Hugging Face directory; to make a checkpoint of it: " EXPORT " %s smolvlm2.bin",
+                   m->path, m->path);
+}
+
 /* Puts the file into memory: mapped, so that it is shared between processes and read as it is needed, or, where there
    is no mmap or the bytes must be turned round, read whole. */
 static int load_file(SvModel *m, SvError *error) {
@@ -243,8 +282,8 @@ static int load_file(SvModel *m, SvError *error) {
     }
     if (!S_ISREG(st.st_mode)) {
         close(fd);
-        return sv_fail(error, "%s: %s, expected a checkpoint made by export.py", m->path,
-                       S_ISDIR(st.st_mode) ? "a directory" : "not a file");
+        return S_ISDIR(st.st_mode) ? refuse_directory(m, error) :
+               sv_fail(error, "%s: not a file, expected a checkpoint made by export.py", m->path);
     }
     if (st.st_size < 64) {
         close(fd);
@@ -267,7 +306,10 @@ static int load_file(SvModel *m, SvError *error) {
     close(fd);
 #endif
     FILE *f = fopen(m->path, "rb");
-    if (!f) return sv_fail(error, "%s: %s", m->path, strerror(errno));
+    if (!f) {
+        int why = errno;                                    /* "Permission denied" for a directory on Windows */
+        return has_config(m->path) ? refuse_directory(m, error) : sv_fail(error, "%s: %s", m->path, strerror(why));
+    }
     if (!m->file_size) {
         int64_t size = fseek(f, 0, SEEK_END) == 0 ? position_in(f) : -1;
         if (size < 64 || (uint64_t)size > SIZE_MAX / 2 || fseek(f, 0, SEEK_SET) != 0) {
@@ -310,8 +352,7 @@ static int verify(const SvModel *m, SvError *error) {
 
 static int parse(SvModel *m, SvError *error) {
     Cursor cursor = { m->file, m->file + m->file_size, false };
-    if (memcmp(take(&cursor, 8), SV_FILE_MAGIC, 8) != 0)
-        return sv_fail(error, "%s: not a checkpoint made by export.py", m->path);
+    if (memcmp(take(&cursor, 8), SV_FILE_MAGIC, 8) != 0) return refuse_other_model(m, error);
     uint32_t version = take_u32(&cursor), metadata_crc = take_u32(&cursor);
     uint64_t data_offset = take_u64(&cursor), file_size = take_u64(&cursor);
     m->weights_crc = take_u32(&cursor);

@@ -115,6 +115,21 @@ TEST no_checkpoint_at_all(const char *directory) {
     ASSERT_REFUSED("tests/golden/model/a.png", "not a checkpoint");
     ASSERT_REFUSED("tests/test_checkpoint.c", "not a checkpoint");
     ASSERT_REFUSED("/dev/null", "not a file");
+    ASSERT_REFUSED("tests/published/256m", "a Hugging Face directory; to make a checkpoint of it: "
+                                           "python export.py tests/published/256m smolvlm2.bin");
+    char gguf[64] = "GGUF\3", weights[80] = "\110\0\0\0\0\0\0\0{\"__metadata__\":{\"format\":\"pt\"}}", command[1100];
+    write_copy(gguf, sizeof gguf);
+    ASSERT_REFUSED(copy_path, "a GGUF file");
+    ASSERT(strstr(error.text, "python export.py DIRECTORY smolvlm2.bin"));
+    write_copy(weights, sizeof weights);                    /* safetensors: the header's length, the header */
+    int folder = (int)strlen(copy_path);
+    while (folder > 0 && copy_path[folder] != '/' && copy_path[folder] != '\\') folder--;
+    snprintf(command, sizeof command, "python export.py %.*s smolvlm2.bin", folder ? folder : 1,
+             folder ? copy_path : ".");
+    ASSERT_REFUSED(copy_path, command);
+    weights[0]++;                                           /* longer than the file */
+    write_copy(weights, sizeof weights);
+    ASSERT_REFUSED(copy_path, "not a checkpoint");
     write_copy("", 0);
     ASSERT_REFUSED(copy_path, "not a checkpoint");
     write_copy(SV_FILE_MAGIC, 8);
