@@ -32,8 +32,13 @@ import sys
 import types
 import zlib
 
-import numpy as np
-from tqdm import tqdm
+try:
+    import numpy as np
+    from tqdm import tqdm
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"export.py: the Python package {missing.name} is not installed: pip install numpy tqdm")
 
 HEADER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "model.h")
 CHUNK = 1 << 20             # numbers converted at a time: 4 MiB of f32
@@ -63,16 +68,24 @@ def note(text):
     print(f"export.py: note: {text}", file=sys.stderr)
 
 
+POINTER = "is only Git LFS's pointer to the file: `git lfs pull` fetches it"
+
+
+def is_pointer(data):
+    return data.startswith(b"version https://git-lfs.github.com/spec/")
+
+
 def read_json(directory, name, default=None):
     """The object in DIR/name; where there is no such file, default, or (default None) Refused."""
     path = os.path.join(directory, name)
     if default is not None and not os.path.exists(path):
         return default
     try:
-        with open(path, encoding="utf-8") as f:
-            value = json.load(f)
+        with open(path, "rb") as f:
+            data = f.read()
+        value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{path}: is not valid JSON ({error})") from None
+        raise Refused(f"{path}: {POINTER if is_pointer(data) else f'is not valid JSON ({error})'}") from None
     if not isinstance(value, dict):
         raise Refused(f"{path}: is not a JSON object")
     return value
@@ -185,9 +198,11 @@ def read_config(config):
         if not (isinstance(text, dict) and isinstance(vision, dict)):
             raise Refused("text_config or vision_config is not a JSON object")
     for section in (config, text):
-        for key in ("quantization_config", "per_layer_config"):
+        for key in ("quantization_config", "per_layer_config", "kv_sharing_modes"):
             if section.get(key):
                 raise Refused(f'"{key}" is set, and such models are not supported')
+        demand(section, "is_causal", True, True)
+        demand(section, "is_encoder_decoder", False, False)
     fields = read_text(text) if vision is None else {**read_vision(config, vision), **read_text(text)}
     fields["tie_word_embeddings"] = int(bool(config.get("tie_word_embeddings")))
     return model, fields, inv_freq(read_rope(text, fields), fields["head_dim"])
@@ -252,11 +267,30 @@ def read_text(text):
     if t["head_dim"] % 2:
         raise Refused(f"head_dim {t['head_dim']} is odd, which rotary positions rule out")
     t["rms_norm_eps"] = real(text, "rms_norm_eps", 1e-6)
-    window = text.get("sliding_window", 4096) if model == "mistral" else None
-    if window is not None and whole(text, "sliding_window", 4096) < t["max_position_embeddings"]:
+    window = attention_window(text, model, t["num_hidden_layers"])
+    if window < t["max_position_embeddings"]:
         note(f"max_position_embeddings is cut from {t['max_position_embeddings']} to the sliding window, {window}")
         t["max_position_embeddings"] = window
     return t
+
+
+def attention_window(text, model, layers):
+    """How many positions every layer sees at least: within so many, what transformers computes is plain attention.
+
+    Not only Mistral has a window: of any model's configuration DynamicCache takes one, and forgets what is older while
+    tokens are decoded (cache_utils.get_layer_types_and_kwargs; "use_sliding_window" is not asked there)."""
+    window = text.get("sliding_window", 4096 if model == "mistral" else None)
+    chunk, types = text.get("attention_chunk_size"), text.get("layer_types")
+    if types is None:
+        types = ["sliding_attention" if window is not None else "chunked_attention" if chunk is not None else
+                 "full_attention"] * layers
+    if len(types) != layers:
+        raise Refused(f'"layer_types" has {len(types)} entries, but the model has {layers} layers')
+    keys = dict(full_attention=None, sliding_attention="sliding_window", chunked_attention="attention_chunk_size")
+    if set(types) - keys.keys():
+        raise Refused(f'"layer_types" has {min(set(types) - keys.keys())!r}, but only {", ".join(keys)} are supported')
+    values = {"sliding_window": window, "attention_chunk_size": chunk}
+    return min((whole(values, keys[kind], None) for kind in set(types) if keys[kind]), default=2**31)
 
 
 def read_rope(text, fields):
@@ -296,37 +330,59 @@ def inv_freq(rope, head_dim):
     return frequencies.reshape(1, -1)
 
 
-# What generation_config.json may ask of greedy generation, and the value at which it asks nothing. Sampling is asked
-# for on the command line, so do_sample, temperature, top_k and top_p are not read.
+# What generation_config.json may ask of greedy generation, and the value at which it asks nothing. The other keys of
+# GenerationConfig leave the likeliest tokens as they are: they are about sampling, beams, speculation (which gives the
+# same tokens), caches and what is returned; tests/test_export.py tries each. Lengths are the command line's.
 NEUTRAL = dict(repetition_penalty=1.0, encoder_repetition_penalty=1.0, no_repeat_ngram_size=0, num_beams=1,
                encoder_no_repeat_ngram_size=0, min_length=0, min_new_tokens=0, bad_words_ids=[], suppress_tokens=[],
                begin_suppress_tokens=[], forced_bos_token_id=None, forced_eos_token_id=None, sequence_bias=None,
-               guidance_scale=1.0, penalty_alpha=None, exponential_decay_length_penalty=None,
-               remove_invalid_values=False)
+               guidance_scale=1.0, penalty_alpha=None, exponential_decay_length_penalty=None, max_time=None,
+               stop_strings=[], watermarking_config=None, token_healing=False, dola_layers=None, constraints=None,
+               force_words_ids=None, num_return_sequences=1, is_assistant=False, use_mtp=False)
 
 
 def read_eos(directory, config, vocab_size):
     """The ids that end an answer, as generate() has them: generation_config.json's, or where there is no such file
-    config.json's (GenerationConfig.from_model_config)."""
-    name = "generation_config.json"
-    generation = read_json(directory, name, {})
-    for key, neutral in NEUTRAL.items():
-        if generation.get(key) not in (None, neutral):
-            raise Refused(f"{os.path.join(directory, name)}: {key} is {generation[key]!r}, which smolvlm does not do")
-    ids = generation.get("eos_token_id")
+    config.json's (GenerationConfig.from_model_config, which takes every setting from there)."""
+    name, text = "generation_config.json", config.get("text_config") or {}
+    settings = read_json(directory, name, {})
     if not os.path.exists(os.path.join(directory, name)):
-        name, text = "config.json", config.get("text_config") or {}
-        ids = text.get("eos_token_id") if config.get("eos_token_id") is None else config["eos_token_id"]
+        name, settings = "config.json", {**text, **{key: v for key, v in config.items() if v is not None}}
+    path = os.path.join(directory, name)
+    for key, neutral in NEUTRAL.items():
+        if settings.get(key) not in (None, neutral):
+            raise Refused(f"{path}: {key} is {settings[key]!r}, which smolvlm does not do")
+    if settings.get("cache_implementation") == "quantized":
+        raise Refused(f"{path}: cache_implementation is 'quantized', and such a cache is not supported")
+    if settings.get("do_sample"):
+        t, p, k = (settings.get(key) for key in ("temperature", "top_p", "top_k"))
+        note(f"{path} asks for sampling; smolvlm takes the likeliest token, unless it is given "
+             f"-t {1.0 if t is None else t} --top-p {1.0 if p is None else p} --top-k {50 if k is None else k}")
+    ids = settings.get("eos_token_id")
     ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
-    if len(ids) > 16 or not all(type(i) is int and 0 <= i < vocab_size for i in ids):
-        raise Refused(f"{os.path.join(directory, name)}: eos_token_id is {ids}, but must be at most 16 ids below the "
-                      f"vocabulary's size, {vocab_size}")
+    if not all(type(i) is int for i in ids):
+        raise Refused(f"{path}: eos_token_id is {ids}, but must be an id or a list of ids")
+    for i in ids:
+        if not 0 <= i < vocab_size:                                     # never generated; -1 is how some say "none"
+            note(f"{path}: the eos_token_id {i} is none of the {vocab_size} ids of the vocabulary, so it ends nothing")
+    ids = [i for i in ids if 0 <= i < vocab_size]
+    if len(ids) > 16:
+        raise Refused(f"{path}: eos_token_id has {len(ids)} ids, but smolvlm has room for 16")
     if not ids:
         note("no eos_token_id: an answer ends only at the length asked for")
     return ids
 
 
 # ------------------------------------------------------------------------------------------------ picture settings
+
+def three(images, key):
+    """One of image_mean and image_std: three numbers, or one for all three channels."""
+    value = images.get(key, 0.5)
+    values = value if isinstance(value, list) else [value] * 3
+    if len(values) != 3 or not all(isinstance(v, (int, float)) and abs(v) < 1e6 for v in values):
+        raise Refused(f'"{key}" is {value!r}, but must be a number or three numbers, one a channel')
+    return values
+
 
 def read_images(directory, fields):
     """The image processor's fields, from processor_config.json (5.x) or preprocessor_config.json, and its checks."""
@@ -336,21 +392,32 @@ def read_images(directory, fields):
         name, images = "preprocessor_config.json", read_json(directory, "preprocessor_config.json")
     with naming(os.path.join(directory, name)):
         for key in ("do_convert_rgb", "do_resize", "do_rescale", "do_normalize"):
-            demand(images, key, True, True)
-        demand(images, "resample", 1, 1)                                                    # LANCZOS
-        demand(images.get("max_image_size") or {}, "longest_edge", 364, fields["image_size"])
-        mean, std = (images.get(key) or [0.5, 0.5, 0.5] for key in ("image_mean", "image_std"))
-        if len(mean) != 3 or len(std) != 3 or 0 in std or not all(isinstance(v, (int, float)) for v in [*mean, *std]):
-            raise Refused(f"image_mean {mean} and image_std {std} must be three numbers each, none of image_std's 0")
-        size = images.get("size") or {"longest_edge": 4 * 364}
-        if "longest_edge" not in size:
+            if not images.get(key, True):
+                raise Refused(f'"{key}" is {images[key]!r}, but only true is supported')
+        for key in ("resample", "max_image_size", "image_mean", "image_std", "rescale_factor", "size"):
+            if images.get(key, 0) is None:                  # a key left out has a default; null has none
+                raise Refused(f'"{key}" is null, so that no picture could be processed')
+        if type(images.get("resample", 1)) is not int or images.get("resample", 1) != 1:     # 1.0 is not LANCZOS there
+            raise Refused(f'"resample" is {images["resample"]!r}, but only 1, LANCZOS, is supported')
+        tile, size = images.get("max_image_size", {"longest_edge": 364}), images.get("size", {"longest_edge": 4 * 364})
+        if not isinstance(tile, dict) or tile.get("longest_edge") != fields["image_size"]:
+            raise Refused(f'"max_image_size" is {tile}, but only {{"longest_edge": {fields["image_size"]}}}, the '
+                          "image_size of config.json, is supported")
+        if not isinstance(size, dict) or size.get("longest_edge") is None:
             raise Refused(f'"size" is {size}, but only one with a longest_edge is supported')
-        settings = dict(do_image_splitting=int(bool(images.get("do_image_splitting", True))), image_mean=mean,
-                        image_std=std, longest_edge=whole(size, "longest_edge", None),
+        settings = dict(do_image_splitting=int(bool(images.get("do_image_splitting", True))),
+                        image_mean=three(images, "image_mean"), image_std=three(images, "image_std"),
+                        longest_edge=whole(size, "longest_edge", None),
                         rescale_factor=real(images, "rescale_factor", 1 / 255))
-    with naming(os.path.join(directory, "processor_config.json")):
-        side = fields["image_size"] // fields["patch_size"] // fields["scale_factor"]
-        demand(processor, "image_seq_len", 169, side * side)
+        if 0 in settings["image_std"]:
+            raise Refused('"image_std" is 0, by which nothing can be divided')
+    tokens = (fields["image_size"] // fields["patch_size"] // fields["scale_factor"]) ** 2
+    if processor.get("image_seq_len", 169) != tokens:
+        path = os.path.join(directory, "processor_config.json")
+        says = f"image_seq_len is {processor.get('image_seq_len')!r}"
+        if "image_seq_len" not in processor:
+            says = ("has no" if os.path.exists(path) else "does not exist, so there is no") + " image_seq_len, then 169"
+        raise Refused(f"{path}: {says}, but config.json makes {tokens} image tokens of a tile")
     return settings
 
 
@@ -577,32 +644,119 @@ def tokenizer_blob(tokenizer, vocab_size):
 
 
 def token_text(settings, key, default=None):
-    """A token that tokenizer_config.json names: a string, an AddedToken's content, or in extra_special_tokens."""
-    extra = settings.get("extra_special_tokens")
-    value = settings.get(key) or (extra.get(key) if isinstance(extra, dict) else None) or default
+    """A token that named_tokens found, a string or an AddedToken's content; none: default."""
+    value = settings.get(key) or default
     value = value["content"] if isinstance(value, dict) else value
     if not isinstance(value, (str, type(default))):
         raise Refused(f'"{key}" is {value!r}, which is no token')
     return value
 
 
-def read_tokenizer(directory):
-    """(tokenizer.json with the added tokens that only tokenizer_config.json knows, tokenizer_config.json)."""
+STANDARD_TOKENS = [name + "_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
+
+
+def named_tokens(settings, special):
+    """The tokens that tokenizer_config.json and special_tokens_map.json name (PreTrainedTokenizerBase._from_pretrained
+    and __init__): ({name: token}, [token, ...] of extra_special_tokens), in the order in which they are added."""
+    extra, old = "extra_special_tokens", "additional_special_tokens"
+    settings = {key: v for key, v in settings.items()       # of tokens of its own it takes no dict but AddedTokens
+                if key in STANDARD_TOKENS or not (key.endswith("_token") and isinstance(v, dict) and "__type" not in v)}
+    if old in settings and not settings.get(extra):
+        settings[extra] = settings.pop(old)
+    own = {key: settings.pop(key) for key in list(settings)
+           if key.endswith("_token") and key not in STANDARD_TOKENS and isinstance(settings[key], str)}
+    if isinstance(settings.get(extra), dict):
+        own.update(settings.pop(extra))
+    for key, value in special.items():
+        if key == extra and isinstance(value, list):
+            value = (settings.get(extra) or []) + value
+        settings[key] = value
+    if isinstance(settings.get(extra), dict):
+        own.update(settings.pop(extra))
+    if old in settings and extra not in settings:
+        settings[extra] = settings.pop(old)
+    named = {key: settings[key] for key in STANDARD_TOKENS if settings.get(key)}
+    named.update((key, value) for key, value in settings.items()
+                 if key.endswith("_token") and key not in named and isinstance(value, (str, dict)))
+    return {**named, **own}, settings.get(extra) or []
+
+
+def added_token(token, special=True):
+    """An AddedToken, or a string, as tokenizer.json has it, without an id."""
+    token = token if isinstance(token, dict) else {"content": token}
+    if not isinstance(token["content"], str):
+        raise Refused(f"{token['content']!r} is named as a token, but is no text")
+    token = {**dict(lstrip=False, rstrip=False, single_word=False, special=special), **token}
+    return {"normalized": not token["special"], **token}
+
+
+def read_tokenizer(directory, vocab_size):
+    """(tokenizer.json with the added tokens that only other files know, tokenizer_config.json with the tokens' names
+    as special_tokens_map.json changes them).
+
+    TokenizersBackend.__init__ adds, in this order, what added_tokens_decoder or added_tokens.json list, the named
+    tokens and the extra ones; each gets the id it has in the vocabulary, else the next that is free."""
     tokenizer = read_json(directory, "tokenizer.json")
     with naming(os.path.join(directory, "tokenizer.json")):
         added = tokenizer["added_tokens"] = tokenizer.get("added_tokens") or []
-        known = {token["content"]: token["id"] for token in added}
-        ids = {id: content for content, id in {**tokenizer["model"]["vocab"], **known}.items()}
-    settings = read_json(directory, "tokenizer_config.json", {})
+        vocab, known = tokenizer["model"]["vocab"], {token["content"]: token for token in added}
+        ids = {id: content for content, id in [*vocab.items(), *((c, token["id"]) for c, token in known.items())]}
+
+    def add(token, id):
+        added.append({**token, "id": id})
+        known[token["content"]] = added[-1]
+
+    settings, special, listed = read_json(directory, "tokenizer_config.json", {}), {}, {}
+    if "added_tokens_decoder" not in settings:              # else transformers asks neither of these
+        special = read_json(directory, "special_tokens_map.json", {})
+        listed = read_json(directory, "added_tokens.json", {})
     with naming(os.path.join(directory, "tokenizer_config.json")):
-        for key in ("add_bos_token", "add_eos_token"):
-            demand(settings, key, False, False)
-        for id, token in (settings.get("added_tokens_decoder") or {}).items():
-            content = token["content"]
-            if ids.setdefault(int(id), content) != content:
-                raise Refused(f"the added token {content!r} has id {id}, which is {ids[int(id)]!r} in tokenizer.json")
-            added.append({**token, "id": known.get(content, int(id))})          # its flags are those that count
-    return tokenizer, settings
+        demand(settings, "split_special_tokens", False, False)
+        if settings.get("clean_up_tokenization_spaces"):
+            demand(settings, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False, False)
+        named, extra = named_tokens(settings, special)
+        named = {key: added_token(value) for key, value in named.items()}
+        extra = [added_token(value) for value in extra]
+        decoder = {int(id): added_token(token, special=False)
+                   for id, token in (settings.get("added_tokens_decoder") or {}).items()}
+    with naming(os.path.join(directory, "added_tokens.json")):
+        texts = {token["content"] for token in [*named.values(), *extra]}
+        decoder.update((whole({content: id}, content, None, low=0), added_token(content, special=content in texts))
+                       for content, id in listed.items() if content not in known)
+    for id, token in sorted(decoder.items()):
+        content = token["content"]
+        if ids.setdefault(id, content) != content:
+            raise Refused(f"{directory}: the added token {content!r} has the id {id} of {ids[id]!r} in tokenizer.json")
+        if content in known:
+            known[content].update({**token, "id": known[content]["id"]})            # its flags are those that count
+        else:
+            add(token, id)
+    for token in [*named.values(), *extra]:
+        content, following = token["content"], max([len(vocab), *(token["id"] + 1 for token in added)])
+        id = vocab.get(content, following)
+        if content in known or not content:
+            continue
+        if id < vocab_size:
+            add(token, id)
+        else:
+            note(f"{directory}: the token {content!r} is named, but would have id {id}, and the vocabulary ends at "
+                 f"{vocab_size - 1}: it is read as text")
+    return tokenizer, {**settings, **named}
+
+
+# Classes that build the tokenizer anew, and take only the vocabulary and the merges from tokenizer.json.
+REBUILDING = ("GPT2Tokenizer", "GPTNeoXTokenizer", "Qwen2Tokenizer", "CodeGenTokenizer", "CohereTokenizer",
+              "RobertaTokenizer")
+
+
+def compare_class(model, config, settings, tokenizer):
+    """Says where transformers' tokenizer is not the directory's own, which is the one that the model was trained with:
+    AutoTokenizer goes by tokenizer_class, but for model types that it knows to be wrong there (smolvlm, mistral)."""
+    name = str(settings.get("tokenizer_class") or config.get("tokenizer_class")).removesuffix("Fast")
+    plain = name == "GPT2Tokenizer" and not (single_digits(tokenizer) or settings.get("add_prefix_space"))
+    if model in ("llama", "idefics3") and name in REBUILDING and not plain:
+        rule = ", without the rule that each digit stands alone" if single_digits(tokenizer) else ""
+        note(f"for {name} transformers 5.23 takes other rules than tokenizer.json's{rule}; here tokenizer.json's hold")
 
 
 def read_tokens(model, config, tokenizer, settings):
@@ -770,7 +924,11 @@ def read_safetensors_header(path):
     """{name: (path, dtype, shape, offset)} of one file, every number in it checked against the file's size."""
     with open(path, "rb") as f, naming(path):
         size = os.fstat(f.fileno()).st_size
-        length = int.from_bytes(f.read(8), "little")
+        start = f.read(64)
+        if is_pointer(start):
+            raise Refused(POINTER)
+        length = int.from_bytes(start[:8], "little")
+        f.seek(8)
         if size < 8 or length > size - 8:
             raise Refused("is cut off or no safetensors file: its header does not fit")
         try:
@@ -793,14 +951,56 @@ def read_safetensors_header(path):
         return tensors
 
 
+MERGE = "put it into the model's weights (peft: merge_and_unload), save the result and export that"
+
+
+def refuse_adapter(directory):
+    """An adapter is not in the weights: transformers puts it there while it loads, if the package peft is installed."""
+    path = os.path.join(directory, "adapter_config.json")
+    if not os.path.exists(path):
+        return
+    with naming(path):
+        base = read_json(directory, "adapter_config.json").get("base_model_name_or_path")
+        whole_model = any(name.startswith("model") and name.endswith(".safetensors") for name in os.listdir(directory))
+        raise Refused(f"{'beside the weights lies' if whole_model else 'the directory holds only'} an adapter to "
+                      f"{base or 'a model that it does not name'}: {MERGE}"
+                      + (", or take the adapter's files away" if whole_model else ""))
+
+
+WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+PREFIXES = "module.", "base_model.model."       # DistributedDataParallel's, PEFT's
+
+
+def without_wrappers(directory, found):
+    """found with the names that the model's tensors have, where a wrapper's state was saved: of torch.compile, of
+    DistributedDataParallel or FSDP, of PEFT. transformers takes such tensors for unknown ones, and random numbers for
+    those of the model."""
+    lora = next((name for name in found if re.search(r"\.(lora_|base_layer\.|modules_to_save\.)", name)), None)
+    if lora:
+        raise Refused(f"{found[lora][0]}: the tensor {lora} belongs to an adapter: {MERGE}")
+    names = {name: WRAPPERS.sub("", name) for name in found}
+    while prefix := next((p for p in PREFIXES if names and all(name.startswith(p) for name in names.values())), None):
+        names = {name: plain.removeprefix(prefix) for name, plain in names.items()}
+    changed = next((name for name, plain in names.items() if name != plain), None)
+    if changed is None:
+        return found
+    if len(set(names.values())) < len(names):
+        raise Refused(f"{directory}: some tensors differ in nothing but a wrapper's name, such as {changed}")
+    note(f"the tensors have a wrapper's names, such as {changed}, which is read as {names[changed]}")
+    return {names[name]: source for name, source in found.items()}
+
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
 def find_tensors(directory):
     """{name: (path, dtype, shape, offset)} of all the weights: model.safetensors, or the shards its index names."""
-    single, index = (os.path.join(directory, "model.safetensors" + end) for end in ("", ".index.json"))
+    single, index = (os.path.join(directory, name) for name in (SINGLE, INDEX))
     if os.path.exists(single) or not os.path.exists(index):
         if not os.path.exists(single):
             raise Refused(f"{single}: does not exist, nor an index of shards (weights in other files are not read)")
         return read_safetensors_header(single)
-    places = read_json(directory, "model.safetensors.index.json").get("weight_map")
+    places = read_json(directory, INDEX).get("weight_map")
     with naming(index):
         if any(os.path.basename(file) != file for file in places.values()):
             raise Refused("names a file outside the directory")
@@ -871,25 +1071,70 @@ def check_tensors(directory, found, tensors, fields, text_only):
         raise Refused(f"{directory}: the tensor {min(left)} is not part of the model ({len(left)} such)")
 
 
+# ------------------------------------------------------------------------------------------------ the hub
+
+SMALL_FILES = ["config.json", "generation_config.json", "adapter_config.json", "preprocessor_config.json",
+               "processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer.json",
+               "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+
+
+def fetched(name):
+    """The directory of a model on the Hugging Face hub, "owner/model": of its files those that are read here, in the
+    cache of huggingface_hub, which fetches what is not there yet."""
+    try:
+        import huggingface_hub
+        from huggingface_hub import constants, errors
+    except ModuleNotFoundError:
+        raise Refused(f"{name}: is no directory here; to have a model of that name fetched from the Hugging Face hub: "
+                      "pip install huggingface_hub") from None
+
+    def fetch(files, revision=None):
+        return huggingface_hub.snapshot_download(name, allow_patterns=files, revision=revision)
+
+    try:
+        directory = fetch([*SMALL_FILES, INDEX])
+        revision = os.path.basename(directory)                      # the others of the same commit
+        fetch([SINGLE], revision)
+        if not os.path.exists(os.path.join(directory, SINGLE)) and os.path.exists(os.path.join(directory, INDEX)):
+            with naming(os.path.join(directory, INDEX)):
+                fetch(sorted(set(read_json(directory, INDEX)["weight_map"].values())), revision)
+        return directory
+    except Refused:
+        raise
+    except Exception as error:                      # whatever HTTP library is below has errors of its own
+        reason = error
+    where = f"{name}: is no directory here, and on {constants.ENDPOINT}"
+    if isinstance(reason, errors.GatedRepoError):
+        raise Refused(f"{where} its owner lets only those fetch it who asked: do so there, then `hf auth login`")
+    if isinstance(reason, errors.RepositoryNotFoundError):
+        raise Refused(f"{where} there is no such model (a private one takes `hf auth login`)")
+    if isinstance(reason, errors.LocalEntryNotFoundError):
+        raise Refused(f"{where} nothing could be fetched: no answer from there, and no copy in the cache")
+    what = str(reason).partition("\n")[0]
+    raise Refused(f"{where} it could not be fetched ({type(reason).__name__}: {what})")
+
+
 # ------------------------------------------------------------------------------------------------ the file
 
 def align(offset):
     return -(-offset // 64) * 64
 
 
-def gather(directory, layout):
+def gather(directory, layout, name=None):
     """Everything about a directory but its numbers: (fields, inv_freq, tokenizer part, source tensors, text_only)."""
+    refuse_adapter(directory)
     config, path = read_json(directory, "config.json"), os.path.join(directory, "config.json")
     fields = {field: EMPTY[kind] for kind, field in layout.config}
     with naming(path):
         model, graph, frequencies = read_config(config)
     text_only = model in TEXT_DEFAULTS
     fields.update(graph, eos_token_id=read_eos(directory, config, graph["vocab_size"]),
-                  name=os.fsencode(os.path.basename(os.path.abspath(directory))).decode("utf-8", "replace"))
+                  name=name or os.fsencode(os.path.basename(os.path.abspath(directory))).decode("utf-8", "replace"))
 
-    tokenizer, settings = read_tokenizer(directory)
+    tokenizer, settings = read_tokenizer(directory, fields["vocab_size"])
     with naming(os.path.join(directory, "tokenizer.json")):
         blob = tokenizer_blob(tokenizer, fields["vocab_size"])
+        compare_class(model, config, settings, tokenizer)
     if not text_only:
         fields.update(read_images(directory, fields))
         with naming(path):
@@ -900,12 +1145,10 @@ def gather(directory, layout):
         with naming(place):
             tokens = {key: token_text(settings, key) for key in ("bos_token", "eos_token", "pad_token", "unk_token")}
             fields.update(read_chat(template, tokens, fields["image_token"]))
-    elif text_only:
-        note("no chat template: the model completes text")
     else:
-        raise Refused(f"{directory}: has no chat template")
+        note("no chat template: the model completes text" + ("" if text_only else ", after the pictures"))
 
-    found = find_tensors(directory)
+    found = without_wrappers(directory, find_tensors(directory))
     settle_embeddings(directory, found, fields, text_only)
     return fields, frequencies, blob, found, text_only
 
@@ -920,13 +1163,15 @@ def selftest_hash(program, path):
         return hashes[0]
 
 
-def export(directory, out, format, program=None):
-    """Writes the checkpoint directory to the file out; returns (format, bytes, parameters).
+def export(source, out, format, program=None):
+    """Writes a checkpoint directory, or a model of the hub, to the file out; returns (format, bytes, parameters).
 
     format None: the smallest that loses nothing. program: smolvlm, which computes the self-test's hash for a Q8 or Q4
     file, by which other machines know whether they agree. Raises Refused and OSError."""
     layout = read_layout()
-    fields, frequencies, blob, found, text_only = gather(directory, layout)
+    on_hub = not os.path.exists(source) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source)
+    directory = fetched(source) if on_hub else source
+    fields, frequencies, blob, found, text_only = gather(directory, layout, source.split("/")[1] if on_hub else None)
     fields["selftest"] = "0" * 16
     tensors = list_tensors(layout, fields)
     check_tensors(directory, found, tensors, fields, text_only)
@@ -994,9 +1239,11 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Writes a SmolVLM2, SmolVLM, Idefics3, Llama or Mistral checkpoint as the one file smolvlm reads.",
         epilog="""\
-DIR is what Hugging Face publishes, downloaded as it is: config.json, tokenizer.json, *.safetensors and the rest.
+MODEL is a directory as Hugging Face publishes it (config.json, tokenizer.json, *.safetensors and the rest), or its
+name there, if the package huggingface_hub is installed: then it is fetched into that package's cache.
     hf download HuggingFaceTB/SmolVLM2-500M-Video-Instruct --local-dir SmolVLM2-500M
     python export.py SmolVLM2-500M smolvlm2-500m.bin
+    python export.py HuggingFaceTB/SmolVLM2-500M-Video-Instruct smolvlm2-500m.bin
 --format says how the matrices are stored; norms, biases and positions are always f32.
     bf16  2 bytes a number: what the models were trained in; an f32 or f16 checkpoint is rounded
     f32   4 bytes a number: every bit of an f32 or f16 checkpoint
@@ -1006,22 +1253,22 @@ q8 and q4 compute the same bits on every machine; --seal ./smolvlm writes the ha
 `smolvlm OUT.bin --selftest` says on any other machine whether it agrees.
 OUT.bin appears only when it is complete; the same directory gives the same bytes every time. Exit status: 0, or 1
 with one sentence that names the file and what is wrong with it.""")
-    parser.add_argument("directory", metavar="DIR", help="the checkpoint directory")
+    parser.add_argument("model", metavar="MODEL", help="the checkpoint directory, or a name on the Hugging Face hub")
     parser.add_argument("out", metavar="OUT.bin", help="the file to write")
     parser.add_argument("--format", choices=GROUPS, help="how matrices are stored (default: the smallest that loses "
                         "nothing, so bf16 if the checkpoint is, else f32)")
     parser.add_argument("--seal", metavar="PROGRAM", help="smolvlm, to compute the self-test's hash for q8 or q4")
     arguments = parser.parse_args()
     try:
-        format, size, parameters = export(arguments.directory, arguments.out, arguments.format, arguments.seal)
+        format, size, parameters = export(arguments.model, arguments.out, arguments.format, arguments.seal)
     except Refused as refusal:
         sys.exit(f"export.py: {refusal}")
     except OSError as error:
         sys.exit(f"export.py: {error.filename or arguments.out}: {error.strerror or error}")
     except MISFITS as error:                        # what no check foresaw: still a sentence, with what Python says
-        sys.exit(f"export.py: {arguments.directory}: is not laid out as expected ({type(error).__name__}: {error})")
+        sys.exit(f"export.py: {arguments.model}: is not laid out as expected ({type(error).__name__}: {error})")
     except MemoryError:
-        sys.exit(f"export.py: {arguments.directory}: there is not enough memory")
+        sys.exit(f"export.py: {arguments.model}: there is not enough memory")
     except KeyboardInterrupt:
         sys.exit("export.py: interrupted, nothing written")
     print(f"{arguments.out}: {format}, {size / 1e6:.1f} MB, {parameters / 1e6:.2f} M parameters")
