@@ -346,11 +346,11 @@ TEST jpeg_colours(void)
 
 /* ------------------------------------------------------------------------------------------------ transparency */
 
-/* Only what is transparent costs an alpha plane: an alpha channel or a tRNS chunk alone does not. */
+/* Only what is transparent costs an alpha plane or has a key: an alpha channel or a tRNS chunk alone does not. */
 TEST alpha_planes(void)
 {
     static const char *const opaque[] = { "alpha6_8_none.png", "alpha6_16_none.png", "alpha4_8_none.png",
-        "trns_palette_opaque.png", "color2_8bit_adam7.png", "case_word_white.png", "p1.pbm" };
+        "trns_palette_opaque.png", "trns_gray2.png", "color2_8bit_adam7.png", "case_word_white.png", "p1.pbm" };
     static const char *const transparent[] = { "alpha6_8_some.png", "alpha6_16.png", "alpha4_8_all.png",
         "trns_palette_partial.png", "trns_palette_one.png", "trns_late_many.png", "trns_gray8.png",
         "trns_rgb16_low.png", "trns_exif_6.png" };
