@@ -3,8 +3,11 @@
 AutoProcessor refuses to load SmolVLM without torchvision, for its video processor; still pictures need none of it. The
 PIL image processor (true LANCZOS, the one the released models were trained with) is the reference for every pixel.
 """
+import contextlib
 import json
 import os
+import types
+import unittest.mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")                # before transformers looks
 import torch
@@ -61,6 +64,46 @@ def load_model(directory, attention="sdpa", dtype=torch.float32):
              "Idefics3ForConditionalGeneration": Idefics3ForConditionalGeneration}
     kind = kinds.get(architecture, AutoModelForCausalLM)
     return kind.from_pretrained(directory, dtype=dtype, attn_implementation=attention).eval()
+
+
+def _rms_norm(self, x):
+    """LlamaRMSNorm.forward without its detour through float32."""
+    return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+
+@contextlib.contextmanager
+def float64(model):
+    """Within, a float32 model computes in float64, with the same weights: what it would give but for rounding.
+
+    Each module's weights are widened only while it runs, so that a large model does not take twice the memory. Rotary
+    cosines and sines stay float32, and so does what the position ids are found with: the reference computes these in
+    float32 whatever the model's dtype."""
+    def widened(x):
+        return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+    def widen(module, args, kwargs):
+        module.double()
+        return tuple(map(widened, args)), {key: widened(value) for key, value in kwargs.items()}
+
+    def narrow(module, args, out):
+        module.float()
+
+    hooks, norms = [], []
+    for module in model.modules():
+        if next(module.children(), None) is None and next(module.parameters(), None) is not None:
+            hooks.append(module.register_forward_pre_hook(widen, with_kwargs=True))
+            hooks.append(module.register_forward_hook(narrow))
+            if type(module).__name__.endswith("RMSNorm"):
+                norms.append(module)
+                module.forward = types.MethodType(_rms_norm, module)
+    try:
+        with unittest.mock.patch.object(type(model.model), "dtype", torch.float64):     # what it casts its inputs to
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in norms:
+            del module.forward
 
 
 def open_picture(path):
