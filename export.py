@@ -1247,7 +1247,7 @@ name there, if the package huggingface_hub is installed: then it is fetched into
 --format says how the matrices are stored; norms, biases and positions are always f32.
     bf16  2 bytes a number: what the models were trained in; an f32 or f16 checkpoint is rounded
     f32   4 bytes a number: every bit of an f32 or f16 checkpoint
-    q8    8.25 bits a number: as good as bf16 for nearly every answer, and several times as fast
+    q8    8.25 bits a number: close to bf16, and several times as fast
     q4    4.25 bits a number in the text layers, else q8: the smallest, decodes fastest
 q8 and q4 compute the same bits on every machine; --seal ./smolvlm writes the hash of these bits into the file, so that
 `smolvlm OUT.bin --selftest` says on any other machine whether it agrees.
