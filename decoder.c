@@ -27,7 +27,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Positions that go through the layers together: enough for fast matrix products, few enough for the cache. */
+/* Positions that go through the layers together: enough for fast matrix products, few
+   enough for the processor's caches. */
 enum { CHUNK = 512 };
 
 /* count: at most CHUNK positions. delta lies where q does, which has been used by then. */
@@ -53,10 +54,10 @@ struct SvDecoder {
 /* RoPE, rotary position embedding: turns pairs of numbers of each head of x [count, heads, dim], element i with element
    i + dim/2, by an angle that grows with the position, fast for the first pairs and slowly for the last. The product of
    a query turned by its angle and a key turned by its own depends on the difference of the angles alone. So attention
-   sees how far apart two tokens are, and no table of places limits how long a text may be. Values are not turned.
+   sees how far apart two tokens are, and no learned table limits how long a text may be. Values are not turned.
 
-   The loop is split among threads exactly as in cpu->cache(): each thread stores the keys that it turned itself, and no
-   barrier is needed between the two. */
+   For keys the loop is split among threads exactly as in cpu->cache(): each thread stores the keys that it turned
+   itself, and no barrier is needed between the two. */
 static void rope(const SvDecoder *d, float *x, size_t count, size_t heads) {
     size_t dim = d->model->config.head_dim, half = dim / 2;
 #pragma omp for schedule(static) nowait
@@ -134,14 +135,15 @@ void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x) 
 enum { CACHE, SINE, COSINE, NORM, Q, K, V, ATTENTION, GATE, UP, SCRATCH, N_PARTS };
 
 /* Beside weights in Q8 or Q4, the cache and attention are of integers too. */
-static bool is_q8(const SvModel *m) { return m->text.layers[0].k_proj.group != 0; }
+static bool in_integers(const SvModel *m) { return m->text.layers[0].k_proj.group != 0; }
 
 static void part_sizes(const SvModel *m, uint64_t capacity, int threads, uint64_t size[N_PARTS]) {
     const SvConfig *c = &m->config;
     const SvKernels *cpu = m->kernels;
     uint64_t chunk = capacity < CHUNK ? capacity : CHUNK, q_dim = (uint64_t)c->num_attention_heads * c->head_dim;
     uint64_t kv_dim = (uint64_t)c->num_key_value_heads * c->head_dim;
-    size[CACHE] = c->num_hidden_layers * cpu->cache_floats(is_q8(m), capacity, c->num_key_value_heads, c->head_dim);
+    size[CACHE] = c->num_hidden_layers *
+                  cpu->cache_floats(in_integers(m), capacity, c->num_key_value_heads, c->head_dim);
     size[SINE] = size[COSINE] = capacity * c->head_dim / 2;
     size[NORM] = chunk * c->hidden_size;
     size[Q] = chunk * sv_larger(q_dim, c->hidden_size);                                    /* and delta */
@@ -179,7 +181,7 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
     }
     size_t rows = ((size_t)capacity + 63) / 64 * 64;
     *d = (SvDecoder){ .model = model, .threads = threads, .capacity = (size_t)capacity,
-                      .cache = { is_q8(model), rows, c->num_key_value_heads, c->head_dim, part[CACHE] },
+                      .cache = { in_integers(model), rows, c->num_key_value_heads, c->head_dim, part[CACHE] },
                       .sine = part[SINE], .cosine = part[COSINE], .norm = part[NORM], .q = part[Q], .k = part[K],
                       .v = part[V], .attention = part[ATTENTION], .delta = part[Q], .gate = part[GATE],
                       .up = part[UP], .scratch = part[SCRATCH], .block = block };

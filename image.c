@@ -318,7 +318,7 @@ static int split_tiles(const SvImage *image, int side, SvTiles *tiles, SvError *
 }
 
 int sv_image_split(const SvImage *image, int longest_edge, int side, bool split, SvTiles *tiles, SvError *error) {
-    SvImage painted = {0}, resized = {0}, padded = {0};
+    SvImage painted = {0}, resized = {0}, fitted = {0};
     int width = image->width, height = image->height, result;
     *tiles = (SvTiles){0};
     if (longest_edge < 1 || longest_edge > SV_MAX_SIDE || side < 1 || side > SV_MAX_SIDE)
@@ -334,10 +334,10 @@ int sv_image_split(const SvImage *image, int longest_edge, int side, bool split,
     if (width < 1 || height < 1)            /* by a rounding of the aspect; the reference raises here */
         result = sv_fail(error, "a picture of %d x %d pixels is too narrow to be cut into tiles", image->width,
                          image->height);
-    else result = sv_image_resize(&resized, width, height, &padded, error);
+    else result = sv_image_resize(&resized, width, height, &fitted, error);
     sv_image_free(&resized);
-    if (result == 0) result = split_tiles(&padded, side, tiles, error);
-    sv_image_free(&padded);
+    if (result == 0) result = split_tiles(&fitted, side, tiles, error);
+    sv_image_free(&fitted);
     if (result) sv_tiles_free(tiles);
     return result;
 }

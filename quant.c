@@ -21,8 +21,9 @@
      a sum over a row (norms, softmax)  16 running sums, element i going to sum i % 16, then a fixed tree over them
 
    Both can be computed with vectors of any width: the first over the rows of w, the second over the 16. No multiply-add
-   is fused (-ffp-contract=off), and exp, sin and cos are made of basic operations, as every libm has its own. f32 and
-   bf16 are free of all this: other sets use fused multiply-adds there and other orders, and a tolerance holds.
+   is fused (-ffp-contract=off), as that rounds once instead of twice. exp, sin and cos are made of basic operations, as
+   every libm has its own. f32 and bf16 are free of all this: other sets use fused multiply-adds there and other orders,
+   and a tolerance holds.
 
    All threads of a team call these functions together; "omp for" gives each its share (see SvKernels in model.h). */
 #include "model.h"
@@ -87,9 +88,9 @@ void sv_row(const SvTensor *w, size_t row, float *out) {
     }
 }
 
-/* n numbers as integers of -127 .. 127: x[i] is about scale * q[i]; returns the scale. To the nearest integer, and to
-   the even one from the middle. Numbers that are next to nothing become zeros. Where one is infinite or NaN, the scale
-   is NaN, so that what is broken stays visible. */
+/* n numbers as integers of -127 .. 127: x[i] is about scale * q[i]; returns the scale. To the nearest integer;
+   halves go to the even neighbour. Numbers that are next to nothing become zeros. Where one is infinite or NaN, the
+   scale is NaN, so that what is broken stays visible. */
 static float quantize(int8_t *q, const float *x, size_t n) {
     const float round = 12582912.0f;                        /* 1.5 * 2^23: adding it leaves no room for a fraction */
     float max = 0;
@@ -176,7 +177,7 @@ static void matmul(const SvProduct *products, int count, const float *x, size_t 
     }
 }
 
-/* -------------------------------------------------------------------------------------------------- KV cache, attention
+/* ------------------------------------------------------------------------------------------------ KV cache, attention
 
    Keys and values [2, heads, capacity, dim]: floats, or int8 with a scale for each row of dim numbers. */
 
@@ -188,6 +189,7 @@ static uint64_t cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_
 typedef struct Row { int8_t *q; float *scale, *f32; } Row;
 enum { KEY, VALUE };
 
+/* In q8 all scales come first, then all bytes. Of the two views only the one that c->q8 says is valid. */
 static Row row_of(const SvCache *c, int kind, size_t head, size_t position) {
     size_t at = ((size_t)kind * c->heads + head) * c->capacity + position, rows = 2 * c->heads * c->capacity;
     return (Row){ (int8_t *)(c->data + rows) + at * c->dim, c->data + at, c->data + at * c->dim };
@@ -207,7 +209,7 @@ static void cache(const SvCache *c, const float *k, const float *v, size_t at, s
     }
 }
 
-/* The order of every sum of floats over a row: 16 running sums, then a tree over them. */
+/* The order of every sum of floats over a row: 16 running sums, then a tree over them, 16 -> 8 -> 4 -> 2 -> 1. */
 static float tree(float s[16]) {
     for (int width = 8; width > 2; width /= 2)
         for (int l = 0; l < width; l++) s[l] += s[l + width];

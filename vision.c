@@ -3,7 +3,7 @@
      tile [S, S, 3] bytes                                                          S = image_size
        | rescale, normalise, cut into n = (S / patch_size)^2 patches               SmolVLMImageProcessor
      patches [n, 3 patch_size^2]
-       | patch_embedding (a convolution whose stride is its kernel: one matmul)    SmolVLMVisionEmbeddings
+       | patch_embedding (a convolution whose squares do not overlap: a matmul)    SmolVLMVisionEmbeddings
        | + position_embedding
      x [n, width]
        |---------------------------------------------------.                       SmolVLMEncoderLayer
@@ -28,7 +28,8 @@
 #include <string.h>
 
 /* A batch of tiles on its way through the tower, and the memory for it; rows = tiles * patches. Buffers that are never
-   needed at the same time share their memory: attention lies where norm does, delta and shuffled where q does. */
+   needed at the same time share their memory: attention lies where norm does, delta and shuffled where q does, and mlp
+   where pixels does. */
 typedef struct Batch {
     size_t tiles, patches, rows;            /* patches: of one tile */
     float *pixels;                          /* [rows, 3 patch_size^2]         the patches, cut out                    */
@@ -45,7 +46,8 @@ typedef struct Batch {
 
 /* ------------------------------------------------------------------------------------------------------ the model */
 
-/* Channel values as the processor computes them: rescaled in double, rounded to float, normalised in float. */
+/* Channel values as Hugging Face's image processor computes them: rescaled in double, rounded to float, then
+   normalised. */
 static void pixel_values(const SvConfig *c, float value[3][256]) {
     for (int channel = 0; channel < 3; channel++)
         for (int byte = 0; byte < 256; byte++)
@@ -66,7 +68,7 @@ static void cut_patches(const SvConfig *c, const uint8_t *tile, float value[3][2
 
 /* x [side, side, width] -> out [side / s, side / s, s * s, width]: the s x s patches of a square, laid end to end, row
    by row. The name is Hugging Face's; nothing is shuffled or averaged, space becomes depth. Positions are what costs
-   time in the decoder, so 16 patches that show the same spot are better one long row than 16 short ones. */
+   time in the decoder, so 16 neighbouring patches are better one long row than 16 short ones. */
 static void pixel_shuffle(const SvConfig *c, const float *x, float *out) {
     size_t width = c->vision_hidden_size, s = c->scale_factor, side = c->image_size / c->patch_size;
     for (size_t i = 0; i < side / s; i++)
@@ -163,7 +165,7 @@ static size_t patches_of(const SvConfig *c) {
     return side * side;
 }
 
-/* How many tiles go through together: one of the published models; of a small one, whose products alone would be too
+/* How many tiles go through together. With a published model it is one. With a small model, whose products would be too
    small to be fast, as many as make BATCH_ROWS rows. */
 enum { BATCH_ROWS = 1024 };
 static size_t batch_of(const SvConfig *c, size_t tiles) {
@@ -177,7 +179,7 @@ int sv_image_tokens(const SvConfig *c) {
 }
 
 /* Beside weights in Q8 or Q4, attention works on integers too. */
-static bool is_q8(const SvModel *m) { return m->vision.layers[0].k_proj_weight.group != 0; }
+static bool in_integers(const SvModel *m) { return m->vision.layers[0].k_proj_weight.group != 0; }
 
 /* The buffers that have memory of their own, and the floats that each takes. WIDE is the patches' pixels first, and the
    MLP's middle afterwards. */
@@ -191,7 +193,7 @@ static void part_sizes(const SvModel *m, size_t tiles, int threads, uint64_t siz
     uint64_t width = c->vision_hidden_size, wide = sv_larger(c->vision_intermediate_size, pixels);
     size[X] = size[NORM] = size[Q] = size[K] = size[V] = rows * width;
     size[WIDE] = rows * wide;
-    size[CACHE] = cpu->cache_floats(is_q8(m), n, heads, width / heads);
+    size[CACHE] = cpu->cache_floats(in_integers(m), n, heads, width / heads);
     size[SCRATCH] = sv_larger(cpu->attention_scratch(n, heads, threads),
                            sv_larger(cpu->matmul_scratch(rows, sv_larger(wide, width)),
                                   cpu->matmul_scratch(rows / area, width * area)));
@@ -241,7 +243,7 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
                        (unsigned long long)(sv_sum(N_PARTS, size) * sizeof(float) >> 20));
     Batch b = { .patches = n, .pixels = part[WIDE], .x = part[X], .norm = part[NORM], .q = part[Q], .k = part[K],
                 .v = part[V], .attention = part[NORM], .delta = part[Q], .mlp = part[WIDE], .shuffled = part[Q],
-                .cache = { is_q8(model), (n + 63) / 64 * 64, heads, width / heads, part[CACHE] },
+                .cache = { in_integers(model), (n + 63) / 64 * 64, heads, width / heads, part[CACHE] },
                 .scratch = part[SCRATCH] };
     threads = sv_team(threads, most * n * width * (4 * (uint64_t)width + 2 * (uint64_t)c->vision_intermediate_size));
 

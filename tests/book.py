@@ -6,9 +6,9 @@
     python tests/book.py --show 7   runs exercise 7 and prints what it gives
 
 A reference is written `vision.c` 95-135 `encoder`: that function, struct or macro must stand on exactly those lines.
-An exercise is a section "### Exercise N: ..." with, in this order: at most one block ```diff FILE, whose lines with a
-blank or "-" before them stand in FILE once, and are replaced by those with a blank or "+"; a block ```sh; and a block
-```text with all that it prints. Each runs in a copy of the tree, in which the program is built with the change. Lines
+An exercise is a section "### Exercise N: ..." with, in this order: at most one block "In `FILE`:" ```diff, whose lines
+with a blank or "-" before them stand in FILE once, and are replaced by those with a blank or "+"; a block ```sh; and a
+block ```text with all that it prints. Where the page speaks of an exercise, there must be one of that number. Each runs in a copy of the tree, in which the program is built with the change. Lines
 of "..." in the text stand for any lines. Needs a C compiler and make."""
 import argparse
 import os
@@ -21,7 +21,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PAGE = os.path.join(ROOT, "MODEL.md")
 COPY = os.path.join(ROOT, "build", "book")
 REFERENCE = re.compile(r"`([\w/.]+\.(?:c|h|py))` (\d+)-(\d+) `(\w+)`")
-BLOCK = re.compile(r"```(diff|sh|text)(?: (\S+))?\n(.*?)```\n", re.S)
+BLOCK = re.compile(r"(?:In `(\S+)`:\n\n)?```(diff|sh|text)\n(.*?)```\n", re.S)
 
 
 def read(path):
@@ -79,6 +79,11 @@ def check_references(write):
         return right if right and write else match.group(0)
     text = read("MODEL.md")
     new = REFERENCE.sub(settle, text)
+    for number in sorted(set(re.findall(r"\b[Ee]xercise (\d+)", text)) | set(
+            sum(re.findall(r"\b[Ee]xercises (\d+) and (\d+)", text), ()))):
+        if f"### Exercise {number}:" not in text:
+            failed += 1
+            print(f"MODEL.md speaks of exercise {number}, and has none")
     if write and new != text:
         with open(PAGE, "w", encoding="utf-8") as f:
             f.write(new)
@@ -86,12 +91,12 @@ def check_references(write):
 
 
 def exercises():
-    """[(title, blocks {kind: (argument, text)})] of the page."""
+    """[(title, blocks {kind: (file, text)})] of the page; file: what a diff changes."""
     parts = re.split(r"^### (Exercise \d+: .*)\n", read("MODEL.md"), flags=re.M)
     result = []
     for title, body in zip(parts[1::2], parts[2::2]):
         body = re.split(r"^##", body, maxsplit=1, flags=re.M)[0]
-        result.append((title, {kind: (argument, text) for kind, argument, text in BLOCK.findall(body)}))
+        result.append((title, {kind: (file, text) for file, kind, text in BLOCK.findall(body)}))
     return result
 
 
