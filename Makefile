@@ -17,6 +17,8 @@
 # make accuracy   what Q8 and Q4 cost, beside llama.cpp's formats
 # make formats    why they are as they are: groups, levels, scales, parts of 4 bits, attention on integers
 #
+# make objects    all but the command line: for a machine without one
+#
 # make install    to PREFIX (/usr/local), below DESTDIR; with the variables that it was built with
 #
 # CC, OMP=0, SIMD=0 (plain C alone), KERNELS=0 (quant.c alone), CODECS=0 (no picture files), ARCH, CFLAGS_EXTRA, BUILD
@@ -26,6 +28,17 @@ CC ?= cc
 BUILD ?= build
 PYTHON ?= python3
 VENV ?= .venv
+
+COMMA := ,
+# Windows calls programs .exe; they carry the compiler's libraries with them, which no other machine has.
+MACHINE := $(shell $(CC) $(CFLAGS) $(ARCH) -dumpmachine 2>/dev/null)
+ifneq ($(findstring mingw,$(MACHINE))$(findstring windows,$(MACHINE)),)
+EXE = .exe
+LDFLAGS ?= -static
+# gcc keeps wide vectors on a stack that is not so aligned there (its bug 54412); the assembler makes moves that may be.
+UNALIGNED := $(if $(findstring mingw,$(MACHINE)),-Wa$(COMMA)-muse-unaligned-vector-move)
+smolvlm: smolvlm$(EXE) ;
+endif
 
 HASH := \#
 # $(call try,FLAGS[,LINES[,-o]]): FLAGS if the compiler takes them, with these LINES before main, without a word. It
@@ -51,11 +64,10 @@ EXCESS := $(call try,-fexcess-precision=fast) $(call try,-msse2 -mfpmath=sse)
 ifeq ($(SIMD),0)
 BASE = -DSV_NO_SIMD
 else
-MACHINE := $(shell $(CC) $(CFLAGS) $(ARCH) -dumpmachine 2>/dev/null)
-SETS ?= $(if $(filter-out %mingw32,$(filter x86_64%,$(MACHINE))),avx512 avx2) \
+SETS ?= $(if $(filter x86_64%,$(MACHINE)),avx512 avx2) \
         $(if $(findstring linux,$(filter aarch64-%,$(MACHINE))),dotprod)
-SET_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma
-SET_avx2 = -mavx2 -mfma -mno-avx512f
+SET_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma $(UNALIGNED)
+SET_avx2 = -mavx2 -mfma -mno-avx512f $(UNALIGNED)
 SET_dotprod = -march=armv8.2-a+dotprod
 # What a compiler defines then: one that only ignores the flags does not.
 MACRO_avx512 = __AVX512VNNI__
@@ -71,7 +83,7 @@ KERNEL_SETS := $(SETS) base
 endif
 KERNEL_HEADERS = $(wildcard kernels/*.h)
 
-PARTS = base model smolvlm vision decoder tokenizer quant image
+PARTS = system base model smolvlm vision decoder tokenizer quant image
 # CODECS=0 leaves codecs/ out: a board with a camera of its own fills an SvImage itself.
 ifeq ($(CODECS),0)
 CODEC_FLAGS = -DSV_NO_CODECS
@@ -81,8 +93,10 @@ endif
 OBJECTS = $(PARTS:%=$(BUILD)/%.o) $(CODEC_PARTS:%=$(BUILD)/codecs/%.o) $(KERNEL_SETS:%=$(BUILD)/kernels/%.o)
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 
-smolvlm $(BUILD)/smolvlm: $(BUILD)/main.o $(OBJECTS)
+smolvlm$(EXE) $(BUILD)/smolvlm$(EXE): $(BUILD)/main.o $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -o $@ $^ -lm
+
+objects: $(OBJECTS)
 
 # What was built with other flags is built again.
 $(BUILD)/flags: FORCE
@@ -104,21 +118,21 @@ $(BUILD)/kernels/%.o: kernels/set.c $(KERNEL_HEADERS) smolvlm.h model.h Makefile
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(KERNEL_FLAGS) $(if $(filter base,$*),$(BASE) -DSV_BASE,$(SET_$*)) -c -o $@ $<
 
-$(BUILD)/test_%: tests/test_%.c tests/greatest.h tests/golden.h $(GREATEST) $(OBJECTS)
+$(BUILD)/test_%$(EXE): tests/test_%.c tests/greatest.h tests/golden.h $(GREATEST) $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) $(if $(GREATEST),-DGREATEST='"$(abspath $(GREATEST))"') -I. -o $@ $< $(OBJECTS) -lm
 
 demo: smolvlm
 	@demo/demo.sh
 
-$(BUILD)/eval: demo/eval.c $(OBJECTS)
+$(BUILD)/eval$(EXE): demo/eval.c $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
 
 # passive: threads that wait for each other sleep, as on a busy machine spinning makes such short questions ten times
 # slower.
-eval: $(BUILD)/eval
+eval: $(BUILD)/eval$(EXE)
 	@OMP_WAIT_POLICY=passive $(BUILD)/eval $(EVAL) $(or $(MODEL),demo/demo.bin) demo/eval
 
-test: $(TESTS:%=$(BUILD)/%) $(BUILD)/smolvlm $(BUILD)/eval
+test: $(TESTS:%=$(BUILD)/%$(EXE)) $(BUILD)/smolvlm$(EXE) $(BUILD)/eval$(EXE)
 	@tests/run.sh $(BUILD) $(TESTS)
 
 book: smolvlm
@@ -205,11 +219,11 @@ $(BUILD)/smolvlm.1: smolvlm docs/manpage.sh
 PREFIX ?= /usr/local
 install: smolvlm $(BUILD)/smolvlm.1
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1
-	install smolvlm $(DESTDIR)$(PREFIX)/bin
+	install smolvlm$(EXE) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(BUILD)/smolvlm.1 $(DESTDIR)$(PREFIX)/share/man/man1
 
 clean:
-	rm -rf build smolvlm
+	rm -rf build smolvlm smolvlm.exe
 
-.PHONY: FORCE book layers install demo eval test sanitize fuzz races parity parity-full released bench bench-jpeg \
-        bench-peers accuracy formats clean
+.PHONY: FORCE objects book layers install demo eval test sanitize fuzz races parity parity-full released bench \
+        bench-jpeg bench-peers accuracy formats clean

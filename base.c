@@ -1,15 +1,10 @@
-/* base.c: what every other file stands on: errors as sentences, memory, a clock, threads, a checksum. Calls none of
-   them. */
-#if !defined(_WIN32)
-#define _POSIX_C_SOURCE 200809L
-#endif
+/* base.c: what every other file stands on: errors as sentences, memory, threads, a checksum. Calls none of them. */
 #include "model.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -25,16 +20,6 @@ int sv_fail(SvError *error, const char *format, ...) {
     if (length < sizeof error->text) memcpy(error->text, whole, length + 1);
     else sprintf(error->text, "%.*s ... %s", (int)half, whole, whole + length - half);     /* a path of that length */
     return -1;
-}
-
-double sv_seconds(void) {
-    struct timespec t;
-#ifdef CLOCK_MONOTONIC
-    clock_gettime(CLOCK_MONOTONIC, &t);
-#else
-    timespec_get(&t, TIME_UTC);
-#endif
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* Each array begins at a multiple of 64 bytes after the first. */

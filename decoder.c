@@ -24,6 +24,7 @@
    model with integers, 32 layers * 2 * 5 heads * (64 bytes + a 4-byte scale) = 21,760 bytes. */
 #include "model.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -165,8 +166,8 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
     const SvConfig *c = &model->config;
     *decoder = NULL;
     if (capacity < 1 || (uint32_t)capacity > c->max_position_embeddings)
-        return sv_fail(error, "%s: %d positions asked for, the model's context is %u tokens", model->path, capacity,
-                       c->max_position_embeddings);
+        return sv_fail(error, "%s: %d positions asked for, the model's context is %" PRIu32 " tokens", model->path,
+                       capacity, c->max_position_embeddings);
 
     threads = sv_threads(threads);
     SvDecoder *d = calloc(1, sizeof *d);

@@ -17,19 +17,10 @@
 #include <string.h>
 #if defined(__unix__) || defined(__APPLE__)
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #define stderr_is_terminal() isatty(2)
-#define make_directory(path) mkdir(path, 0777)
-#elif defined(_WIN32)
-#include <direct.h>
-#include <fcntl.h>
-#include <io.h>
-#define stderr_is_terminal() 0
-#define make_directory(path) _mkdir(path)
 #else
 #define stderr_is_terminal() 0
-#define make_directory(path) ((void)(path), errno = ENOSYS, -1)
 #endif
 
 typedef struct Arguments {
@@ -40,12 +31,6 @@ typedef struct Arguments {
     SvOptions options;
     bool raw, json, tokenize, detokenize, info, selftest, quiet;
 } Arguments;
-
-#if defined(__GNUC__)
-#define PRINTF __attribute__((format(printf, 1, 2)))
-#else
-#define PRINTF
-#endif
 
 static void sentence(const char *format, va_list args, const char *end) {
     fflush(stdout);                                         /* where both go to one place, in this order */
@@ -60,7 +45,7 @@ static void sentence(const char *format, va_list args, const char *end) {
 #endif
 
 /* One sentence on stderr, and the exit code for a wrong input. */
-static PRINTF int complain(const char *format, ...) {
+static SV_PRINTF(1, 2) int complain(const char *format, ...) {
     va_list args;
     va_start(args, format);
     sentence(format, args, "\n");
@@ -69,7 +54,7 @@ static PRINTF int complain(const char *format, ...) {
 }
 
 /* The same for wrong usage. */
-static PRINTF int misused(const char *format, ...) {
+static SV_PRINTF(1, 2) int misused(const char *format, ...) {
     va_list args;
     va_start(args, format);
     sentence(format, args, " (see --help)\n");
@@ -360,7 +345,7 @@ static bool output_open(Output *o, const char *directory, const char *name) {
     int length = snprintf(o->path, sizeof o->path, "%s/%s", directory, name);
     if (length < 0 || (size_t)length >= sizeof o->path) return complain("%s: the name is too long", directory), false;
     snprintf(o->temporary, sizeof o->temporary, "%s.part", o->path);
-    o->file = fopen(o->temporary, "wb+");
+    o->file = sv_fopen(o->temporary, "wb+");
     if (!o->file) complain("%s: %s", o->temporary, strerror(errno));
     return o->file != NULL;
 }
@@ -369,25 +354,22 @@ static bool output_close(Output *o) {
     bool ok = !ferror(o->file);
     if (fclose(o->file) != 0) ok = false;
     o->file = NULL;
-#ifdef _WIN32
-    if (ok) remove(o->path);                                /* rename does not replace there */
-#endif
-    if (ok && rename(o->temporary, o->path) == 0) return true;
+    if (ok && sv_rename(o->temporary, o->path) == 0) return true;
     complain("%s: could not be written: %s", o->path, strerror(errno));
-    remove(o->temporary);
+    sv_remove(o->temporary);
     return false;
 }
 
 /* Makes the directory, if it is not there, and a file in it: so one that cannot be written is known beforehand. */
 static bool directory_ready(const char *path) {
     char name[1040];
-    bool there = make_directory(path) == 0 || errno == EEXIST;
+    bool there = sv_mkdir(path) == 0 || errno == EEXIST;
     FILE *file = NULL;
     if (snprintf(name, sizeof name, "%s/smolvlm.part", path) >= (int)sizeof name) there = false, errno = ENAMETOOLONG;
-    if (there) file = fopen(name, "wb");
+    if (there) file = sv_fopen(name, "wb");
     if (!file) return complain("%s: %s", path, strerror(errno)), false;
     fclose(file);
-    remove(name);
+    sv_remove(name);
     return true;
 }
 
@@ -467,7 +449,7 @@ static bool dump_close(Dumps *dumps, bool keep) {
         Dump *d = &dumps->list[i];
         if (!keep || dumps->failed) {
             fclose(d->output.file);
-            remove(d->output.temporary);
+            sv_remove(d->output.temporary);
             continue;
         }
         if (fseek(d->output.file, 0, SEEK_SET) == 0) write_npy_header(d->output.file, "f4", d->shape, d->dims);
@@ -520,7 +502,7 @@ static bool find_text(const char **text, char **read) {
     size_t size;
     const char *path = **text == '@' ? *text + 1 : NULL, *name = path ? path : STDIN;
     if (!path && strcmp(*text, "-") != 0) return true;
-    FILE *file = path ? fopen(path, "rb") : stdin;
+    FILE *file = path ? sv_fopen(path, "rb") : stdin;
     if (!file) {
         complain("%s: %s (a text that begins with @ can come from stdin, as -p -)", path, strerror(errno));
         return false;
@@ -903,11 +885,10 @@ int main(int argc, char **argv) {
     int fd;             /* a closed stdout must not become the first file that is opened: here it fails when written */
     while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= 2) {}
     if (fd > 2) close(fd);
-#elif defined(_WIN32)
-    _setmode(0, _O_BINARY);                                 /* pictures and text as they are */
-    _setmode(1, _O_BINARY);
 #endif
     let_waiting_threads_sleep(argv);
+    argv = sv_arguments(&argc, argv);
+    unsigned code_page = sv_console(0);
     Arguments a = { .options = sv_default_options() };
     a.images = calloc((size_t)argc + 1, sizeof *a.images);
     if (!a.images) return complain("out of memory");
@@ -937,6 +918,7 @@ int main(int argc, char **argv) {
         }
     }
     if ((fflush(stdout) != 0 || ferror(stdout)) && code == 0) code = complain("stdout: could not be written");
+    sv_console(code_page);
     free(a.texts[0]);
     free(a.texts[1]);
     free(a.images);

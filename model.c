@@ -6,6 +6,7 @@
 #include "model.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,11 @@
 #define HAVE_MMAP 1
 #else
 #define HAVE_MMAP 0
+#endif
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <io.h>
+#include <windows.h>
 #endif
 
 /* ------------------------------------------------------------------------------------------------- reading the file */
@@ -93,7 +99,8 @@ static void take_config(Cursor *cursor, SvConfig *c) {
 static int check_config(const SvConfig *c, const char *path, SvError *error) {
 #define BETWEEN(field, low, high)                                                                                      \
     if (c->field < (low) || c->field > (high))                                                                         \
-        return sv_fail(error, "%s: %s is %u, expected %d to %u", path, #field, c->field, low, (uint32_t)(high));
+        return sv_fail(error, "%s: %s is %" PRIu32 ", expected %d to %" PRIu32, path, #field, c->field, low,           \
+                       (uint32_t)(high));
 #define REQUIRE(condition, path, sentence)                                                                             \
     if (!(condition)) return sv_fail(error, "%s: %s", path, sentence)
     BETWEEN(hidden_size, 1, 65536)
@@ -149,7 +156,8 @@ static int check_entry(const SvModel *m, const SvEntry *e, uint64_t free_from, S
     int length = e->name.size < 120 ? (int)e->name.size : 120;
     uint64_t size = sv_tensor_size(e->format, e->group, e->rows, e->cols);
     if (sv_tensor_size(e->format, e->group, 1, 1) == 0)
-        return sv_fail(error, "%s: tensor %.*s has format %u (%s) in groups of %u, which this version does not read",
+        return sv_fail(error, "%s: tensor %.*s has format %" PRIu32 " (%s) in groups of %" PRIu32
+                       ", which this version does not read",
                        m->path, length, e->name.data, e->format, sv_format_name(e->format), e->group);
     if (size == 0 || e->size != size)
         return sv_fail(error, "%s: tensor %.*s has a size that does not fit its shape", m->path, length, e->name.data);
@@ -169,8 +177,8 @@ static int bind(const SvModel *m, SvTensor *tensor, char kind, const char *name_
         const SvEntry *e = &m->entries[i];
         if (e->name.size != (size_t)length || memcmp(e->name.data, name, e->name.size) != 0) continue;
         if (e->rows != rows || e->cols != cols)
-            return sv_fail(error, "%s: tensor %s is %u x %u, expected %llu x %llu", m->path, name, e->rows, e->cols,
-                           (unsigned long long)rows, (unsigned long long)cols);
+            return sv_fail(error, "%s: tensor %s is %" PRIu32 " x %" PRIu32 ", expected %" PRIu64 " x %" PRIu64,
+                           m->path, name, e->rows, e->cols, rows, cols);
         if (kind == 'V' && e->format != SV_F32) return sv_fail(error, "%s: tensor %s is not f32", m->path, name);
         *tensor = (SvTensor){ m->file + e->offset, e->format, e->group, e->rows, e->cols };
         return 0;
@@ -237,7 +245,7 @@ static bool has_config(const char *directory) {
     if (path) {
         memcpy(path, directory, length);
         memcpy(path + length, name, sizeof name);
-        f = fopen(path, "rb");
+        f = sv_fopen(path, "rb");
     }
     free(path);
     if (f) fclose(f);
@@ -305,10 +313,11 @@ static int load_file(SvModel *m, SvError *error) {
     }
     close(fd);
 #endif
-    FILE *f = fopen(m->path, "rb");
+    FILE *f = sv_fopen(m->path, "rb");
     if (!f) {
-        int why = errno;                                    /* "Permission denied" for a directory on Windows */
-        return has_config(m->path) ? refuse_directory(m, error) : sv_fail(error, "%s: %s", m->path, strerror(why));
+        int why = errno;
+        bool directory = why == EISDIR || has_config(m->path);
+        return directory ? refuse_directory(m, error) : sv_fail(error, "%s: %s", m->path, strerror(why));
     }
     if (!m->file_size) {
         int64_t size = fseek(f, 0, SEEK_END) == 0 ? position_in(f) : -1;
@@ -318,6 +327,16 @@ static int load_file(SvModel *m, SvError *error) {
         }
         m->file_size = (size_t)size;
     }
+#if defined(_WIN32)
+    HANDLE mapping = CreateFileMappingW((HANDLE)_get_osfhandle(_fileno(f)), NULL, PAGE_READONLY, 0, 0, NULL);
+    m->file = mapping ? MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0) : NULL;
+    if (mapping) CloseHandle(mapping);
+    if (m->file) {
+        m->mapped = true;
+        fclose(f);
+        return 0;
+    }
+#endif
     m->file = malloc(m->file_size);
     if (!m->file) {
         fclose(f);
@@ -358,8 +377,8 @@ static int parse(SvModel *m, SvError *error) {
     m->weights_crc = take_u32(&cursor);
     m->n_entries = take_u32(&cursor);
     if (version != SV_FILE_VERSION)
-        return sv_fail(error, "%s: file version %u, this program reads version %d: export it again", m->path, version,
-                       SV_FILE_VERSION);
+        return sv_fail(error, "%s: file version %" PRIu32 ", this program reads version %d: export it again", m->path,
+                       version, SV_FILE_VERSION);
     if (file_size != m->file_size)
         return sv_fail(error, "%s: %zu bytes, should be %llu: the file is cut short or damaged", m->path, m->file_size,
                        (unsigned long long)file_size);
@@ -459,6 +478,8 @@ void sv_close(SvModel *m) {
     free(m->entries);
 #if HAVE_MMAP
     if (m->mapped) munmap(m->file, m->file_size);
+#elif defined(_WIN32)
+    if (m->mapped) UnmapViewOfFile(m->file);
 #endif
     if (!m->mapped) free(m->file);
     free(m->path);

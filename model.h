@@ -6,6 +6,8 @@
 
 #include "smolvlm.h"
 
+#include <stdio.h>
+
 #if !defined(_OPENMP) && defined(__GNUC__)                  /* without OpenMP its pragmas mean nothing */
 #pragma GCC diagnostic ignored "-Wunknown-pragmas"
 #endif
@@ -338,19 +340,23 @@ void sv_sin_cos(double angle, float *sine, float *cosine);                /* |an
 
 /* ---------------------------------------------------------------------------------------- what they share (base.c) */
 
+/* Has the compiler compare a function's arguments with its format. mingw's own "printf" means Microsoft's formats. */
+#if defined(__MINGW32__) && !defined(__clang__)
+#define SV_PRINTF(format_at, first) __attribute__((format(gnu_printf, format_at, first)))
+#elif defined(__GNUC__)
+#define SV_PRINTF(format_at, first) __attribute__((format(printf, format_at, first)))
+#else
+#define SV_PRINTF(format_at, first)
+#endif
+
 /* Writes the sentence (its middle left out if it is too long) and returns -1, so that "return sv_fail(error, ...)" is
    how every function here fails. */
-int sv_fail(SvError *error, const char *format, ...)
-#if defined(__GNUC__)
-    __attribute__((format(printf, 2, 3)))
-#endif
-    ;
+SV_PRINTF(2, 3) int sv_fail(SvError *error, const char *format, ...);
 
 /* Allocates `count` arrays of sizes[i] floats as one block, all zero, and sets parts[i] to each; the caller frees the
    block. NULL if there is no such memory. */
 void *sv_floats(int count, const uint64_t *sizes, float **parts);
 uint64_t sv_sum(int count, const uint64_t *sizes);                        /* how many floats that block holds */
-double sv_seconds(void);                                                  /* a clock, for differences */
 
 /* CRC-32 as zlib's crc32(crc, data, size): start with 0, feed in pieces. PNG's and the checkpoint's checksum. */
 uint32_t sv_crc32(uint32_t crc, const void *data, size_t size);
@@ -372,6 +378,22 @@ static inline uint64_t sv_larger(uint64_t a, uint64_t b) { return a > b ? a : b;
 /* Bytes that a tower or decoder would allocate. */
 uint64_t sv_vision_memory(const SvModel *model, int tiles, int threads);
 uint64_t sv_decoder_memory(const SvModel *model, int capacity, int threads);
+
+/* -------------------------------------------------------------------------------- the operating system (system.c) */
+
+double sv_seconds(void);                                                  /* a clock, for differences */
+
+/* fopen, remove, rename and mkdir for names in UTF-8, on Windows too, where a rename here also replaces a file. (What
+   is not UTF-8 is taken to be in the code page there.) Every path that smolvlm.h takes is opened so. */
+FILE *sv_fopen(const char *path, const char *mode);
+int sv_remove(const char *path);
+int sv_rename(const char *from, const char *to);
+int sv_mkdir(const char *path);
+
+/* Windows: the program's arguments in UTF-8 (the caller does not free them), and the console takes UTF-8 until
+   sv_console(what this returned); stdin and stdout carry bytes as they are. Elsewhere that is so without a word. */
+char **sv_arguments(int *argc, char **argv);
+unsigned sv_console(unsigned code_page);
 
 #ifdef __cplusplus
 }

@@ -31,8 +31,10 @@
 #include <float.h>
 #include <math.h>
 #include <string.h>
-#if FLT_EVAL_METHOD > 0
-#error "floats must be rounded to float: -fexcess-precision=fast or, on x86, -msse2 -mfpmath=sse (see the Makefile)"
+#if FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16           /* 16: _Float16 is rounded to itself too */
+#error "floats must be rounded to float, and doubles to double. On s390x: -fexcess-precision=fast. On x86: -msse2 \
+-mfpmath=sse. An x87 or a 68881 alone rounds to 80 bits, whatever the compiler is told: only a later processor (-m68040) \
+or arithmetic in software (-msoft-float, where the compiler brings it) helps"
 #endif
 #ifdef __FAST_MATH__
 #error "-ffast-math and -Ofast let the compiler reorder sums, and no result could be relied on"

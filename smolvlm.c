@@ -12,6 +12,7 @@
      SvAnswer: ids, text */
 #include "model.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -368,13 +369,14 @@ static int check_prompt(const SvModel *m, const SvPrompt *prompt, SvError *error
     if (n > c->max_position_embeddings) {
         size_t split = saved_unsplit(m, prompt);
         bool helps = split > 0 && split < n && n - split <= c->max_position_embeddings;
-        return sv_fail(error, "%s: the prompt has %zu tokens, more than the context of %u%s", m->path, n,
+        return sv_fail(error, "%s: the prompt has %zu tokens, more than the context of %" PRIu32 "%s", m->path, n,
                        c->max_position_embeddings,
                        helps ? " (--no-split or a smaller --longest-edge takes fewer)" : "");
     }
     for (size_t i = 0; i < n; i++) {
         if (prompt->ids[i] < 0 || (uint32_t)prompt->ids[i] >= c->vocab_size)
-            return sv_fail(error, "%s: the prompt has token %d, outside the vocabulary", m->path, prompt->ids[i]);
+            return sv_fail(error, "%s: the prompt has token %" PRId32 ", outside the vocabulary", m->path,
+                           prompt->ids[i]);
         found += c->vision_num_hidden_layers > 0 && (uint32_t)prompt->ids[i] == c->image_token_id;
     }
     if (found == expected) return 0;
@@ -516,7 +518,8 @@ int sv_selftest(const SvModel *m, int threads, bool one_by_one, uint64_t *hash, 
     size_t image = tiles * (size_t)sv_image_tokens(c), n = image + PROMPT;
     if (n + MORE > c->max_position_embeddings) image = 0, n = PROMPT;
     if (n + MORE > c->max_position_embeddings)
-        return sv_fail(error, "%s: a context of %u tokens is too short to test", m->path, c->max_position_embeddings);
+        return sv_fail(error, "%s: a context of %" PRIu32 " tokens is too short to test", m->path,
+                       c->max_position_embeddings);
 
     SvDecoder *decoder = NULL;
     float *part[3] = { NULL };

@@ -79,7 +79,7 @@ int sv_image_read(const char *path, SvImage *image, SvError *error) {
     const char *name = is_stdin ? SV_STDIN : path;
     *image = (SvImage){0};
     errno = 0;
-    FILE *file = is_stdin ? stdin : fopen(path, "rb");
+    FILE *file = is_stdin ? stdin : sv_fopen(path, "rb");
     if (!file) return sv_fail(error, "%s: cannot be opened: %s", name, strerror(errno));
 
     uint8_t *data = NULL;

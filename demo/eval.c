@@ -61,14 +61,8 @@ typedef struct Question {
 
 typedef struct Skill { const char *name; int right, asked; } Skill;
 
-#if defined(__GNUC__)
-#define PRINTF __attribute__((format(printf, 1, 2)))
-#else
-#define PRINTF
-#endif
-
 /* One sentence on stderr, and the exit code for a wrong input. */
-static PRINTF int complain(const char *format, ...) {
+static SV_PRINTF(1, 2) int complain(const char *format, ...) {
     va_list args;
     va_start(args, format);
     fputs("eval: ", stderr);
@@ -250,7 +244,7 @@ static bool read_question(Line *line, Question *q) {
 
 /* The whole file, with a zero behind it; NULL with a complaint. */
 static char *read_file(const char *path, size_t *size) {
-    FILE *f = fopen(path, "rb");
+    FILE *f = sv_fopen(path, "rb");
     char *data = NULL;
     size_t room = 0;
     *size = 0;
@@ -490,7 +484,7 @@ int main(int argc, char **argv) {
         complain("%s", error.text);
         goto done;
     }
-    if (answers_path && !(answers = fopen(answers_path, "wb"))) {
+    if (answers_path && !(answers = sv_fopen(answers_path, "wb"))) {
         complain("%s: %s", answers_path, strerror(errno));
         goto done;
     }

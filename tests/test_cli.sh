@@ -347,6 +347,23 @@ check 'three transparent pictures: what is white already needs no note' notes 2
 check 'three transparent pictures: the notes name the others' test "$(grep -c -e 'case_la_alpha.png: parts' \
     -e 'case_pal_trns_many.png: parts' "$tmp/err")" -eq 2
 
+# Names and words beyond ASCII, also where arguments are not UTF-8 by nature (Windows): the same ids by every way.
+odd="$tmp/é 你好 🙂"
+mkdir -p "$odd" && cp $golden/a.png "$odd/ж.png" && cp $vlm "$odd/ü.bin"
+words='Où est le café, 你好 🙂?'
+echo "$words" > "$odd/q.txt"
+ids() { sed 's/.*"prompt_ids": \(\[[^]]*\]\).*/\1/' "$tmp/out"; }
+run_with "$odd/q.txt" $vlm -i $golden/a.png -p - -n 1 --json -q
+ids > "$tmp/ids"
+check 'a prompt beyond ASCII on stdin' quiet
+run $vlm -i $golden/a.png -p "$words" -n 1 --json -q
+check 'a prompt beyond ASCII as argument' test "$(ids)" = "$(cat "$tmp/ids")"
+run "$odd/ü.bin" -i "$odd/ж.png" -p "@$odd/q.txt" -n 1 --json -q --dump "$odd/é" --tiles "$odd/ø"
+check 'files whose names go beyond ASCII' test "$(ids)" = "$(cat "$tmp/ids")"
+check 'folders whose names go beyond ASCII' test -s "$odd/é/lm_head.npy" -a -s "$odd/ø/image0.ppm"
+run "$odd/ü.bin" -i "$odd/жж.png" -p x -q
+check 'a missing file whose name goes beyond ASCII' sentence 1 "$odd/жж.png: cannot be opened: No such file"
+
 # ----------------------------------------------------------------------------------------------------------------- JSON
 
 run $vlm -i $golden/a.png -p "$question" -n 8 --json -q

@@ -1,0 +1,131 @@
+/* system.c: what each operating system does in its own way: a clock, files and arguments with names in UTF-8. POSIX and
+   plain C need little; Windows wants wide characters. (model.c maps a file into memory.) */
+#if !defined(_WIN32)
+#define _POSIX_C_SOURCE 200809L
+#endif
+#include "model.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <direct.h>
+#include <fcntl.h>
+#include <io.h>
+#include <windows.h>
+#include <shellapi.h>
+#elif defined(__unix__) || defined(__APPLE__)
+#include <sys/stat.h>
+#endif
+
+#if defined(_WIN32)
+
+double sv_seconds(void) {
+    LARGE_INTEGER now, frequency;
+    QueryPerformanceCounter(&now);
+    QueryPerformanceFrequency(&frequency);
+    return (double)now.QuadPart / (double)frequency.QuadPart;
+}
+
+/* UTF-8 to what Windows calls files by; the caller frees it. */
+static wchar_t *wide(const char *text) {
+    UINT from = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, text, -1, NULL, 0) > 0 ? CP_UTF8 : CP_ACP;
+    int size = MultiByteToWideChar(from, 0, text, -1, NULL, 0);
+    wchar_t *out = malloc(((size_t)size + 1) * sizeof *out);
+    if (!out) errno = ENOMEM;
+    if (out && MultiByteToWideChar(from, 0, text, -1, out, size) <= 0) *out = 0;
+    return out;
+}
+
+FILE *sv_fopen(const char *path, const char *mode) {
+    wchar_t *name = wide(path), *how = wide(mode);
+    FILE *file = name && how ? _wfopen(name, how) : NULL;
+    DWORD kind = name && !file && errno == EACCES ? GetFileAttributesW(name) : INVALID_FILE_ATTRIBUTES;
+    if (kind != INVALID_FILE_ATTRIBUTES && (kind & FILE_ATTRIBUTE_DIRECTORY)) errno = EISDIR;
+    free(name);
+    free(how);
+    return file;
+}
+
+int sv_remove(const char *path) {
+    wchar_t *name = wide(path);
+    int result = name ? _wremove(name) : -1;
+    free(name);
+    return result;
+}
+
+int sv_rename(const char *from, const char *to) {
+    wchar_t *name = wide(from), *other = wide(to);
+    bool done = name && other && MoveFileExW(name, other, MOVEFILE_REPLACE_EXISTING);
+    if (!done) errno = EACCES;                              /* Windows' reasons have numbers of their own */
+    free(name);
+    free(other);
+    return done ? 0 : -1;
+}
+
+int sv_mkdir(const char *path) {
+    wchar_t *name = wide(path);
+    int result = name ? _wmkdir(name) : -1;
+    free(name);
+    return result;
+}
+
+char **sv_arguments(int *argc, char **argv) {
+    int count;
+    wchar_t **words = CommandLineToArgvW(GetCommandLineW(), &count);
+    char **out = words ? calloc((size_t)count + 1, sizeof *out) : NULL;
+    for (int i = 0; out && i < count; i++) {
+        int size = WideCharToMultiByte(CP_UTF8, 0, words[i], -1, NULL, 0, NULL, NULL);
+        out[i] = malloc((size_t)size + 1);
+        if (!out[i]) return argv;
+        WideCharToMultiByte(CP_UTF8, 0, words[i], -1, out[i], size, NULL, NULL);
+    }
+    LocalFree(words);
+    if (!out) return argv;
+    *argc = count;
+    return out;
+}
+
+unsigned sv_console(unsigned code_page) {
+    unsigned before = GetConsoleOutputCP();
+    SetConsoleOutputCP(code_page ? code_page : CP_UTF8);
+    _setmode(0, _O_BINARY);
+    _setmode(1, _O_BINARY);
+    return before;
+}
+
+#else
+
+double sv_seconds(void) {
+#if defined(CLOCK_MONOTONIC)
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#elif defined(TIME_UTC)
+    struct timespec t;
+    timespec_get(&t, TIME_UTC);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#else
+    return (double)clock() / CLOCKS_PER_SEC;                /* newlib, before 2021, has no other */
+#endif
+}
+
+FILE *sv_fopen(const char *path, const char *mode) { return fopen(path, mode); }
+int sv_remove(const char *path) { return remove(path); }
+int sv_rename(const char *from, const char *to) { return rename(from, to); }
+
+int sv_mkdir(const char *path) {
+#if defined(__unix__) || defined(__APPLE__)
+    return mkdir(path, 0777);
+#else
+    (void)path;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
+char **sv_arguments(int *argc, char **argv) { return (void)argc, argv; }
+unsigned sv_console(unsigned code_page) { return code_page; }
+
+#endif
