@@ -1,4 +1,4 @@
-/* base.c: what every other file stands on: errors as sentences, memory, threads, a checksum. Calls none of them. */
+/* base.c: what every other file uses: errors as sentences, memory, threads, a checksum. It calls none of them. */
 #include "model.h"
 
 #include <stdarg.h>
@@ -48,9 +48,10 @@ void sv_emit(const SvEvents *events, const char *module, int layer, const float 
 
 /* ----------------------------------------------------------------------------------------------------- threads */
 
-/* A layer's threads meet some twelve times, at 0.2 us and more: work of fewer multiply-adds, 5 us of reading weights,
-   is left to the caller's thread. All or one, as a smaller team would make OpenMP end threads and start them again. */
-#ifndef WORTH_THREADS                                       /* 1: the tests' teams too */
+/* A layer has about twelve barriers of 0.2 us and more. Work of fewer multiply-adds than this, 5 us of reading weights,
+   is left to the caller's thread. It is one thread or all: a smaller team would make OpenMP end threads and start them
+   again. */
+#ifndef WORTH_THREADS                                       /* a test build sets 1: always a team */
 #define WORTH_THREADS 200000
 #endif
 
@@ -78,8 +79,8 @@ int sv_threads(int wanted) {
 
 /* ------------------------------------------------------------------------------------------------ CRC-32
 
-   zlib's: reflected, polynomial 0xedb88320, complemented before and after. Short data go four bits at a time through
-   the 16 constants; for long data it pays to make the tables that take 16 bytes a step ("slicing by 16"), where
+   As in zlib: reflected, polynomial 0xedb88320, complemented before and after. Short data are taken four bits at a time
+   with the 16 constants. For long data it pays to build the tables that take 16 bytes a step ("slicing by 16"). There
    slice[k][b] is the remainder of the byte b followed by k zero bytes. */
 static uint32_t word(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;

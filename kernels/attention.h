@@ -1,25 +1,26 @@
 /* attention.h: the KV cache and attention.
 
-   Attention is two products with a softmax between them, for which everything in products.h serves again. The cache
-   holds each head's keys and values as panels, in the order in which product4 reads them: a number is put in its place
-   once, when its position comes, and nothing needs packing later.
+   Attention is two products with a softmax between them, so it uses the functions of products.h. The cache holds each
+   head's keys and values as panels, in the order in which product4 reads them. A number is written to its place once,
+   when its position is added; nothing is packed later.
 
      K panels   NR positions side by side; the product runs over head_dim
      V panels   NR elements of head_dim side by side; the product runs over positions, in groups of KEYS. Groups are
-                counted from position 0, so grouping, and with it rounding, does not depend on how a prompt was cut
+                counted from position 0, so grouping, and with it rounding, does not depend on how a prompt is chunked
 
-   In a q8 cache keys and values are int8, with a scale for each position. The queries become integers, a scale each,
-   and so do the softmax's weights, each first multiplied by its value's scale. An f32 cache has panels of NF floats.
+   In a q8 cache, keys and values are int8, with a scale for each position. Queries are quantized with one scale each.
+   The softmax's weights are multiplied by the scales of their values, then quantized too. An f32 cache has panels of NF
+   floats.
 
-   The rows of the product are all queries of all heads that share the keys: with grouped-query attention each key is
-   read once for the whole group of heads. */
+   The rows of the product are the queries of all heads that share the keys. So with grouped-query attention, each key
+   is read once for the whole group of heads. */
 #ifndef SV_ATTENTION_H
 #define SV_ATTENTION_H
 
 #include "matmul.h"
 #include "sums.h"
 
-enum { KEYS = 64, WIDEST = 32 };                            /* a multiple of every NR and NF */
+enum { KEYS = 64, WIDEST = 32 };                            /* multiples of every NR and NF */
 
 typedef struct Head { int8_t *k, *v; float *k_scale, *v_scale, *k_f32, *v_f32; } Head;
 
@@ -31,7 +32,7 @@ static Head head_of(const SvCache *c, size_t head) {
     return (Head){ .k = k, .v = k + c->heads * one, .k_scale = k_scale, .v_scale = k_scale + c->heads * c->capacity };
 }
 
-/* One position's key and value, [dim], into the cache's panels. */
+/* Writes one position's key and value, [dim] each, into the cache's panels. */
 static NOINLINE void put_integers(const SvCache *c, const Head *head, const float *key, const float *value,
                                   size_t position) {
     size_t dim = c->dim, size = round_up(dim, 16);
@@ -54,8 +55,8 @@ static NOINLINE void put_floats(const SvCache *c, const Head *head, const float 
     for (size_t e = 0; e < dim; e++) v[e / NF * NF * c->capacity + e % NF] = value[e];
 }
 
-/* Prefetches the lines of a q8 cache that one position will be written to, some twenty a head, so that their misses
-   overlap. */
+/* Prefetches the cache lines of a q8 cache that one position will be written to, some twenty a head, so that their
+   misses overlap. */
 static void prefetch_places(const SvCache *c, size_t head, size_t position) {
     enum { APART = 64 / NR > STEP ? 64 / NR : STEP };       /* numbers of a key in one line */
     size_t size = round_up(c->dim, 16);
@@ -82,7 +83,7 @@ static void cache(const SvCache *c, const float *k, const float *v, size_t at, s
     }
 }
 
-/* Scratch for four rows: their scores, one over the sums of their weights, the weights as integers. */
+/* Scratch for four rows: their scores, the reciprocals of the sums of their weights, and the quantized weights. */
 typedef struct Scratch { float *scores, *one_over; Quantized weights; } Scratch;
 
 static uint64_t scratch_floats(uint64_t n_k) {
@@ -94,8 +95,8 @@ static Scratch scratch_in(float *scratch, size_t keys) {
     return (Scratch){ scratch + 16, scratch, quantized_in(scratch + 16 + 4 * keys, 4, keys, KEYS) };
 }
 
-/* A query, times the softmax's scale, as integers, zeros from dim to `size`, the next multiple of 16; returns their
-   scale. */
+/* Multiplies a query by the softmax's scale and quantizes it, padded with zeros to `size`, the next multiple of 16.
+   Returns the quantization scale. */
 static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t size, int32_t *by128) {
     float scaled[MAX_GROUP];
     vf scale = v_set(1.0f / sqrtf((float)dim));
@@ -104,10 +105,10 @@ static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t si
     return quantize(bytes, scaled, dim, size, by128);
 }
 
-/* Up to four rows of attention, as product4 takes four. Row i is one query of one query head, q[i] [dim]; it sees the
-   positions 0 .. seen[i] - 1, and its result goes to out[i] [dim]. count: how many there are; the others repeat the
-   last, which sees the most. keys: what the last sees, rounded up to whole groups. once: no other rows read these keys
-   and values. */
+/* Up to four rows of attention, as product4 takes four. Row i is one query of one query head, q[i] [dim]. It sees the
+   positions 0 .. seen[i] - 1; its result goes to out[i] [dim]. count: the number of rows; those beyond it repeat the
+   last, which sees the most. keys: what the last row sees, rounded up to whole groups. once: no other rows read these
+   keys and values. */
 typedef struct Rows {
     const SvCache *c;
     Head head;
@@ -118,7 +119,7 @@ typedef struct Rows {
     Scratch scratch;
 } Rows;
 
-/* Part one: the rows' products with the keys from .. to, `from` a multiple of WIDEST. */
+/* Part one, scores: the rows' products with the keys from .. to - 1, `from` being a multiple of WIDEST. */
 static NOINLINE void integer_scores(const Rows *row, size_t from, size_t to) {
     size_t dim = row->c->dim, size = round_up(dim, 16);
     int8_t bytes[MAX_GROUP];
@@ -150,10 +151,10 @@ static NOINLINE void float_scores(const Rows *row, size_t from, size_t to) {
     }
 }
 
-/* Memory is idle during the softmax, so a q8 cache's V panels are prefetched meanwhile: ASKED bytes for each score,
-   another slice for each row, half of it during e^x and half during quantization (prefetches that come faster are
-   dropped). Threads take rows in part two and panels in part three in the same order, so the thread that prefetches is
-   mostly the one that reads. */
+/* Memory is idle during the softmax, so the V panels of a q8 cache are prefetched meanwhile: ASKED bytes for each
+   score, another slice for each row. Half of it comes during e^x and half during quantization, because faster
+   prefetches are dropped. Threads take rows in part two and panels in part three in the same order, so the thread that
+   prefetches is mostly the one that reads. */
 enum { ASKED = 8 };
 
 static const int8_t *values_to_ask_for(const Rows *row, size_t i) {
@@ -162,8 +163,8 @@ static const int8_t *values_to_ask_for(const Rows *row, size_t i) {
     return row->head.v + (at / keys * row->c->capacity + first) * NR;
 }
 
-/* LANES scores of a softmax to weights, e^(x - max), and weights into their sum; then `after`, unless it is NULL, is
-   multiplied in. */
+/* to_weights: LANES scores become a softmax's weights, e^(x - max). sum_weights: adds LANES weights to their sum, then
+   multiplies them by `after`, unless it is NULL. */
 static inline void to_weights(float *x, vf max) {
     for (size_t l = 0; l < LANES; l += VL) v_store(x + l, v_exp(v_load(x + l) - max));
 }
@@ -176,9 +177,9 @@ static inline void sum_weights(float *x, const float *after, vf total[LANES / VL
     }
 }
 
-/* Part two: row i's scores x become the softmax's weights, not yet divided by their sum: x[j] = e^(x[j] - max) for the
-   n keys that the row sees, zero from there on; one over the sum is kept beside. In a q8 cache the scores are first
-   multiplied by the keys' scales, and the weights, once they are summed, by the values'; then they become integers. */
+/* Part two, softmax: row i's scores x become weights, not yet divided by their sum. x[j] = e^(x[j] - max) for the n
+   keys that the row sees, and zero beyond; one_over gets the reciprocal of the sum. In a q8 cache, the scores are first
+   multiplied by the keys' scales. The weights, once summed, are multiplied by the values' scales and quantized. */
 static NOINLINE void weights_of(const Rows *row, size_t i) {
     size_t n = row->seen[i], whole = n / LANES * LANES;
     float *x = row->scratch.scores + i * row->keys, s[LANES];
@@ -199,7 +200,7 @@ static NOINLINE void weights_of(const Rows *row, size_t i) {
     }
     for (size_t l = 0; l < LANES / VL; l++) v_store(s + l * VL, total[l]);
     row->scratch.one_over[i] = 1.0f / tree(s);
-    memset(x + n, 0, (row->keys - n) * sizeof *x);          /* whatever `after` is there */
+    memset(x + n, 0, (row->keys - n) * sizeof *x);          /* whatever `after` holds there */
     if (!q8) return;
     for (size_t g = 0; g < row->scratch.weights.groups; g++) {
         if (next) ask_for(next + (row->keys + g * KEYS) * ASKED / 2, KEYS * ASKED / 2);
@@ -207,7 +208,7 @@ static NOINLINE void weights_of(const Rows *row, size_t i) {
     }
 }
 
-/* A row that is not there, but that the products of four read: all its weights are zero. */
+/* A row beyond `count`: product4 reads it all the same, so all its weights are zero. */
 static void no_weights(const Rows *row, size_t i) {
     const Quantized *w = &row->scratch.weights;
     if (!row->c->q8) {
@@ -219,7 +220,7 @@ static void no_weights(const Rows *row, size_t i) {
     memset(w->by128 + i * w->marks, 0, w->groups * sizeof *w->by128);
 }
 
-/* Part three: the values' dimensions first .. first + WIDEST, weighted. */
+/* Part three, values: elements first .. first + WIDEST - 1 of the weighted sums of the values. */
 static NOINLINE void integer_values(const Rows *row, size_t first) {
     const Quantized *w = &row->scratch.weights;
     size_t dim = row->c->dim;
@@ -256,7 +257,8 @@ static void values(const Rows *row, size_t first) {
     else float_values(row, first);
 }
 
-/* All of an attention. A head of the cache has n_q * shared rows: the first query's heads, the second's, and so on. */
+/* The arguments of one attention. Each head of the cache has n_q * shared rows: those of the first query's heads, then
+   of the second's, and so on. */
 typedef struct Queries {
     float *out;
     const float *q;
@@ -266,7 +268,7 @@ typedef struct Queries {
     float *scratch;
 } Queries;
 
-/* Four of head h's rows from row i on, of `count` in all; with part `number` of the scratch. */
+/* Four of head h's `count` rows, from row i on, with part `number` of the scratch. */
 static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t number) {
     size_t shared = a->heads / a->c->heads;
     Rows row = { .c = a->c, .head = head_of(a->c, h), .count = at_most(4, count - i) };
@@ -283,15 +285,16 @@ static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t n
     return row;
 }
 
-/* Makes *row number `four` of all fours of rows, the first four of each head first, unless *now says that it is. */
+/* Sets *row to group number `four` of the groups of four rows, unless *now says that it is set. The first groups of all
+   heads come first, then the second ones, and so on. */
 static void go_to(Rows *row, size_t *now, const Queries *a, size_t four, size_t count) {
     if (*now != four) *row = rows_of(a, four % a->c->heads, four / a->c->heads * 4, count, four);
     *now = four;
 }
 
-/* Few queries (decoding): each part is shared out among the threads, as the cache may have fewer heads than there are
-   threads, or a number that does not divide well. The keys of all heads, one head after the other, are cut into as many
-   equal stretches as there are threads. */
+/* Few queries (decoding): each part is divided among the threads, because the cache may have fewer heads than there are
+   threads, or a number that does not divide evenly. In part one, the keys of all heads, one head after the other, are
+   cut into one equal stretch per thread. */
 static void attention_of_few(const Queries *a) {
     size_t heads = a->c->heads, dim = a->c->dim, count = a->n_q * (a->heads / heads), fours = (count + 3) / 4 * heads;
     size_t pieces = (a->n_k + WIDEST - 1) / WIDEST, strips = (dim + WIDEST - 1) / WIDEST;
@@ -321,7 +324,7 @@ static void attention_of_few(const Queries *a) {
     }
 }
 
-/* Many: blocks of ROWS rows, everything about a block by one thread. */
+/* Many queries: blocks of ROWS rows; one thread does all three parts of a block. */
 static void attention_of_many(const Queries *a) {
     size_t heads = a->c->heads, count = a->n_q * (a->heads / heads), blocks = (count + ROWS - 1) / ROWS;
 #pragma omp for schedule(static, 1)

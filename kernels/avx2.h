@@ -1,11 +1,13 @@
 /* avx2.h: AVX2.
 
-   It has nothing like vpdpbusd. Widened to int16, vpmaddwd adds two products to each int32; panel: [n / 2][16 rows][2].
-   For one row of x, vpmaddubsw adds two products of bytes to each int16 without a loss if the signs of w are moved over
-   to x (2 * 128 * 127 fits), and vpmaddwd by ones adds two of those to each int32. That is better there, as the bytes
-   need not be widened first, and worse for a panel, as the signs move in the ports that multiply.
+   AVX2 has no vpdpbusd. For a panel the bytes are widened to int16, and vpmaddwd adds two products to each int32.
+   Panel: [n / 2][16 rows][2].
 
-   CHAINS: only the additions wait for each other here, and there are no registers left for more. */
+   For one row of x, vpmaddubsw adds two products of bytes to each int16. That is exact if the signs of w are moved to x
+   (2 * 128 * 127 fits). vpmaddwd by ones then adds two of those to each int32. This is faster there, because the bytes
+   need no widening. For a panel it is slower, because moving the signs takes the ports that multiply.
+
+   CHAINS: only the additions depend on each other here, and no registers are left for more accumulators. */
 #ifndef SV_AVX2_H
 #define SV_AVX2_H
 
@@ -32,7 +34,8 @@ static inline vi bytes_dot(vi s, Bytes w, Bytes x) {
     return unsigned_dot(s, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
 }
 
-/* Eight rows' four numbers at a time: their first pairs, and their second. */
+/* Four numbers of eight rows at a time: their first pairs go to one step of the panel, their second pairs to the
+   next. */
 static NOINLINE void pack(int8_t *panel, size_t r, const int8_t *block) {
     const __m256i pairs = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13,
                                                                     2, 3, 6, 7, 10, 11, 14, 15));

@@ -1,10 +1,10 @@
 /* avx512.h: AVX-512 with VNNI.
 
-   vpdpbusd adds four products of an unsigned and a signed byte to each int32. The weights become unsigned by adding
-   128, and 128 times the sum of x (by128) is taken off again. Panel: [n / 4][32 rows][4].
+   vpdpbusd adds four products of an unsigned and a signed byte to each int32. Adding 128 makes the weights unsigned;
+   128 times the sum of x (by128) is subtracted again. Panel: [n / 4][32 rows][4].
 
-   CHAINS: an accumulator is ready only some cycles after vpdpbusd began, so each output has two of them, 16 in all.
-   With 8, a Zen 5 idles a sixth of the time. Not measured on others. */
+   CHAINS: two accumulators per output, 16 in all, hide the latency of vpdpbusd. With 8, a Zen 5 idles a sixth of the
+   time. Not measured on others. */
 #ifndef SV_AVX512_H
 #define SV_AVX512_H
 

@@ -1,4 +1,4 @@
-/* blocks.h: Q8 and Q4 matrices as they lie in the file. */
+/* blocks.h: the blocks of Q8 and Q4 matrices, as the file stores them. */
 #ifndef SV_BLOCKS_H
 #define SV_BLOCKS_H
 
@@ -13,7 +13,7 @@ static inline float from_bf16(uint16_t bits) {
 }
 
 static inline vf load_bf16(const uint16_t *from) {
-#ifdef SV_VNNI                                      /* gcc 12 makes six instructions of two */
+#ifdef SV_VNNI                                      /* gcc 12 emits six instructions where two do */
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
     return of_bits((vu)_mm512_slli_epi32(wide, 16));
 #elif defined(SV_AVX2)
@@ -32,7 +32,7 @@ static inline vf load_bf16(const uint16_t *from) {
 static size_t block_bytes(uint32_t format) { return format == SV_Q8 ? BLOCK_ROWS * GROUP : BLOCK_ROWS * GROUP / 2; }
 static size_t groups_of(const SvTensor *w) { return (w->cols + GROUP - 1) / GROUP; }
 
-/* The block of group g of the rows that row r lies beside, and their scales; the next group's follow. */
+/* The block that holds group g of row r, and the 16 scales of that block. Those of group g + 1 follow directly. */
 static const uint8_t *block_of(const SvTensor *w, size_t r, size_t g) {
     return (const uint8_t *)w->data + (r / BLOCK_ROWS * groups_of(w) + g) * block_bytes(w->format);
 }
@@ -42,7 +42,7 @@ static const uint16_t *scales_of(const SvTensor *w, size_t r, size_t g) {
     return first + (r / BLOCK_ROWS * groups_of(w) + g) * BLOCK_ROWS;
 }
 
-/* A block of Q4 as one of Q8. */
+/* Unpacks a block of Q4 to one of Q8. */
 static NOINLINE void unpack_q4(int8_t to[BLOCK_ROWS * GROUP], const uint8_t *from) {
     const size_t half = BLOCK_ROWS * GROUP / 2;
     for (size_t j = 0; j < half; j += 16) {

@@ -1,13 +1,13 @@
 /* floats.h: products of floats, for f32 and bf16.
 
-   In the same shape: four rows of x times a panel of NF rows of w, [n][NF], here of floats. */
+   The shape is that of product4: four rows of x times a panel of NF rows of w, [n][NF], here of floats. */
 #ifndef SV_FLOATS_H
 #define SV_FLOATS_H
 
 #include "blocks.h"
 
 enum { NF = VL == 1 ? 4 : 2 * VL, NV = NF / VL };
-enum { FLOAT_CHAINS = VL == 16 ? 2 : 1 };                    /* as CHAINS above: even and odd numbers apart */
+enum { FLOAT_CHAINS = VL == 16 ? 2 : 1 };                    /* as CHAINS: even and odd numbers apart */
 
 static inline void add_float_products(vf s[4][NV], const float *x, size_t x_stride, const float *panel) {
     vf w[NV];
@@ -39,7 +39,7 @@ static NOINLINE void float_product4(float *sum, size_t stride, bool more, const 
         }
 }
 
-/* x . w for one row of w, read once. SUMS vectors of sums, so that none waits for the one before. */
+/* x . w for one row of w, read once. SUMS accumulators hide the latency of the additions. */
 enum { SUMS = 8 };
 
 static inline float total_of(const vf v[SUMS], float rest) {

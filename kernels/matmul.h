@@ -1,9 +1,9 @@
 /* matmul.h: matrix products.
 
    Few rows of x (decoding): every row of w is read once, in order. Many: a thread takes a strip of w (NR rows) and a
-   block of x (ROWS rows) at a time. It packs PANEL numbers of each of the strip's rows into a panel on its stack,
-   multiplies the whole block of x with it, and goes on to the next PANEL numbers. So w is packed once for ROWS rows of
-   x and never copied as a whole, and the panel stays in the first-level cache (with AVX-512 it fills 32 KB). */
+   block of x (ROWS rows) at a time. It packs PANEL numbers of each of the strip's rows into a panel on its stack. It
+   multiplies the whole block of x with that panel, then goes on to the next PANEL numbers. So w is packed once for ROWS
+   rows of x and never copied as a whole. The panel stays in L1 (with AVX-512 it fills 32 KB). */
 #ifndef SV_MATMUL_H
 #define SV_MATMUL_H
 
@@ -12,14 +12,14 @@
 
 enum { FEW = 3, ROWS = 512, PANEL = 1024, FLOAT_PANEL = 256 };
 
-/* The numbers of a block of Q8 or Q4; `unpacked` may be what is returned. */
+/* The integers of a block of Q8 or Q4. Those of Q4 are unpacked into `unpacked`, which is then returned. */
 static inline const int8_t *integers(const SvTensor *w, const uint8_t *block, int8_t unpacked[BLOCK_ROWS * GROUP]) {
     if (w->format == SV_Q8) return (const int8_t *)block;
     unpack_q4(unpacked, block);
     return unpacked;
 }
 
-/* out[r] = x . row r of w, for `count` rows from `first`, a multiple of 16, on, and one row of x. */
+/* out[r] = x . row r of w, for one row of x and `count` rows of w from `first` on. first: a multiple of 16. */
 static NOINLINE void integer_rows(float *out, const SvTensor *w, const float *bias, const Quantized *x, size_t row,
                                   size_t first, size_t count) {
     const int8_t *q = x->bytes + row * x->stride;
@@ -34,7 +34,7 @@ static NOINLINE void integer_rows(float *out, const SvTensor *w, const float *bi
     }
 }
 
-/* Copies four rows of sums, of which out has only so many rows and columns, in or out. */
+/* Copy up to four rows of sums from out, and to out, where out has fewer rows or columns than product4 writes. */
 static void take_sums(float *sums, size_t width, const float *out, size_t stride, size_t rows, size_t cols) {
     for (size_t i = 0; i < rows; i++) memcpy(sums + i * width, out + i * stride, cols * sizeof *out);
 }
@@ -43,7 +43,7 @@ static void put_sums(float *out, size_t stride, const float *sums, size_t width,
     for (size_t i = 0; i < rows; i++) memcpy(out + i * stride, sums + i * width, cols * sizeof *out);
 }
 
-/* The last thing that happens to them. */
+/* Added last, when the sums are complete. */
 static NOINLINE void add_bias(float *out, size_t stride, const float *bias, size_t rows, size_t cols) {
     for (size_t i = 0; i < rows; i++)
         for (size_t r = 0; r < cols; r++) out[i * stride + r] += bias[r];
@@ -55,8 +55,8 @@ static inline void prefetch_blocks(const SvTensor *w, size_t first, size_t count
         ask_for(block_of(w, r, g), groups * block_bytes(w->format));
 }
 
-/* The strip of NR rows of w from row `first` on, times the rows i0 .. i1 of x: one panel after the other, all about as
-   long. */
+/* The strip of NR rows of w from row `first` on, times the rows i0 .. i1 - 1 of x. The strip is cut into panels of
+   about equal length. */
 static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *bias, const Quantized *x, size_t first,
                                    size_t i0, size_t i1) {
     int8_t panel[PANEL * NR], unpacked[BLOCK_ROWS * GROUP];
@@ -68,7 +68,7 @@ static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *b
         prefetch_blocks(w, first, cols, g0, groups);
         for (size_t g = 0; g < groups; g++)
             for (size_t r = 0; r < NR; r += BLOCK_ROWS) {
-                size_t row = at_most(first + r, w->rows - 1);                  /* past the last: that block once more */
+                size_t row = at_most(first + r, w->rows - 1);                  /* past the last: repeat its block */
                 const uint16_t *bf16 = scales_of(w, row, g0 + g);
                 pack(panel + g * GROUP * NR, r, integers(w, block_of(w, row, g0 + g), unpacked));
                 for (size_t i = 0; i < BLOCK_ROWS; i++) scale[g * NR + r + i] = from_bf16(bf16[i]);
@@ -113,7 +113,7 @@ static NOINLINE void float_strip(float *out, const SvTensor *w, const float *bia
             const float *from = x + i * w->cols + at;
             size_t rows = at_most(4, i1 - i), stride = w->cols;
             bool whole = rows == 4 && cols == NF;
-            if (rows < 4) {                                 /* a row that is not there is another one once more */
+            if (rows < 4) {                                 /* missing rows repeat the last one */
                 for (size_t j = 0; j < 4; j++)
                     memcpy(few[j], from + at_most(j, rows - 1) * stride, n * sizeof(float));
                 from = few[0], stride = FLOAT_PANEL;
@@ -134,14 +134,14 @@ static void float_rows(float *out, const SvTensor *w, const float *bias, const f
     }
 }
 
-/* Units of work in a product: blocks of rows of w for few rows of x, or strips of w times blocks of x. */
+/* Units of work in a product. Few rows of x: UNIT rows of w. Many: a strip of w times a block of x. */
 enum { UNIT = 32 };
 
 static size_t units_of(const SvTensor *w, size_t n, size_t strip) {
     return n <= FEW ? (w->rows + UNIT - 1) / UNIT : (w->rows + strip - 1) / strip * ((n + ROWS - 1) / ROWS);
 }
 
-/* Unit u of the products p[0], p[1], ... */
+/* Computes unit u, counted through the products p[0], p[1], ... */
 static void multiply_unit(const SvProduct *p, size_t u, const float *x, const Quantized *xq, size_t n, size_t strip) {
     for (; u >= units_of(p->w, n, strip); p++) u -= units_of(p->w, n, strip);
     size_t rows = p->w->rows, cols = p->w->cols;
@@ -159,14 +159,14 @@ static void multiply_unit(const SvProduct *p, size_t u, const float *x, const Qu
     }
 }
 
-/* Products of one x with several w of the same group, for which x is quantized once. */
+/* Products of one x with several w of the same group size: x is quantized once. */
 static void multiply_all(const SvProduct *products, int count, const float *x, size_t n, float *scratch) {
     size_t group = products->w->group, cols = products->w->cols, strip = group ? (size_t)NR : (size_t)NF;
     size_t units = 0;
     Quantized xq = { 0 };
     for (int i = 0; i < count; i++) units += units_of(products[i].w, n, strip);
     if (group) {
-        xq = quantized_in(scratch, round_up(n, 4), cols, group);            /* product4 reads rows that nobody uses */
+        xq = quantized_in(scratch, round_up(n, 4), cols, group);            /* product4 always reads four rows */
 #pragma omp for schedule(static) nowait
         for (int64_t i = 0; i < (int64_t)n; i++)
             quantize_row(&xq, (size_t)i, x + (size_t)i * cols, cols, n <= FEW);

@@ -3,20 +3,20 @@
    The contract that avx512.h, avx2.h, neon.h and plain.h keep (words: kernels.h):
 
      xint, NR, STEP   what a panel is made of
-     pack             copies a block of w to rows r .. r + 15 of a panel, one group of it
+     pack             copies a block of w to rows r .. r + 15 of one group of a panel
      product4         four rows of x times a panel of `groups` groups of n numbers each:
                           for each group:  sum[i * stride + r] += (float)(x[i] . panel[r]) * scale[r] * d[i]
-                      more: sums start from what is there, else from zero
+                      more: sums start from what `sum` holds, else from zero
                       scale: NR for each group, or NULL for ones
                       x, d and by128 point to row 0, group 0; row i starts at x + i * x_stride, d + i * d_stride
                       once: the panel will not be read again, so what follows it in memory is prefetched
-     rows16           one row of x (int8, the last group filled up with zeros) times 16 rows of w as they lie in the
-                      file, block after block, into sum[16], in the same way; scale: bf16, 16 for each group
+     rows16           one row of x (int8, the last group padded with zeros) times 16 rows of w, read as the file stores
+                      them, block after block, into sum[16], by the same formula; scale: bf16, 16 for each group
      rows16_q4        the same for blocks of Q4
 
-   A block has four numbers of each of its rows side by side, because that is what today's dot-product instructions
-   take: one adds, to each of 4, 8 or 16 sums, four products of bytes. A row of w is a lane, and no sum runs across
-   lanes. */
+   A block holds four consecutive numbers of each row side by side, because that is what dot-product instructions take.
+   One instruction adds four products of bytes to each of 4, 8 or 16 sums. Each row of w is a lane, so no sum runs
+   across lanes. */
 #ifndef SV_PRODUCTS_H
 #define SV_PRODUCTS_H
 
@@ -41,7 +41,8 @@ enum { BY128 = 1 };
 enum { BY128 = 0 };
 #endif
 
-/* Where number k of row r stands in a panel: STEP numbers of a row lie side by side. And what bytes become there. */
+/* panel_at: the index of number k of row r in a panel, where STEP numbers of a row are adjacent. as_in_panels: changes
+   bytes to the form that panels hold. */
 static inline size_t panel_at(size_t k, size_t r) { return (k / STEP * NR + r) * STEP + k % STEP; }
 static inline void as_in_panels(int8_t *w, size_t n) {
     for (size_t k = 0; k < n && BY128; k++) w[k] = (int8_t)(w[k] ^ -128);
@@ -58,10 +59,10 @@ static NOINLINE void widen(xint *to, const int8_t *from, size_t n) {
 }
 
 #if defined(SV_AVX2) || defined(SV_NEON)
-/* Six and eight of a group's steps are unrolled, not all, as gcc would: then a line of memory takes so few instructions
-   that a Zen 5 runs further ahead than does it good. Where memory is fast, that cost 4 to 6 %; nops between the steps
-   gained the same. Five steps or six of sixteen, seven of eight: worse. On a Zen 4 with AVX2 (prefetching left out)
-   all unrolled cost 6 to 19 %, four steps up to 5 %. Not measured on others. */
+/* Unroll 6 of Q4's 8 steps and 8 of Q8's 16. gcc would unroll all: a cache line then takes so few instructions that a
+   Zen 5 speculates too far ahead. Where memory is fast, that cost 4 to 6 %; nops between the steps gained the same.
+   Slower: 5 or 6 of 16, 7 of 8. On a Zen 4 with AVX2 (prefetching left out), unrolling all cost 6 to 19 %, four steps
+   up to 5 %. Not measured on others. */
 static inline void block_product(float sum[BLOCK_ROWS], const uint8_t *w, const int8_t *x, const float *d,
                                  const int32_t *by128, const uint16_t *scale, size_t groups, bool q4) {
     enum { VECTORS = BLOCK_ROWS / VL };

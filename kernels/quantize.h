@@ -1,9 +1,9 @@
-/* quantize.h: rows of floats to integers.
+/* quantize.h: quantizes rows of floats to integers.
 
-   x = d q for a group: q = x * (127 / max |x|), to the nearest integer and to even from the middle, d = max |x| *
-   (1 / 127). q gets `size` numbers, zeros from n on. A group of (next to) nothing becomes zeros; one with an infinity
-   or a NaN gets d = NaN, so that what is broken stays visible. The maximum is taken of the bits as integers, among
-   which NaN is the largest. *by128, unless it is NULL: 128 times the sum of q. */
+   x = d q for a group: q = x * (127 / max |x|), rounded to nearest, ties to even, and d = max |x| * (1 / 127). q gets
+   `size` numbers, zeros from n on. A group of (next to) nothing becomes zeros. One with an infinity or a NaN gets d =
+   NaN, so that the fault stays visible. The maximum is taken over the bits as integers, among which NaN is the largest.
+   *by128, unless it is NULL: 128 times the sum of q. */
 #ifndef SV_QUANTIZE_H
 #define SV_QUANTIZE_H
 
@@ -50,7 +50,7 @@ static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size,
         vu bits[16 / VL];                                   /* whose lowest byte is the integer's */
         for (int j = 0; j < 16 / VL; j++) {
             bits[j] = bits_of(v_load(x + k + j * VL) * scale + v_set(round));
-            total += (vi)(bits[j] - 0x4b400000u);           /* less the bits of `round` */
+            total += (vi)(bits[j] - 0x4b400000u);           /* minus the bits of `round` */
         }
         low_bytes(q + k, bits);
     }
@@ -58,8 +58,8 @@ static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size,
     return max * (1.0f / 127);
 }
 
-/* Rows of x as integers, bytes [n, stride] for rows16 or q [n, stride] for product4; and for each group its scale d and
-   by128, [n, marks]. */
+/* Rows of x as integers: bytes [n, stride] for rows16, or q [n, stride] for product4. d, by128 [n, marks]: the scale
+   and by128 of each group. */
 typedef struct Quantized {
     int8_t *bytes;
     xint *q;
@@ -84,7 +84,7 @@ static Quantized quantized_in(void *scratch, size_t n, size_t cols, size_t group
     return x;
 }
 
-/* Group g of `cols` numbers from `from` on, into a row of x. */
+/* Quantizes group g of the `cols` numbers at `from` into a row of x. */
 static inline void quantize_group(const Quantized *x, size_t row, const float *from, size_t cols, size_t g,
                                   bool to_bytes) {
     int8_t room[MAX_GROUP];

@@ -1,8 +1,8 @@
-/* set.c: one kernel set: kernels.h says how. */
+/* set.c: one kernel set; kernels.h explains how. */
 #include "attention.h"
 #include "rows.h"
 
-/* Room that the functions below need, in floats: see SvKernels. */
+/* Memory that the functions of the set need, in floats: see SvKernels. */
 static uint64_t matmul_scratch(uint64_t n, uint64_t cols) { return quantized_floats((n + 3) / 4 * 4, cols); }
 
 static uint64_t attention_scratch(uint64_t n_k, uint64_t heads, int threads) {
@@ -20,8 +20,8 @@ static uint64_t cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_
 #define TABLE(name) TABLE_OF(name)
 #define TABLE_OF(name) sv_kernels_##name
 
-/* The set compiled with the flags of everything else (SV_BASE) may have any set's code, so its table has a name of its
-   own. */
+/* SV_BASE: the set is compiled with the flags of the rest of the program. It may be any of the sets above, so its table
+   has a name of its own. */
 #ifdef SV_BASE
 #define SV_TABLE sv_kernels_base
 #else

@@ -38,7 +38,7 @@ static NOINLINE float sum_of_squares(const float *x, size_t n, float mean) {
     return tree(s);
 }
 
-/* The largest number of x, each of which is first multiplied by its scale, unless that is NULL. */
+/* The largest number of x. Unless scale is NULL, each x[i] is first multiplied by scale[i], in place. */
 static NOINLINE float max_of(float *x, const float *scale, size_t n) {
     float lane[VL], best = -INFINITY;
     vf v = v_set(best);

@@ -1,6 +1,7 @@
-/* vectors.h: vectors of floats of whatever width there is, e^x, prefetching.
+/* vectors.h: float vectors as wide as the instruction set has them, e^x, prefetching.
 
-   gcc's and clang's vector types: arithmetic on all elements at once, in whatever registers there are. */
+   These are gcc's and clang's vector types: an operator works on all elements at once, in whatever registers there
+   are. */
 #ifndef SV_VECTORS_H
 #define SV_VECTORS_H
 
@@ -33,7 +34,7 @@ static inline vf v_set(float x) { return x; }
 static inline vf v_load(const float *from) { vf x; memcpy(&x, from, sizeof x); return x; }
 static inline void v_store(float *to, vf x) { memcpy(to, &x, sizeof x); }
 
-/* a > b ? a : b, and a < b ? a : b: b where one is NaN */
+/* v_max: a > b ? a : b. v_min: a < b ? a : b. Both give b if either is NaN. */
 #ifdef SV_VNNI
 static inline vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 static inline vi v_max_int(vi a, vi b) { return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b); }
@@ -72,7 +73,7 @@ static inline int32_t v_total(vi x) {
 }
 #endif
 
-/* a * b + c, rounded once where the machine can: for f32 and bf16 products alone */
+/* a * b + c, rounded once where the machine has a fused multiply-add. For f32 and bf16 products only. */
 #ifdef SV_VNNI
 static inline vf v_fused(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 #elif defined(SV_AVX2) && defined(__FMA__)
@@ -83,17 +84,17 @@ static inline vf v_fused(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c
 static inline vf v_fused(vf a, vf b, vf c) { return a * b + c; }
 #endif
 
-/* e^x within 2 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series (the first term left out is
-   below 2^-27), times 2^n put into the exponent. Clamped to where a float's e^x and its inverse are both normal. */
+/* e^x within 2 ulp. x = n ln 2 + r with |r| <= ln 2 / 2. e^r is its Taylor series, whose first omitted term is below
+   2^-27; 2^n is put into the exponent. x is clamped to the range in which e^x and e^-x are both normal floats. */
 static inline vf v_exp(vf x) {
-    x = v_max(v_set(-87.0f), x);                            /* in this order, so that NaN stays NaN */
+    x = v_max(v_set(-87.0f), x);                            /* operands in this order let a NaN through */
     x = v_min(v_set(87.0f), x);
     const float round = 12582912.0f;                        /* 1.5 * 2^23: adding it rounds to an integer */
     vf shifted = x * v_set(1.44269504088896341f) + v_set(round);
     vf n = shifted - v_set(round);
     vf r = x - n * v_set(0.693359375f);                     /* ln 2 in two parts; the first times n is exact */
     r = r - n * v_set(-2.12194440e-4f);
-    vf r2 = r * r, r4 = r2 * r2;                            /* Estrin's way: Horner's would wait for itself */
+    vf r2 = r * r, r4 = r2 * r2;                            /* Estrin's scheme: Horner's is one long dependency */
     vf low = (v_set(1.0f) + r) + (v_set(0.5f) + r * v_set(1.0f / 6)) * r2;
     vf high = (v_set(1.0f / 24) + r * v_set(1.0f / 120)) + (v_set(1.0f / 720) + r * v_set(1.0f / 5040)) * r2;
     vf p = low + high * r4;
@@ -112,18 +113,17 @@ static inline vf v_float(vi x) {
 static inline int32_t four_bytes(const void *from) { int32_t four; memcpy(&four, from, 4); return four; }
 #endif
 
-/* What is read once, from end to end, is asked for when it is AHEAD bytes off, as the processor's own prefetcher stops
-   at the end of every page. Locality 3, into all caches, though nobody reads it again: locality 0 (prefetchnta) looks
-   better, but on Intel it goes around the second-level cache, so that each line holds one of the first level's few fill
-   buffers for as long as memory takes.
+/* Prefetch for data that is streamed once, AHEAD bytes in advance. The hardware prefetcher stops at the end of every
+   page. Locality 3 means into all cache levels, although the data is not reused. Locality 0 (prefetchnta) looks better,
+   but on Intel it bypasses L2: each line then occupies one of L1's few fill buffers for the whole memory latency.
 
    Decoding, measured:
      Sapphire Rapids, AVX-512    locality 0 takes 2.3 times as long as 1, 2 or 3
      Zen 5, AVX-512              3 takes 2 to 3 % longer than 0; so does no prefetching at all
      Zen 4, AVX2 only            3 takes 1 % longer than 0, 1 and 2 take 3 to 6 %; no prefetching takes 4 to 10 % less.
                                  AHEAD from 2048 to 5120: within 4 %; 1024 or less, 8192 or more: 1 to 7 % longer
-   So 3 is never far from the best. What that Zen 4 gains without prefetching is no reason to leave it out of the AVX2
-   set, which a Zen 4 takes only where its AVX-512 is hidden. Not measured: Intel with AVX2 only, Zen 1 to 3, ARM. */
+   So 3 is never far from the best. That Zen 4 gains from no prefetching, but a Zen 4 uses the AVX2 set only where its
+   AVX-512 is hidden. So the AVX2 set prefetches too. Not measured: Intel with AVX2 only, Zen 1 to 3, ARM. */
 enum { AHEAD = 5120 };
 static inline void prefetch(const void *from, size_t bytes) {
 #ifdef SV_VECTORS
@@ -133,8 +133,8 @@ static inline void prefetch(const void *from, size_t bytes) {
 #endif
 }
 
-/* Asks for what is used soon, into the second-level cache: best little by little, between other work, as a processor
-   forgets what it is asked for faster than memory can bring it (a Zen 5 what exceeds a line in 4 ns). */
+/* Prefetches what is used soon into L2. Best called for a little at a time, between other work: a processor drops
+   prefetches that come faster than memory can serve them (a Zen 5: more than one line in 4 ns). */
 static inline void ask_for(const void *from, size_t bytes) {
 #ifdef SV_VECTORS
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + i, 0, 2);
@@ -143,7 +143,7 @@ static inline void ask_for(const void *from, size_t bytes) {
 #endif
 }
 
-/* Tail of a row: its last n % LANES numbers go through a copy that is filled up with zeros. */
+/* Tail of a row: its last n % LANES numbers, in a copy padded with zeros. */
 typedef struct Tail { float x[LANES]; } Tail;
 static inline Tail tail_of(const float *x, size_t n) {
     Tail tail = { { 0 } };

@@ -1,7 +1,7 @@
 /* x86.h: what AVX2 and AVX-512 share: product4 over the vectors of avx2.h or avx512.h, and Q4.
 
-   Q4: a level less the smallest level is 0 .. 113, an unsigned byte, and two products of such fit an int16. So the
-   accumulator starts at smallest * (sum of x) to make up for it. */
+   Q4: a level minus the smallest level is 0 .. 113, an unsigned byte; two of its products fit an int16. The accumulator
+   starts at smallest * (sum of x) to make up for the subtraction. */
 #ifndef SV_X86_H
 #define SV_X86_H
 
