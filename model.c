@@ -34,7 +34,7 @@ static bool big_endian(void) {
     return *(const uint8_t *)&one == 0;
 }
 
-/* A place in the metadata. A read past the end returns zeros and is remembered in `bad`. */
+/* A read position in the metadata. A read past the end returns zeros and sets `bad`. */
 typedef struct Cursor { const uint8_t *at, *end; bool bad; } Cursor;
 
 static const uint8_t *take(Cursor *c, size_t size) {
@@ -94,8 +94,8 @@ static void take_config(Cursor *cursor, SvConfig *c) {
     SV_CONFIG(TAKE_U32, TAKE_F32, TAKE_F64, TAKE_F3, TAKE_IDS, TAKE_STR)
 }
 
-/* The dimensions' limits are far above any model of the family, and low enough that no product of those that the code
-   forms (the largest: intermediate_size * rows of a batch, layers * positions * kv_dim) overflows 64 bits. */
+/* The limits are far above any model of the family. They are so low that no product of dimensions in the code overflows
+   64 bits (the largest: intermediate_size * rows of a batch, layers * positions * kv_dim). */
 static int check_config(const SvConfig *c, const char *path, SvError *error) {
 #define BETWEEN(field, low, high)                                                                                      \
     if (c->field < (low) || c->field > (high))                                                                         \
@@ -110,7 +110,7 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     BETWEEN(num_key_value_heads, 1, c->num_attention_heads)
     BETWEEN(head_dim, 2, 512)
     BETWEEN(vocab_size, 1, 1u << 22)
-    BETWEEN(max_position_embeddings, 1, 1u << 23)           /* sv_sin_cos */
+    BETWEEN(max_position_embeddings, 1, 1u << 23)           /* the range of sv_sin_cos */
     REQUIRE(c->tie_word_embeddings <= 1 && c->chat_template <= 1, path, "a setting that is 0 or 1 is neither");
     REQUIRE(c->chat_accepts < 2 * SV_CHAT_IMAGES, path, "chat_accepts has a flag of no known meaning");
     REQUIRE(c->num_attention_heads % c->num_key_value_heads == 0, path,
@@ -151,7 +151,7 @@ const char *sv_format_name(uint32_t format) {
     return format < 4 ? names[format] : "unknown";
 }
 
-/* Checks one line of the tensor table; `free_from` is where the tensor before it ends. */
+/* Checks one entry of the tensor table; `free_from` is where the tensor before it ends. */
 static int check_entry(const SvModel *m, const SvEntry *e, uint64_t free_from, SvError *error) {
     int length = e->name.size < 120 ? (int)e->name.size : 120;
     uint64_t size = sv_tensor_size(e->format, e->group, e->rows, e->cols);
@@ -168,7 +168,7 @@ static int check_entry(const SvModel *m, const SvEntry *e, uint64_t free_from, S
     return 0;
 }
 
-/* Finds a tensor by name and points to it. kind: 'V' (always f32) or 'M' (any format). */
+/* Finds a tensor by name and sets *tensor to it. kind: 'V' (always f32) or 'M' (any format). */
 static int bind(const SvModel *m, SvTensor *tensor, char kind, const char *name_format, uint32_t layer, uint64_t rows,
                 uint64_t cols, SvError *error) {
     char name[128];
@@ -186,7 +186,8 @@ static int bind(const SvModel *m, SvTensor *tensor, char kind, const char *name_
     return sv_fail(error, "%s: tensor %s is missing", m->path, name);
 }
 
-/* The lists of model.h, read as: bind every tensor to its field. The locals are what the lists' sizes are made of. */
+/* Expands the lists of model.h to bind every tensor to its field. The lists write sizes with the names of these
+   locals. */
 static int bind_all(SvModel *m, SvError *error) {
     const SvConfig *c = &m->config;
     uint64_t image_size = c->image_size, patch_size = c->patch_size, scale_factor = c->scale_factor;
@@ -254,7 +255,7 @@ static bool has_config(const char *directory) {
 
 #define EXPORT "python export.py"
 
-/* What else a model is kept in: the sentence says how to make a checkpoint of it. */
+/* Refuses other formats of a model; the error says how to make a checkpoint of them. */
 static int refuse_other_model(const SvModel *m, SvError *error) {
     const uint8_t *b = m->file;
     uint64_t header = 0;
@@ -276,8 +277,8 @@ static int refuse_directory(const SvModel *m, SvError *error) {
                    m->path, m->path);
 }
 
-/* Puts the file into memory: mapped, so that it is shared between processes and read as it is needed, or, where there
-   is no mmap or the bytes must be turned round, read whole. */
+/* Loads the file. It is mapped, so that processes share it and pages are read on demand. Without mmap, or if bytes must
+   be swapped, it is read whole. */
 static int load_file(SvModel *m, SvError *error) {
 #if HAVE_MMAP
     int fd = open(m->path, O_RDONLY | O_NONBLOCK);
@@ -347,8 +348,8 @@ static int load_file(SvModel *m, SvError *error) {
     return got == m->file_size ? 0 : sv_fail(error, "%s: could not be read to its end", m->path);
 }
 
-/* Turns the bytes of every tensor's numbers round, on a big-endian machine; of Q8 and Q4, only the scales have several
-   bytes, at the end. */
+/* Swaps the bytes of every tensor's numbers, on a big-endian machine. In Q8 and Q4 only the scales, at the end, have
+   more than one byte. */
 static void swap_weights(SvModel *m) {
     for (uint32_t i = 0; i < m->n_entries; i++) {
         const SvEntry *e = &m->entries[i];
@@ -422,8 +423,8 @@ static int parse(SvModel *m, SvError *error) {
 
 /* ------------------------------------------------------------------------------------------------------- kernel sets
 
-   SV_SETS(X): the sets of kernels/ that are in this build, the fastest first (see the Makefile); "base" is the one that
-   every machine can run. Without any, quant.c alone is a complete program. */
+   SV_SETS(X): the sets of kernels/ that are in this build, the fastest first (see the Makefile). "base" is the one that
+   every machine can run. Without any set, quant.c alone makes a complete program. */
 #ifndef SV_SETS
 #define SV_SETS(X)
 #endif
@@ -431,7 +432,7 @@ static int parse(SvModel *m, SvError *error) {
 SV_SETS(DECLARE)
 extern const SvKernels sv_kernels_reference;                /* quant.c */
 
-#if defined(__linux__) && defined(__aarch64__)              /* elsewhere the Makefile makes no such set */
+#if defined(__linux__) && defined(__aarch64__)              /* the Makefile builds this set nowhere else */
 #include <sys/auxv.h>
 #define HAS_dotprod() ((getauxval(AT_HWCAP) >> 20 & 1) != 0)                   /* HWCAP_ASIMDDP */
 #endif

@@ -1,6 +1,6 @@
-/* model.h: the model's page. How a checkpoint lies in its file; what it becomes in memory; the contract of the
-   arithmetic; and what the files share beside. For the library's own files, and programs that look inside a model;
-   everybody else needs smolvlm.h alone. */
+/* model.h: how a checkpoint is laid out in its file, what it becomes in memory, the contract of the arithmetic, and
+   what else the files share. For the library's own files, and for programs that look inside a model. All others need
+   only smolvlm.h. */
 #ifndef SV_MODEL_H
 #define SV_MODEL_H
 
@@ -8,7 +8,7 @@
 
 #include <stdio.h>
 
-#if !defined(_OPENMP) && defined(__GNUC__)                  /* without OpenMP its pragmas mean nothing */
+#if !defined(_OPENMP) && defined(__GNUC__)                  /* without OpenMP, ignore its pragmas */
 #pragma GCC diagnostic ignored "-Wunknown-pragmas"
 #endif
 
@@ -19,7 +19,7 @@ extern "C" {
 /* ------------------------------------------------------------------------------------------------- the checkpoint file
 
    One flat file that holds everything: written by export.py, mapped into memory by sv_open. All numbers are
-   little-endian; STR is a u32 length and that many bytes; nothing is aligned but the weights.
+   little-endian. STR is a u32 length and that many bytes. Only the weights are aligned.
 
      offset  0  char[8]  magic "SMOLVLM\n"
              8  u32      version: SV_FILE_VERSION
@@ -35,46 +35,46 @@ extern "C" {
                   u32      n_ids, then n_ids x STR: the bytes an id stands for (empty: an id without a token)
                   u32[256] the id of each single byte, 0xffffffff where the vocabulary has none
                   u32      n_merges, then n_merges x { u32 left, right, merged }, by rank
-                  u32      n_added, then n_added x { u32 id, u32 flags, STR content }: cut out of a text before all
-                           else; flags: a sum of SV_NORMALIZED ... below
+                  u32      n_added, then n_added x { u32 id, u32 flags, STR content }: matched before anything else
+                           in a text; flags: a sum of SV_NORMALIZED ... below
                   u32      single_digits: 1 if every digit (\p{N}) stands alone before the GPT-2 pattern splits
-                zeros up to data_offset, the next multiple of 64, then the weights, each tensor followed by zeros up to
+                zeros up to data_offset, the next multiple of 64, then the weights, each tensor padded with zeros to
                 such a multiple
 
-   export.py reads the lists below out of this header, so that the layout is stated only here. */
+   export.py reads the lists below from this header, so the layout is stated only here. */
 
 #define SV_FILE_MAGIC   "SMOLVLM\n"
 #define SV_FILE_VERSION 4
 
-/* How a tensor's numbers are stored. f32 and bf16: row after row, as they are, with group = 0.
+/* How a tensor's numbers are stored. f32 and bf16: row after row, unchanged, with group = 0.
 
-   Q8 and Q4: each row in groups of SV_GROUP numbers (the last one shorter where cols is no multiple of it, and filled
-   up with numbers that do not count), a number being its group's scale times an integer:
+   Q8 and Q4: each row is divided into groups of SV_GROUP numbers. Where cols is no multiple of it, the last group is
+   padded with numbers that are ignored. A number is its group's scale times an integer:
      Q8  int8, -127 .. 127: 64 bytes a group
      Q4  SV_Q4_VALUES[i], where i has 4 bits: 32 bytes a group; the low half of byte j is number j, the high half number
          j + 32
-   Sixteen rows lie side by side, group by group, and of each group four bytes: blocks [rows / 16, groups] of
-   [16 or 8, 16 rows, 4] bytes. So a product reads one stretch of memory, and a vector of it, however wide, holds four
-   numbers of each of as many rows as it has lanes of 32 bits (quant.c says more). After all blocks come the scales, in
-   the same order: bf16 [rows / 16, groups, 16 rows]. The last block's rows are filled up as well.
+   Sixteen rows are interleaved, group by group, four bytes of each row in turn: blocks [rows / 16, groups] of [16 or 8,
+   16 rows, 4] bytes. So a product reads memory in sequence. Each 32-bit lane of a vector, however wide, holds four
+   numbers of one row (quant.c explains more). After all blocks come the scales, in the same order: bf16 [rows / 16,
+   groups, 16 rows]. The last block's rows are padded as well.
 
-   The 16 values stand closer where weights are denser, at levels of least squared error over normal, Laplace and t(5)
-   distributed numbers, rounded to integers that span less than 7 bits, for which kernels have use. In groups of 64 they
-   have 9 to 23 % less rms error than evenly spaced ones (docs/FORMATS.md). */
+   The 16 values are closer together where weights are denser. They have the least squared error over normal, Laplace
+   and t(5) distributed numbers, rounded to integers that span less than 7 bits, which kernels exploit. In groups of 64
+   they have 9 to 23 % less rms error than evenly spaced values (docs/FORMATS.md). */
 enum { SV_F32 = 0, SV_BF16 = 1, SV_Q8 = 2, SV_Q4 = 3 };
 #define SV_GROUP     64
 #define SV_BLOCK_ROWS 16
 #define SV_Q4_VALUES { -63, -47, -36, -28, -21, -14, -9, -4, 1, 5, 10, 16, 22, 29, 38, 50 }
 
-/* An added token's flags, as tokenizer.json names them. Those with "normalized" are looked for after the others, in
-   what is left (no normalizer changes a text here). "lstrip", "rstrip": it takes the white space on that side with it.
-   "single_word": it counts only where no character of a word (\w) is next to it. */
+/* An added token's flags, as tokenizer.json names them. Tokens with "normalized" are matched after the others, in the
+   remaining text (no normalizer changes text here). "lstrip", "rstrip": the match includes the white space on that
+   side. "single_word": the token matches only where no word character (\w) is adjacent. */
 enum { SV_NORMALIZED = 1, SV_LSTRIP = 2, SV_RSTRIP = 4, SV_SINGLE_WORD = 8 };
 
-/* Every dimension and setting, by the name it has in config.json, preprocessor_config.json or the tokenizer's files;
-   "vision_" is put before what both halves of the model have. U32 and F32 take 4 bytes, F64 8; F3 is three F32, one a
-   colour channel; IDS a u32 count, at most 16, and that many u32; STR at most 1 MiB. A text-only model has
-   vision_num_hidden_layers = 0. */
+/* Every dimension and setting, under its name in config.json, preprocessor_config.json or the tokenizer's files. Where
+   both halves of the model have a setting, the tower's is prefixed with "vision_". U32 and F32 take 4 bytes, F64 8. F3
+   is three F32, one per colour channel. IDS is a u32 count, at most 16, and that many u32. STR has at most 1 MiB. A
+   text-only model has vision_num_hidden_layers = 0. */
 #define SV_CONFIG(U32, F32, F64, F3, IDS, STR)                                                                         \
     STR(name)                        /* the exported directory's name; --info shows it, nothing else uses it        */ \
     STR(selftest)                    /* what sv_selftest must give, 16 hexadecimal digits; all zero: not known      */ \
@@ -130,21 +130,22 @@ enum { SV_NORMALIZED = 1, SV_LSTRIP = 2, SV_RSTRIP = 4, SV_SINGLE_WORD = 8 };
     STR(chat_image_image)            /* ... two pictures                                                            */ \
     STR(chat_generation_prompt)      /* what the answer continues                                                   */
 
-/* chat_accepts: the conversations that these strings render as the template does. What is not in it the template
-   renders in a way of its own, or refuses: sv_prompt refuses it. Without any of them: the user's messages, each of
-   pictures, as many as there are, and one text after them. */
+/* chat_accepts: the conversations that these strings render as the template does. sv_prompt refuses all others, because
+   the template renders them differently, or refuses them too. With none of these flags, only user messages are
+   accepted, each of any number of pictures and one text after them. */
 enum {
     SV_CHAT_SYSTEM = 1,             /* a system message (a text), as the first */
     SV_CHAT_SYSTEM_LATER = 2,       /* ... at other places, too */
     SV_CHAT_ASSISTANT = 4,          /* messages of the assistant (a text each): answers given before */
     SV_CHAT_ASSISTANT_LAST = 8,     /* ... as the last, too */
     SV_CHAT_MIXED = 16,             /* texts and pictures in any number and order */
-    SV_CHAT_IMAGES = 32             /* pictures in others' messages than the user's */
+    SV_CHAT_IMAGES = 32             /* pictures in messages of other roles than the user */
 };
 
 /* Every tensor: its field in the structs below, V or M, its name in the file (HF's name; %d is the layer), rows, cols.
-   M is a matrix, in whatever format; V is a vector or table whose numbers are used as they are: always f32. Row i of
-   position_embedding belongs to patch i: export.py has put the rows in the order in which the reference reads them. */
+   M is a matrix, in any format. V is a vector or table whose numbers are used directly, always f32. Row i of
+   position_embedding belongs to patch i: export.py has put the rows into the order in which the reference reads
+   them. */
 #define SV_VISION_TENSORS(T)                                                                                           \
     T(patch_embedding_weight, M, "model.vision_model.embeddings.patch_embedding.weight",                               \
                                  vision_hidden_size, 3 * patch_size * patch_size)                                      \
@@ -215,7 +216,7 @@ typedef struct SvConfig {
 /* data: sv_tensor_size() bytes. */
 typedef struct SvTensor { const void *data; uint32_t format, group, rows, cols; } SvTensor;
 
-/* The lists above as structs: one SvTensor for each line, under its first word, so layer->q_proj is the tensor of
+/* The lists above as structs: one SvTensor for each line, named by its first word. So layer->q_proj is the tensor of
    "...self_attn.q_proj.weight". */
 #define SV_FIELD_TENSOR(field, kind, name, rows, cols) SvTensor field;
 
@@ -228,7 +229,7 @@ typedef struct SvVision { SV_VISION_TENSORS(SV_FIELD_TENSOR) SvVisionLayer *laye
 /* input_layernorm, q_proj, k_proj, v_proj, o_proj, post_attention_layernorm, gate_proj, up_proj, down_proj */
 typedef struct SvTextLayer { SV_TEXT_LAYER_TENSORS(SV_FIELD_TENSOR) } SvTextLayer;
 
-/* embed_tokens, inv_freq, norm, lm_head (embed_tokens once more, where they are tied) */
+/* embed_tokens, inv_freq, norm, lm_head (a copy of the embed_tokens field, where they are tied) */
 typedef struct SvText {
     SV_TEXT_TENSORS(SV_FIELD_TENSOR) SV_UNTIED_TENSORS(SV_FIELD_TENSOR) SvTextLayer *layers;
 } SvText;
@@ -241,7 +242,7 @@ struct SvModel {
     SvText text;
     SvTokenizer *tokenizer;
     const struct SvKernels *kernels;    /* sv_kernels(0); another set may be put here before the model is used */
-    SvEntry *entries;                   /* the tensor table, for those who list it */
+    SvEntry *entries;                   /* the tensor table, for programs that list it */
     uint32_t n_entries, weights_crc;
     char *path;
     uint8_t *file;                      /* the whole checkpoint: mapped and shared, or read where there is no mmap */
@@ -249,7 +250,7 @@ struct SvModel {
     bool mapped;
 };
 
-/* Image tokens that a tile becomes; 0: text-only. */
+/* Image tokens per tile; 0 for a text-only model. */
 int sv_image_tokens(const SvConfig *config);
 
 const char *sv_format_name(uint32_t format);                          /* "f32", "bf16", ... */
@@ -263,22 +264,21 @@ void sv_tokenizer_free(SvTokenizer *tokenizer);
 /* The bytes one id stands for, alive as long as the tokenizer; *size 0 for an id out of range or without a token. */
 const char *sv_token_bytes(const SvTokenizer *tokenizer, int32_t id, size_t *size);
 
-/* Bytes in, whole UTF-8 characters out: what a stream of tokens is read through. Feed writes what is complete to out
-   (at most 3 * (size + 4) bytes), each invalid sequence as U+FFFD, and keeps an unfinished character for the next call;
-   the last call says end, and the unfinished one becomes U+FFFD. Returns the number of bytes written. */
+/* A streaming UTF-8 decoder for the bytes of tokens. Feed writes the complete characters to out (at most 3 * (size + 4)
+   bytes), each invalid sequence as U+FFFD. It keeps an incomplete character for the next call. The last call sets
+   `end`, and an incomplete character becomes U+FFFD. Returns the number of bytes written. */
 typedef struct SvUtf8 { uint8_t kept[4]; int count; } SvUtf8;
 size_t sv_utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char *out);
 
 /* ---------------------------------------------------------------------------------- the arithmetic (quant.c, kernels/)
 
-   Every sum is taken in one fixed order whatever the machine. For Q8 and Q4 a result depends neither on the number of
-   threads, nor on the number of rows computed together, nor on how wide the vectors are: to the bit, on every machine.
-   f32 and bf16 products use fused multiply-adds where there are any, and up to three rows of x another order than
-   many. */
+   Every sum is taken in one fixed order, whatever the machine. For Q8 and Q4 the results are equal to the bit on every
+   machine, for any number of threads, of rows computed together, and any vector width. f32 and bf16 products use fused
+   multiply-adds where there are any, and sum up to three rows of x in another order than more. */
 
-/* The keys and values of a layer, or of a picture's patches: q8 (int8 and a scale for each position and head, beside
-   weights in Q8 or Q4), or f32. capacity: a multiple of 64; dim: at most SV_MAX_HEAD_DIM; data: cache_floats()
-   floats, whose layout is private to a kernel set: another set cannot read it. */
+/* The keys and values of a layer, or of a picture's patches. q8: int8, with a scale for each position and head (used
+   with weights in Q8 or Q4); otherwise f32. capacity: a multiple of 64. dim: at most SV_MAX_HEAD_DIM. data:
+   cache_floats() floats; their layout is private to a kernel set, and another set cannot read it. */
 #define SV_MAX_HEAD_DIM 512
 typedef struct SvCache { bool q8; size_t capacity, heads, dim; float *data; } SvCache;
 
@@ -288,20 +288,21 @@ enum { SV_BIDIRECTIONAL = false, SV_CAUSAL = true };
 /* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: none) */
 typedef struct SvProduct { float *out; const SvTensor *w; const float *bias; } SvProduct;
 
-/* What an instruction set has its own code for. All threads of a team call such a function together, within #pragma omp
-   parallel, and share its work; or one thread calls it alone. Row-wise functions (all but matmul and attention) split n
-   rows among the threads in the same way each time, so one may follow another without a barrier. matmul and attention
-   wait for all threads before they read another's rows, and again when they are done. Anything else needs a
-   #pragma omp barrier. */
+/* The functions that each instruction set implements. All threads of a team call such a function together, inside
+   #pragma omp parallel, and share its work; or one thread calls it alone. Row-wise functions (all but matmul and
+   attention) split n rows among the threads in the same way each time, so one may follow another without a barrier.
+   matmul and attention have a barrier before they read another thread's rows, and one at their end. Anything else needs
+   a #pragma omp barrier. */
 typedef struct SvKernels {
     const char *name;                                                     /* "avx2", "neon", ..., "reference" */
 
-    /* The products of the n rows of x with `count` matrices: together, because then x is quantized once, and threads
-       wait once. All have the same cols, and no out is x. scratch: matmul_scratch(n, cols) floats. A thread
-       may start quantizing its rows of x into scratch before the others arrive. */
+    /* The products of the n rows of x with `count` matrices. Done together, they need x quantized once, and threads
+       synchronized once. All have the same cols, and no out is x. scratch: matmul_scratch(n, cols) floats. A thread may
+       start quantizing its rows of x into scratch before the others arrive. */
     void (*matmul)(const SvProduct *products, int count, const float *x, size_t n, float *scratch);
 
-    /* k, v [count, heads * dim] become the positions at, at + 1, ... of the cache. Rows are heads: count * heads. */
+    /* Stores k, v [count, heads * dim] as the positions at, at + 1, ... of the cache. Threads share it by heads, as
+       count * heads rows. */
     void (*cache)(const SvCache *cache, const float *k, const float *v, size_t at, size_t count);
 
     /* Attention for n_q queries over the first n_k positions of the cache, all heads: out and q [n_q, heads * dim];
@@ -310,7 +311,7 @@ typedef struct SvKernels {
     void (*attention)(float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k, size_t heads,
                       bool causal, float *scratch);
 
-    /* Over each of n rows of `size`; out may be x. */
+    /* Normalize each of n rows of `size` numbers; out may be x. */
     void (*layer_norm)(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size,
                        float eps);
     void (*rms_norm)(float *out, const float *x, const float *weight, size_t n, size_t size, float eps);
@@ -319,8 +320,8 @@ typedef struct SvKernels {
     void (*silu_mul)(float *gate, const float *up, size_t n, size_t size);  /* gate = silu(gate) * up */
     void (*add)(float *x, const float *y, size_t n, size_t size);           /* x += y */
 
-    /* How many floats the scratch of matmul needs, for n rows of cols numbers; that of attention, for n_k positions of
-       the cache; and the data of a cache. */
+    /* The number of floats needed by the scratch of matmul, for n rows of cols numbers; by that of attention, for n_k
+       positions of the cache; and by the data of a cache. */
     uint64_t (*matmul_scratch)(uint64_t n, uint64_t cols);
     uint64_t (*attention_scratch)(uint64_t n_k, uint64_t heads, int threads);
     uint64_t (*cache_floats)(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim);
@@ -332,15 +333,16 @@ const SvKernels *sv_kernels(int i);
 /* Row `row` of w as floats. */
 void sv_row(const SvTensor *w, size_t row, float *out);
 
-/* Bytes that rows x cols numbers take in a format, scales included; 0 for what cannot be. */
+/* Bytes that rows x cols numbers take in a format, scales included; 0 if there is no such format or size. */
 uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t cols);
 
-float sv_exp(float x);                                                    /* e^x, within 2 ulp, x cut to -87 .. 87 */
+float sv_exp(float x);                                                    /* e^x within 2 ulp, x clamped to +-87 */
 void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| <= 2^23 */
 
 /* ---------------------------------------------------------------------------------------- what they share (base.c) */
 
-/* Has the compiler compare a function's arguments with its format. mingw's own "printf" means Microsoft's formats. */
+/* Makes the compiler check a function's arguments against its format. mingw's own "printf" means Microsoft's
+   formats. */
 #if defined(__MINGW32__) && !defined(__clang__)
 #define SV_PRINTF(format_at, first) __attribute__((format(gnu_printf, format_at, first)))
 #elif defined(__GNUC__)
@@ -349,12 +351,12 @@ void sv_sin_cos(double angle, float *sine, float *cosine);                /* |an
 #define SV_PRINTF(format_at, first)
 #endif
 
-/* Writes the sentence (its middle left out if it is too long) and returns -1, so that "return sv_fail(error, ...)" is
-   how every function here fails. */
+/* Writes the sentence, its middle omitted if it is too long, and returns -1. So "return sv_fail(error, ...)" is how
+   every function here fails. */
 SV_PRINTF(2, 3) int sv_fail(SvError *error, const char *format, ...);
 
-/* Allocates `count` arrays of sizes[i] floats as one block, all zero, and sets parts[i] to each; the caller frees the
-   block. NULL if there is no such memory. */
+/* Allocates `count` arrays of sizes[i] floats as one block, all zero, and sets parts[i] to each. The caller frees the
+   block. NULL if out of memory. */
 void *sv_floats(int count, const uint64_t *sizes, float **parts);
 uint64_t sv_sum(int count, const uint64_t *sizes);                        /* how many floats that block holds */
 
@@ -364,12 +366,12 @@ uint32_t sv_crc32(uint32_t crc, const void *data, size_t size);
 int sv_threads(int wanted);                                               /* 0: all (OMP_NUM_THREADS) */
 int sv_team(int threads, uint64_t work);                                  /* 1 for too few multiply-adds to share */
 
-/* sv_emit, called by all threads of a team together: they wait until data is whole, and while the first, the caller's
-   own, tells. */
+/* sv_emit, called by all threads of a team together. They wait until data is complete, and again while the first
+   thread, the caller's own, reports it. */
 void sv_team_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims,
                   const int *shape, int axis);
 
-/* How the forward passes report an activation, if anybody listens; %d in module is the layer. */
+/* Reports an activation of a forward pass, if the caller asked for such events; %d in module is the layer. */
 void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
              int axis);
 
