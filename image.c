@@ -1,11 +1,11 @@
 /* image.c: RGB pixels -> tiles, what a vision-language model does to a picture. (codecs/ makes pixels of files.)
 
      [height, width, 3]                                              SvImage
-       |  where it is transparent: painted                           .convert_to_rgb
-       |  longest edge to longest_edge, the other by the aspect      SmolVLMImageProcessorPil.resize
+       |  transparent parts: painted                                 .convert_to_rgb
+       |  longest edge to longest_edge, the other by aspect ratio    SmolVLMImageProcessorPil.resize
        |  both edges up to multiples of side                         .resize_for_vision_encoder
      [rows * side, cols * side, 3]
-       |  cut; and once more the whole, resized to one tile          .split_images
+       |  cut into tiles; and the whole, resized to one more tile    .split_images
      [rows * cols + 1, side, side, 3]                                SvTiles */
 #include "model.h"
 
@@ -37,7 +37,7 @@ int sv_check_size(uint64_t width, uint64_t height, const char *name, SvError *er
     return 0;
 }
 
-/* Sizes that came through check_size; the pixels are not initialised. */
+/* For sizes that passed sv_check_size; the pixels are not initialised. */
 int sv_new_image(uint64_t width, uint64_t height, const char *name, SvImage *image, SvError *error) {
     if (width * height * 3 > SIZE_MAX || !(image->rgb = malloc((size_t)(width * height * 3))))
         return sv_fail(error, "%s: not enough memory for %llu x %llu pixels", name,
@@ -49,7 +49,7 @@ int sv_new_image(uint64_t width, uint64_t height, const char *name, SvImage *ima
 
 /* ------------------------------------------------------------------------------------------------ transparency */
 
-/* A sample over an opaque one: ImagingAlphaComposite, which computes with 7 bits more than samples have. */
+/* Composites a sample over an opaque one as ImagingAlphaComposite does, with 7 bits more than samples have. */
 static uint8_t over(unsigned sample, unsigned below, unsigned alpha) {
     unsigned sum = ((sample * alpha + below * (255 - alpha)) << 7) + (128 << 7);
     return (uint8_t)((((sum >> 8) + sum) >> 8) >> 7);
@@ -71,11 +71,11 @@ int sv_image_paint(const SvImage *image, const uint8_t *background, SvImage *out
 
 /* ------------------------------------------------------------------------------------------------ resize
 
-   Resample.c of Pillow for 8-bit pixels, LANCZOS: a sinc wave, sin(pi x) / (pi x), cut off softly three source pixels
-   from the centre. A result's pixel is a sum of the source's pixels around it, with these weights; where the picture
-   shrinks, the window is stretched by the scale. The weight in two dimensions is the product of two in one, so rows are
-   scaled first and columns after: 2k multiplications a pixel instead of k * k. Weights are computed in double, made to
-   sum to 1 and rounded to 22 bits; both passes end in 8 bits.
+   LANCZOS for 8-bit pixels, as in Pillow's Resample.c: a sinc wave, sin(pi x) / (pi x), windowed to fade out three
+   source pixels from the centre. An output pixel is the sum of the source pixels around it with these weights. Where
+   the picture shrinks, the window is stretched by the scale. The weight in two dimensions is the product of two in one,
+   so rows are scaled first and columns after: 2k multiplications a pixel instead of k * k. Weights are computed in
+   double, normalized to sum to 1 and rounded to 22 bits. Both passes round to 8 bits.
 
      [h, w, 3]  -> along the rows [h', width, 3], only the rows that the next pass needs
                 -> down the columns [height, width, 3]
@@ -86,14 +86,14 @@ static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 enum { PRECISION_BITS = 32 - 8 - 2 };
 
 typedef struct Coeffs {
-    int ksize;                      /* weights kept for each result's pixel */
+    int ksize;                      /* weights kept for each output pixel */
     int *bounds;                    /* [out, 2]: its first source pixel, and how many */
     int32_t *k;                     /* [out, ksize] */
 } Coeffs;
 
-/* sin(x) for |x| <= 10 without libm, whose last bit differs between systems. The nearest multiple of pi is subtracted
-   (pi in three parts, so that the first two products are exact), then a Taylor series. Within 2 ulp, far finer than the
-   22 bits that are kept. */
+/* sin(x) for |x| <= 10 without libm, whose last bit differs between systems. Subtracts the nearest multiple of pi (pi
+   in three parts, so that the first two products are exact), then sums a Taylor series. Within 2 ulp, far finer than
+   the 22 bits that are kept. */
 static double sine(double x) {
     double turns = floor(x / 3.14159265358979323846 + 0.5);
     double r = ((x - turns * 0x1.921fb5p+1) - turns * 0x1.110b46p-25) - turns * 0x1.1a62633145c07p-53;
@@ -152,8 +152,8 @@ static uint8_t clip8(int32_t sum) {
     return sum < 0 ? 0 : sum >> PRECISION_BITS > 255 ? 255 : (uint8_t)(sum >> PRECISION_BITS);
 }
 
-/* Along the rows, eight at once: they are laid side by side, [w, 8, 3], so that the innermost loop runs over 24
-   neighbours with one weight. block: room for that. */
+/* Scales along the rows, eight rows at once. They are interleaved in `block`, [w, 8, 3], so that the innermost loop
+   applies one weight to 24 adjacent samples. */
 enum { BLOCK = 8 };
 static void resample_rows(const uint8_t *from, int in, int rows, const Coeffs *coeffs, uint8_t *to, int out,
                           uint8_t *block) {
@@ -179,7 +179,7 @@ static void resample_rows(const uint8_t *from, int in, int rows, const Coeffs *c
     }
 }
 
-/* Down the columns, a stretch of a row at a time. from begins with the source's row first. */
+/* Scales down the columns, a stretch of a row at a time. `from` begins with the source's row number `first`. */
 static void resample_columns(const uint8_t *from, int first, size_t row_size, const Coeffs *coeffs, uint8_t *to,
                              int out) {
     for (int y = 0; y < out; y++, to += row_size) {
@@ -213,8 +213,8 @@ int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, S
         return 0;
     }
 
-    /* Pillow 13 goes down the columns first where the height shrinks by more than twice what the width does (in pixels,
-       not by scale); Pillow up to 12 never does, and differs from this by 1 in some of such a picture's bytes. */
+    /* Pillow 13 scales the columns first where the height shrinks by more than twice what the width does (in pixels,
+       not by scale). Pillow up to 12 never does: some bytes of such a picture differ by 1 there. */
     const bool columns_first = image->height > height && image->height - height > (image->width - width) * 2;
     bool failed = (need_vertical && precompute_coeffs(image->height, height, &vertical))
                || (need_horizontal && precompute_coeffs(image->width, width, &horizontal))
@@ -280,7 +280,8 @@ static void longest_edge_size(int *width, int *height, int longest_edge) {
     if (*height < 1) *height = 1;
 }
 
-/* resize_for_vision_encoder: the long edge up to a multiple of side, the other from it by the aspect and then up. */
+/* resize_for_vision_encoder: rounds the long edge up to a multiple of side, computes the other from it by the aspect
+   ratio, and rounds that up, too. */
 static void vision_encoder_size(int *width, int *height, int side) {
     double aspect_ratio = (double)*width / *height;
     if (*width >= *height) {
@@ -331,7 +332,7 @@ int sv_image_split(const SvImage *image, int longest_edge, int side, bool split,
     if (result) return -1;
     if (split) vision_encoder_size(&width, &height, side);
     else width = height = side;
-    if (width < 1 || height < 1)            /* by a rounding of the aspect; the reference raises here */
+    if (width < 1 || height < 1)            /* the aspect ratio rounded it to 0; the reference raises here */
         result = sv_fail(error, "a picture of %d x %d pixels is too narrow to be cut into tiles", image->width,
                          image->height);
     else result = sv_image_resize(&resized, width, height, &fitted, error);

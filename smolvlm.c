@@ -2,7 +2,7 @@
 
      messages (text, pictures)
        | sv_prompt: chat template, pictures cut into tiles, each tile as its tokens     SmolVLMProcessor
-       | (sv_prompt_raw: the same of a text that is the prompt as it stands)
+       | (sv_prompt_raw: the same for a text that is already the prompt)
      SvPrompt: ids [T], tiles [N]
        | sv_generate
        |   features = sv_vision(tiles)                   [N, tokens of a tile, hidden]   get_image_features
@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A token that may be drawn: its logit, later its weight. */
+/* A token that may be sampled: its logit, later its weight. */
 typedef struct Candidate { float weight; int32_t id; } Candidate;
 
 uint64_t sv_memory_needed(const SvModel *m, int positions, int tiles, int threads) {
@@ -35,7 +35,7 @@ SvOptions sv_default_options(void) {
     return (SvOptions){ .threads = 0, .max_tokens = 256, .temperature = 0, .top_k = 0, .top_p = 1, .seed = 0 };
 }
 
-/* Text that grows; an allocation that failed is remembered and makes the rest do nothing. */
+/* A growing text. After a failed allocation, `failed` is set and nothing more is added. */
 typedef struct Text { char *data; size_t size, room; bool failed; } Text;
 
 static void put(Text *t, const char *data, size_t size) {
@@ -57,7 +57,7 @@ static void put(Text *t, const char *data, size_t size) {
 
 static void put_string(Text *t, SvString s) { put(t, s.data, s.size); }
 
-/* One tile's tokens: <fake_token_around_image>, its tag, <image> as often as it has image tokens. */
+/* One tile's tokens: <fake_token_around_image>, its tag, and one <image> for each of its image tokens. */
 static void put_tile(Text *t, const SvConfig *c, const char *tag, size_t size) {
     put_string(t, c->fake_image_token);
     put(t, tag, size);
@@ -79,7 +79,7 @@ static void put_picture(Text *t, const SvConfig *c, const SvTiles *tiles) {
     put_string(t, c->fake_image_token);
 }
 
-/* Cuts the next picture, and puts its tokens. */
+/* Cuts the next picture into tiles and adds their tokens to the text. */
 static int add_picture(const SvModel *m, const SvContent *content, const SvOptions *options, SvPrompt *prompt,
                        Text *text, SvError *error) {
     const SvConfig *c = &m->config;
@@ -105,7 +105,7 @@ static int add_picture(const SvModel *m, const SvContent *content, const SvOptio
     return 0;
 }
 
-/* Where word is in text next, or NULL: also if there is no such word. */
+/* The next occurrence of word in text; NULL if there is none, or if word is empty. */
 static const char *find(const char *text, SvString word) {
     for (; word.size > 0 && (text = strchr(text, word.data[0])) != NULL; text++)
         if (strncmp(text, word.data, word.size) == 0) return text;
@@ -114,7 +114,8 @@ static const char *find(const char *text, SvString word) {
 
 static bool is_blank(const char *text) { return !text[strspn(text, " \t\r\n")]; }
 
-/* What the chat template puts before and after a role's message; [1]: one that begins, or ends, with a picture. */
+/* What the chat template puts before and after a role's message. [1]: for a message that begins (or ends) with a
+   picture. */
 typedef struct Role { const char *name; SvString begin[2], end[2]; } Role;
 enum { SYSTEM, USER, ASSISTANT, ROLES };
 
@@ -131,7 +132,7 @@ static int role_of(const Role *roles, const char *name) {
     return role;
 }
 
-/* Whether the template's strings render this conversation (model.h, chat_accepts). */
+/* Refuses a conversation that the template's strings do not render (model.h, chat_accepts). */
 static int check_conversation(const SvModel *m, const Role *roles, const SvMessage *messages, int count,
                               SvError *error) {
     uint32_t accepts = m->config.chat_accepts;
@@ -158,7 +159,8 @@ static int check_conversation(const SvModel *m, const Role *roles, const SvMessa
     return 0;
 }
 
-/* The chat template, whose strings the checkpoint carries. Cuts each picture when its turn comes. */
+/* Renders the conversation with the chat template's strings from the checkpoint. Each picture is cut when it is
+   reached. */
 static int render(const SvModel *m, const SvMessage *messages, int count, const SvOptions *options, SvPrompt *prompt,
                   Text *text, SvError *error) {
     const SvConfig *c = &m->config;
@@ -204,7 +206,7 @@ static int render(const SvModel *m, const SvMessage *messages, int count, const 
     return 0;
 }
 
-/* The text as it stands, each picture where an image token is. */
+/* The text unchanged, with a picture's tokens in place of each image token. */
 static int render_raw(const SvModel *m, const char *words, const SvContent *pictures, int count,
                       const SvOptions *options, SvPrompt *prompt, Text *text, SvError *error) {
     SvString token = m->config.image_token;
@@ -227,7 +229,7 @@ static int render_raw(const SvModel *m, const char *words, const SvContent *pict
     return 0;
 }
 
-/* Moves all pictures' tiles into one array: the vision tower takes them in batches, whichever picture they are of. */
+/* Moves all pictures' tiles into one array: a batch of the vision tower may hold tiles of several pictures. */
 static int join_tiles(SvPrompt *prompt, SvError *error) {
     if (prompt->n_pictures == 0) return 0;
     size_t side = (size_t)prompt->pictures[0].side, tile = 3 * side * side;
@@ -244,7 +246,7 @@ static int join_tiles(SvPrompt *prompt, SvError *error) {
     return 0;
 }
 
-/* Either the messages or, where there are none, the words with their pictures. */
+/* Makes a prompt of the messages, or, if there are none, of the words and their pictures. */
 static int make_prompt(const SvModel *m, const SvMessage *messages, const char *words, const SvContent *pictures,
                        int count, const SvOptions *options, SvPrompt *prompt, SvError *error) {
     double start = sv_seconds();
@@ -304,9 +306,10 @@ static float uniform(uint64_t *state) {
     return (float)(z >> 40) * (1.0f / 16777216);
 }
 
-/* Greedy, or: divide by the temperature, keep the top k, of these the likeliest that together reach p, draw. (The order
-   of HF's logits processors.) Tokens e^-30 less likely than the best are left out before sorting: all of them together
-   weigh less than a millionth. Returns -1 if a logit is no number. */
+/* Greedy at temperature 0. Otherwise, in the order of HF's logits processors: divide by the temperature, keep the top
+   k, keep the likeliest of these that together reach p, draw one. Tokens e^-30 less likely than the best are dropped
+   before sorting: all of them together weigh less than a millionth. Returns -1 if a logit is NaN or the largest is
+   infinite. */
 static int32_t sample(const float *logits, uint32_t vocab, const SvOptions *o, uint64_t *random,
                       Candidate *candidates) {
     int32_t best = 0;
@@ -345,7 +348,7 @@ static void embed_prompt(const SvModel *m, const SvPrompt *prompt, const float *
     }
 }
 
-/* How many tokens fewer the prompt would have if its pictures were not split, each of them one tile. */
+/* How many tokens shorter the prompt would be if its pictures were not split, each being one tile. */
 static size_t saved_unsplit(const SvModel *m, const SvPrompt *prompt) {
     size_t saved = 0, count, unsplit = (size_t)sv_image_tokens(&m->config) + 3;
     for (int i = 0; i < prompt->n_pictures; i++) {
@@ -361,7 +364,8 @@ static size_t saved_unsplit(const SvModel *m, const SvPrompt *prompt) {
     return saved;
 }
 
-/* What must hold before anything is computed: ids in the vocabulary, room for them, features for each <image>. */
+/* Checks, before anything is computed: ids in the vocabulary, a prompt within the context, features for each
+   <image>. */
 static int check_prompt(const SvModel *m, const SvPrompt *prompt, SvError *error) {
     const SvConfig *c = &m->config;
     size_t n = prompt->n_ids, found = 0, expected = (size_t)prompt->n_tiles * (size_t)sv_image_tokens(c);
@@ -389,7 +393,8 @@ static bool is_end(const SvConfig *c, int32_t id) {
     return false;
 }
 
-/* The characters that token id completes: appended to the answer and told to whoever listens; true: stop. */
+/* Appends the characters that token id completes to the answer and passes them to the token event. Returns true to
+   stop. */
 static bool deliver(const SvModel *m, const SvEvents *events, SvUtf8 *utf8, Text *text, int32_t id, bool end) {
     size_t size = 0, before = text->size;
     const char *bytes = end ? "" : sv_token_bytes(m->tokenizer, id, &size);
