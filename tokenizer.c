@@ -13,12 +13,12 @@
        v                         ... | _lyn xes
      ids                         49190  1589 506 216 36 34 216 28809 38967
 
-   and from ids back: the bytes of each, joined; what is not UTF-8 becomes U+FFFD.
+   From ids back to text: the bytes of each id, joined; invalid UTF-8 becomes U+FFFD.
 
    Added tokens and digits cut the text first, and each piece is matched alone: the pattern's look-ahead cannot see
    beyond its end. That is why the space before 42 stands alone.
 
-   The library writes every byte as a printable character before it merges (a space as U+0120); the checkpoint holds
+   The library writes every byte as a printable character before it merges (a space as U+0120). The checkpoint holds
    plain bytes instead, and the ids of the single bytes, which are not in byte order. */
 #include "model.h"
 
@@ -27,11 +27,12 @@
 
 /* --------------------------------------------------------------------------------------- classes of characters
 
-   What the library's regular expressions (Oniguruma, Unicode 16.0) call \p{L}, \p{N} and \s, asked of the library
-   (tokenizers 0.23.3) for every code point: "python3 tests/golden_tokenizer.py tables" writes these tables. Each number
-   is the length of a run of code points: so many that are not of the class, so many that are, and so on; after the
-   last, none is. Its Digits step asks Rust (char::is_numeric, Unicode 17.0), which knows a few more: digit_only. Whether
-   an added token stands alone it asks another library (regex): its \w is the letters and what is in the table word. */
+   The classes \p{L}, \p{N} and \s of the library's regular expressions (Oniguruma, Unicode 16.0), read from the library
+   itself (tokenizers 0.23.3) for every code point. "python3 tests/golden_tokenizer.py tables" writes these tables. Each
+   number is the length of a run of code points, alternately outside the class and inside it, first outside. After the
+   last run none is inside. The library's Digits step uses Rust's char::is_numeric (Unicode 17.0), which knows a few
+   more: digit_only. Whether an added token stands alone is decided by another library (regex): its \w is the letters
+   and the table `word`. */
 static const uint16_t letter[] = {
     65, 26, 6, 26, 47, 1, 10, 1, 4, 1, 5, 23, 1, 31, 1, 458, 4, 12, 14, 5, 7, 1, 1, 1, 129, 5, 1, 2, 2, 4, 1, 1, 6, 1,
     1, 3, 1, 1, 1, 20, 1, 83, 1, 139, 8, 166, 1, 38, 2, 1, 6, 41, 71, 27, 4, 4, 45, 43, 35, 2, 1, 99, 1, 1, 15, 2, 7, 2,
@@ -122,7 +123,7 @@ static const uint16_t word[] = {
 static const uint32_t digit_only[] = {
     0x11DE0, 0x11DE1, 0x11DE2, 0x11DE3, 0x11DE4, 0x11DE5, 0x11DE6, 0x11DE7, 0x11DE8, 0x11DE9, 0x16FF4, 0x16FF5, 0x16FF6
 };
-#define N_CLASSED 0x323B0      /* one more than the last of any class */
+#define N_CLASSED 0x323B0      /* one more than the last code point of any class */
 
 enum { LETTER = 1, NUMBER = 2, SPACE = 4, PATTERN_CLASS = 7, DIGIT = 8 };      /* bits; 0: in none of the classes */
 
@@ -142,16 +143,16 @@ static void set_classes(uint8_t *class_of) {
 
 /* --------------------------------------------------------------------------------------- UTF-8
 
-   An invalid sequence becomes one U+FFFD per "maximal subpart": as many bytes as could have begun a character, or else
-   one byte. Python's errors="replace" and Rust's from_utf8_lossy agree on it. */
+   An invalid sequence becomes one U+FFFD per "maximal subpart": the longest beginning of a possible character, or else
+   one byte. Python's errors="replace" and Rust's from_utf8_lossy do the same. */
 
-/* The length of the character that this byte begins; 0: it begins none. */
+/* The length of the character that begins with this byte; 0 if none does. */
 static int utf8_length(uint8_t lead) {
     return lead < 0x80 ? 1 : lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
 }
 
-/* Whether byte may follow the count (1 to 3) bytes of a character's beginning: no surrogate, no character written
-   longer than it needs to be, none beyond U+10FFFF; all of that shows in the second byte. */
+/* Whether byte may follow the first count (1 to 3) bytes of a character. Surrogates, overlong forms and characters
+   beyond U+10FFFF are excluded; all of these show in the second byte. */
 static bool utf8_continues(const uint8_t *kept, int count, uint8_t byte) {
     if (count == 1 && kept[0] == 0xE0) return byte >= 0xA0 && byte <= 0xBF;
     if (count == 1 && kept[0] == 0xED) return byte >= 0x80 && byte <= 0x9F;
@@ -160,7 +161,7 @@ static bool utf8_continues(const uint8_t *kept, int count, uint8_t byte) {
     return byte >= 0x80 && byte <= 0xBF;
 }
 
-/* sv_utf8_feed, which may also only measure (out NULL), and tells whether it replaced anything. */
+/* sv_utf8_feed, but it only measures if out is NULL, and it says whether it replaced anything. */
 static size_t utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char *out, bool *replaced) {
     static const uint8_t replacement[] = { 0xEF, 0xBF, 0xBD };
     uint8_t *kept = utf8->kept;
@@ -172,7 +173,7 @@ static size_t utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, 
             kept[count++] = (uint8_t)bytes[i++];
         } else if (i < size && utf8_continues(kept, count, (uint8_t)bytes[i])) {
             kept[count++] = (uint8_t)bytes[i++];
-        } else {        /* the end, or a byte that belongs to the next character: it is looked at again */
+        } else {        /* the end, or a byte of the next character, which is read again */
             character = replacement;
         }
         int length = utf8_length(kept[0]);
@@ -194,7 +195,7 @@ size_t sv_utf8_feed(SvUtf8 *utf8, const char *bytes, size_t size, bool end, char
     return utf8_feed(utf8, bytes, size, end, out, &replaced);
 }
 
-/* The character at s, which is valid UTF-8; *length gets its bytes. */
+/* The character at s, which is valid UTF-8; *length gets its length in bytes. */
 static uint32_t utf8_decode(const uint8_t *s, size_t *length) {
     *length = (size_t)utf8_length(s[0]);
     switch (*length) {
@@ -209,14 +210,14 @@ static uint32_t utf8_decode(const uint8_t *s, size_t *length) {
 
 #define NO_ID UINT32_MAX
 
-/* Two symbols that become one. The lower the rank, the sooner. */
+/* Two symbols that merge into one. Lower ranks merge first. */
 typedef struct Merge { uint32_t left, right, merged, rank; } Merge;
 
 typedef struct Added { SvString content; uint32_t id, order; uint32_t flags; } Added;
 
-/* The added tokens that are looked for together. */
+/* Added tokens that are matched together. */
 typedef struct AddedSet {
-    Added *token;                   /* sorted by content, so that those with a common beginning stand together */
+    Added *token;                   /* sorted by content, so that those with a common prefix are adjacent */
     size_t begin[257];              /* those that begin with byte b: begin[b] .. begin[b + 1] */
 } AddedSet;
 
@@ -224,15 +225,15 @@ struct SvTokenizer {
     uint32_t n_ids;
     SvString *token;                /* [n_ids] */
     uint32_t byte_id[256];
-    Merge *merge;                   /* a hash table of merge_mask + 1 places, half of them free: rank == NO_ID */
+    Merge *merge;                   /* a hash table of merge_mask + 1 slots, half of them free: rank == NO_ID */
     size_t merge_mask;
     Added *added;
-    AddedSet added_set[2];          /* without SV_NORMALIZED: looked for first; with it: in what is left */
+    AddedSet added_set[2];          /* without SV_NORMALIZED: matched first; with it: in the rest */
     bool single_digits;
     uint8_t class_of[N_CLASSED];
 };
 
-/* The place of the pair left, right in the table: where it is, or the free one where it would be. */
+/* The slot of the pair left, right in the table: its own, or the free one where it would go. */
 static Merge *find_merge(const SvTokenizer *t, uint32_t left, uint32_t right) {
     uint64_t hash = ((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15u;
     for (size_t i = (size_t)(hash >> 32) & t->merge_mask; ; i = (i + 1) & t->merge_mask) {
@@ -258,7 +259,7 @@ static const Added *find_added(const AddedSet *set, const uint8_t *text, size_t 
     for (size_t depth = 1; begin < end; depth++) {
         if (set->token[begin].content.size == depth) {
             longest = &set->token[begin];
-            while (begin < end && set->token[begin].content.size == depth) begin++;      /* the same again: never used */
+            while (begin < end && set->token[begin].content.size == depth) begin++;      /* a duplicate: never used */
         }
         if (depth == size) break;
         size_t first[2];            /* the first of begin .. end whose next byte is not below text[depth] + 0, + 1 */
@@ -295,7 +296,7 @@ static uint32_t read_u32(Reader *r) {
 
 static SvString read_string(Reader *r) {
     SvString s = { "", read_u32(r) };
-    if (s.size > r->left || s.size > SIZE_MAX / 8) {    /* the second: 3 bytes for each, as text, must be countable */
+    if (s.size > r->left || s.size > SIZE_MAX / 8) {    /* the second: three times the size must fit a size_t */
         r->short_of = true;
         r->left = s.size = 0;
     }
@@ -306,7 +307,8 @@ static SvString read_string(Reader *r) {
     return s;
 }
 
-/* A count of things that take at least min_size bytes each: nothing is allocated for more than the file can hold. */
+/* Reads a count of items of at least min_size bytes each. A count that the file cannot hold is refused, so nothing is
+   allocated for it. */
 static uint32_t read_count(Reader *r, size_t min_size) {
     uint32_t n = read_u32(r);
     if (r->left / min_size < n) {
@@ -316,7 +318,7 @@ static uint32_t read_count(Reader *r, size_t min_size) {
     return n;
 }
 
-/* Sorted as they are, the tokens become a set. */
+/* Makes a set of n tokens that are already sorted. */
 static void index_added(AddedSet *set, Added *token, size_t n) {
     set->token = token;
     for (size_t i = 0; i < n; i++) set->begin[(uint8_t)token[i].content.data[0] + 1] = i + 1;
@@ -352,7 +354,7 @@ static int load(SvTokenizer *t, Reader *r, uint32_t vocab_size, SvError *error) 
         if (right > largest) largest = right;
         if (merged > largest) largest = merged;
         if (largest >= t->n_ids) continue;          /* would only fill the table; refused below */
-        /* Of a pair stated twice the library keeps the later. */
+        /* If a pair is stated twice, the library keeps the later one. */
         *find_merge(t, left, right) = (Merge){ left, right, merged, rank };
     }
 
@@ -368,7 +370,7 @@ static int load(SvTokenizer *t, Reader *r, uint32_t vocab_size, SvError *error) 
         if (id > largest) largest = id;
         all_flags |= flags;
         utf8_feed(&(SvUtf8){ { 0 }, 0 }, content.data, content.size, true, NULL, &replaced);
-        if (content.size == 0) continue;            /* the library, too, leaves out an empty one */
+        if (content.size == 0) continue;            /* the library, too, skips an empty one */
         t->added[n++] = (Added){ content, id, i, flags };
         n_first += !(flags & SV_NORMALIZED);
     }
@@ -418,10 +420,11 @@ void sv_tokenizer_free(SvTokenizer *tokenizer) {
 
 /* --------------------------------------------------------------------------------------- merges
 
-   The pairs of neighbours that have a merge wait in a heap; the one of the lowest rank, of these the leftmost, goes
-   first. A pair whose symbols have changed since is recognised when it comes out, so n bytes take O(n log n) steps. */
+   Adjacent pairs that can merge wait in a heap. The pair of the lowest rank comes out first; of equal ranks, the
+   leftmost. A pair whose symbols have changed since is recognised when it comes out, so n bytes take O(n log n)
+   steps. */
 
-typedef struct Symbol { uint32_t id; int32_t previous, next; } Symbol;     /* id NO_ID: swallowed; -1: no neighbour */
+typedef struct Symbol { uint32_t id; int32_t previous, next; } Symbol;     /* id NO_ID: merged away; -1: no neighbour */
 
 typedef struct Work {
     const SvTokenizer *t;
@@ -430,8 +433,8 @@ typedef struct Work {
     int32_t *ids;       size_t ids_capacity, ids_count;
 } Work;
 
-/* Room for count items: *capacity grows at least by half, so that many small steps cost no more than a large one.
-   NULL without memory, and then old is as it was. */
+/* Makes room for count items. *capacity grows by at least half, so that many small steps cost no more than a large one.
+   Returns NULL if out of memory, and leaves old unchanged. */
 static void *make_room(void *old, size_t *capacity, size_t count, size_t item_size) {
     if (count <= *capacity) return old;
     size_t n = *capacity + *capacity / 2 + 64;
@@ -466,7 +469,7 @@ static uint64_t heap_pop(Work *w) {
     return top;
 }
 
-/* Puts the pair of symbol i and the next one into the heap, if they merge. */
+/* Puts the pair of symbol i and the next one into the heap, if there is a merge for it. */
 static void push_pair(Work *w, int32_t i) {
     if (i < 0 || w->symbol[i].next < 0) return;
     const Merge *m = find_merge(w->t, w->symbol[i].id, w->symbol[w->symbol[i].next].id);
@@ -481,7 +484,7 @@ static bool merge_piece(Work *w, const uint8_t *piece, size_t size) {
     if (heap) w->heap = heap;
     if (!symbol || !heap || !make_room_for_ids(w, size)) return false;
 
-    /* A byte without an id is left out, and its neighbours meet: the library does so where there is no unk_token. */
+    /* A byte without an id is dropped and its neighbours become adjacent, as in the library without an unk_token. */
     int32_t n = 0;
     for (size_t i = 0; i < size; i++)
         if (w->t->byte_id[piece[i]] != NO_ID) {
@@ -518,7 +521,7 @@ static unsigned class_at(const SvTokenizer *t, const uint8_t *s, size_t *length)
     return c < N_CLASSED ? t->class_of[c] : 0;
 }
 
-/* How many bytes of s, size > 0 of them, the GPT-2 pattern takes first:
+/* The length of the GPT-2 pattern's match at the start of s, size > 0 bytes:
 
      's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+                                       */
 static size_t match_pattern(const SvTokenizer *t, const uint8_t *s, size_t size) {
@@ -536,8 +539,8 @@ static size_t match_pattern(const SvTokenizer *t, const uint8_t *s, size_t size)
         return n;
     }
 
-    /* White space up to the end, or else without its last character: \S must not follow. That one goes with what
-       comes next if it is a space, and stands alone if not (the last alternative). */
+    /* White space up to the end of the text, or else without its last character, because \S must not follow. That
+       character belongs to the next match if it is a space, and stands alone if not (the last alternative). */
     size_t n = 0, last = 0;
     while (n < size && (class_at(t, s + n, &length) & PATTERN_CLASS) == SPACE) {
         last = n;
@@ -566,7 +569,7 @@ static bool tokenize_digits(Work *w, const uint8_t *s, size_t size) {
     return tokenize_text(w, s + begin, size - begin);
 }
 
-/* The character that ends before s + i > s; *length gets its bytes. */
+/* The character that ends just before s + i, i > 0; *length gets its length in bytes. */
 static uint32_t utf8_decode_before(const uint8_t *s, size_t i, size_t *length) {
     size_t first = i - 1, own;
     while (first > 0 && (s[first] & 0xC0) == 0x80) first--;
@@ -586,21 +589,21 @@ static bool is_word(const SvTokenizer *t, uint32_t c) {
     return false;
 }
 
-/* Whether nothing that belongs to a word (\w) is next to s[start .. stop). */
+/* Whether no word character (\w) is adjacent to s[start .. stop). */
 static bool is_single_word(const SvTokenizer *t, const uint8_t *s, size_t size, size_t start, size_t stop) {
     size_t length;
     return !(start > 0 && is_word(t, utf8_decode_before(s, start, &length))) &&
            !(stop < size && is_word(t, utf8_decode(s + stop, &length)));
 }
 
-/* Text of valid UTF-8: cuts out the added tokens of set 0, then of set 1 from what is left, and what is left then goes
-   on. AddedVocabulary::find_matches finds tokens in the text as it stands, whatever white space those before took. So
-   one that is white space which was taken already counts once more, and "done" goes back; but with "lstrip" its
-   beginning moves to "done", and then it vanishes if nothing of it is left. (Where even less than nothing is left the
-   library breaks down.) */
+/* Text of valid UTF-8: cuts out the added tokens of set 0, then those of set 1 from the rest, and tokenizes what
+   remains. AddedVocabulary::find_matches searches the original text, whatever white space earlier matches took. So a
+   token of white space that is already taken matches again, and `done` moves back. With "lstrip", however, its start
+   moves to `done`, and the token vanishes if nothing of it is left. (If less than nothing is left, the library
+   fails.) */
 static bool tokenize_added(Work *w, const uint8_t *s, size_t size, int set) {
     if (set == 2) return tokenize_digits(w, s, size);
-    size_t done = 0, spaces = 0, length;        /* the text is dealt with up to done; white space ends at spaces */
+    size_t done = 0, spaces = 0, length;        /* the text is processed up to done; white space ends at spaces */
     for (size_t i = 0; i < size; ) {
         const Added *added = find_added(&w->t->added_set[set], s + i, size - i);
         if (!added) {
@@ -630,7 +633,7 @@ int sv_tokenize(const SvTokenizer *tokenizer, const char *text, size_t size, int
     *count = 0;
     if (size == 0) return 0;
 
-    /* Symbols are counted in 31 bits. A byte that is not UTF-8 becomes three, so what it becomes is measured, too. */
+    /* Symbols are counted in 31 bits. An invalid byte becomes three, so the size after replacement is checked, too. */
     bool replaced = false, too_long = size > INT32_MAX || size > SIZE_MAX / 3;
     size_t valid_size = too_long ? 0 : utf8_feed(&(SvUtf8){ { 0 }, 0 }, text, size, true, NULL, &replaced);
     if (too_long || valid_size > INT32_MAX) return sv_fail(error, "the text is longer than 2147483647 bytes");
