@@ -1,39 +1,41 @@
-/* codec.h: between the codecs. Each turns a file's bytes into pixels; codecs.c chooses among them.
+/* codec.h: what the codecs share. Each turns a file's bytes into pixels; codecs.c chooses among them.
 
-   Pillow is the specification: where the PNG or PNM text leaves room, or Pillow departs from it, the pixels here are
-   Pillow's. What Pillow refuses is refused, but for three things: trouble in metadata (an EXIF block that is none, a
-   text chunk of an unknown method) costs only the orientation; a JPEG of one scan may lack its EOI marker; behind a P1
-   picture's last bit anything may stand. And a picture that ends early, or whose data is damaged, is refused, also where
-   Pillow would show what there is; but a damaged JPEG is shown as Pillow shows it, if the file itself is whole, and
-   image->note tells what is damaged. */
+   Pillow is the specification: where the PNG or PNM standard leaves room, or Pillow departs from it, the pixels here
+   are Pillow's. What Pillow refuses is refused, with three exceptions. Errors in metadata (an invalid EXIF block, a
+   text chunk of an unknown method) cost only the orientation. A JPEG of one scan may lack its EOI marker. Anything may
+   follow a P1 picture's last bit.
+
+   A picture that ends early, or whose data is damaged, is refused, even where Pillow would show a part of it. But a
+   damaged JPEG whose file is complete is shown as Pillow shows it, and image->note says what is damaged. */
 #ifndef SV_CODEC_H
 #define SV_CODEC_H
 
 #include "../model.h"
 
-/* The picture in a file's bytes, pixels as stored: the caller frees *image, also after an error. *orientation is set if
-   metadata state one: 1..8, as in EXIF. name stands for the file in the error's sentence. */
+/* Decodes a file's bytes to pixels as stored. The caller frees *image, also after an error. *orientation is set if the
+   metadata states one: 1..8, as in EXIF. name is what error messages call the file. */
 int sv_decode_png(const uint8_t *data, size_t size, const char *name, SvImage *image, int *orientation, SvError *error);
 int sv_decode_jpeg(const uint8_t *data, size_t size, const char *name, SvImage *image, int *orientation,
                    SvError *error);
 int sv_decode_pnm(const uint8_t *data, size_t size, const char *name, SvImage *image, SvError *error);
 
-/* "NAME: WHAT not read", and how to make a picture of it that is; what: "WebP pictures are". Returns -1. */
+/* Fails with "NAME: WHAT not read" and how to convert the file; what: "WebP pictures are". Returns -1. */
 int sv_not_read(const char *name, const char *what, SvError *error);
-#define SV_STDIN "standard input"               /* what "-" is called in a sentence */
+#define SV_STDIN "standard input"               /* what messages call "-" */
 
-/* In image.c: refuses sizes that no picture may have (SV_MAX_SIDE, SV_MAX_PIXELS), and empty ones. */
+/* In image.c: refuses empty pictures and sizes above the limits (SV_MAX_SIDE, SV_MAX_PIXELS). */
 int sv_check_size(uint64_t width, uint64_t height, const char *name, SvError *error);
 
-/* In image.c: allocates a picture of a size that came through sv_check_size; the pixels are not initialised. */
+/* In image.c: allocates a picture of a size that passed sv_check_size; the pixels are not initialised. */
 int sv_new_image(uint64_t width, uint64_t height, const char *name, SvImage *image, SvError *error);
 
 int sv_exif_orientation(const uint8_t *tiff, size_t size);     /* 1..8; 0: none stated */
 int sv_xmp_orientation(const uint8_t *xmp, size_t size);
 int sv_orient(SvImage *image, int orientation, const char *name, SvError *error);    /* turns it upright */
 
-/* In jpeg_pixels.c, which says what they compute: the arithmetic between a JPEG's coefficients and its pixels, in vectors
-   where the machine has them, and in plain C. Rows have n samples, out has 2 * n where the name begins with 2. */
+/* In jpeg_pixels.c, which explains what they compute: the arithmetic from a JPEG's coefficients to its pixels, once in
+   vectors where the machine has them, and once in plain C. Rows have n samples; out has 2 * n where the name has
+   "2x". */
 typedef struct SvJpegKernels {
     void (*idct)(const int16_t coefficients[64], const uint16_t quant[64], uint8_t *out, size_t stride);
     void (*upsample_2x1)(const uint8_t *in, int n, uint8_t *out);

@@ -1,4 +1,4 @@
-/* codecs.c: a picture file or its bytes -> RGB pixels. Recognises the kind, hands over to that codec, and turns the
+/* codecs.c: a picture file or its bytes -> RGB pixels. Recognises the file format, calls its codec, and turns the
    picture upright.
 
      the file's bytes                          told apart by their first bytes, never by the file's name
@@ -17,7 +17,7 @@
 
 /* ------------------------------------------------------------------------------------------------ files */
 
-/* What is recognised only to say what to do with it. */
+/* Formats that are recognised only to say how to convert them. */
 static const struct { uint8_t at, size; const char *bytes, *kind; } unread[] = {
     { 0, 4, "GIF8", "GIF" }, { 8, 4, "WEBP", "WebP" }, { 0, 2, "BM", "BMP" }, { 0, 4, "II*\0", "TIFF" },
     { 0, 4, "MM\0*", "TIFF" }, { 0, 4, "II+\0", "TIFF" }, { 0, 4, "MM\0+", "TIFF" },
@@ -37,7 +37,7 @@ static bool is_pnm(const uint8_t *p, size_t size) {
     return size >= 3 && p[0] == 'P' && p[1] >= '1' && p[1] <= '6' && is_space(p[2]);
 }
 
-/* 0 if the data begin like a picture that is read. */
+/* Returns 0 if the data begins like a picture in a supported format. */
 static int check_kind(const uint8_t *data, size_t size, const char *name, SvError *error) {
     if (size == 0) return sv_fail(error, "%s: the file is empty", name);
     if (is_png(data, size) || is_jpeg(data, size) || is_pnm(data, size)) return 0;
@@ -73,7 +73,7 @@ int sv_image_decode(const void *data, size_t size, const char *name, SvImage *im
 }
 
 int sv_image_read(const char *path, SvImage *image, SvError *error) {
-    /* Beyond this a file is no picture within SV_MAX_PIXELS, but a device or a mistake. */
+    /* A file larger than this is no picture within SV_MAX_PIXELS, but a device or a mistake. */
     const size_t most = (size_t)SV_MAX_PIXELS * 8 + ((size_t)64 << 20);
     const bool is_stdin = strcmp(path, "-") == 0;
     const char *name = is_stdin ? SV_STDIN : path;

@@ -1,25 +1,25 @@
-/* picture.c: what several codecs need: the sentence about what is not read, and a picture turned upright. */
+/* picture.c: what several codecs need: the error for formats that are not read, and turning a picture upright. */
 #include "codec.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* "NAME: WHAT not read", and how to make a picture of it that is; what: "WebP pictures are". */
+/* Fails with "NAME: WHAT not read" and how to convert the file; what: "WebP pictures are". */
 int sv_not_read(const char *name, const char *what, SvError *error) {
     if (strcmp(name, SV_STDIN) == 0)
         return sv_fail(error, "%s: %s not read; give it as a PNG, JPEG or PNM picture", name, what);
     const char *slash = strrchr(name, '/'), *dot = strrchr(slash ? slash : name, '.');
     int stem = dot && dot != name ? (int)(dot - name) : (int)strlen(name);
     if (*name == '-' || strpbrk(name, "'%:") || strlen(name) > 200 || strcmp(name + stem, ".png") == 0)
-        return sv_fail(error, "%s: %s not read; convert it to PNG, JPEG or PNM", name, what);   /* nothing to paste */
+        return sv_fail(error, "%s: %s not read; convert it to PNG, JPEG or PNM", name, what);   /* no command to paste */
     return sv_fail(error, "%s: %s not read; convert it: magick '%s' '%.*s.png'", name, what, name, stem, name);
 }
 
 /* ------------------------------------------------------------------------------------------------ orientation */
 
-/* The orientation (1..8) that the TIFF block of an EXIF record states, 0 if it states none; a value outside 1..8 turns
-   nothing and counts as 1. Follows Pillow's ImageFileDirectory_v2.load in what stops the reading: a tag before this
-   one whose data lie outside the block ends it, one larger than what the block can hold is passed over. */
+/* The orientation (1..8) in the TIFF block of an EXIF record, 0 if it states none. A value outside 1..8 turns nothing
+   and counts as 1. Reading stops where Pillow's ImageFileDirectory_v2.load stops. An earlier tag whose data lies
+   outside the block ends it; a tag larger than the block can hold is skipped. */
 int sv_exif_orientation(const uint8_t *tiff, size_t size) {
     static const uint8_t unit[14] = { 0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4 };   /* bytes, by TIFF type */
     for (int i = 0; i < 2 && size >= 6 && memcmp(tiff, "Exif\0", 6) == 0; i++) {
@@ -77,7 +77,7 @@ int sv_orient(SvImage *image, int orientation, const char *name, SvError *error)
     if (orientation < 2 || orientation > 8) return 0;
     const ptrdiff_t w = image->width, h = image->height;
     const ptrdiff_t first[9] = { 0, 0, w - 1, h * w - 1, (h - 1) * w, 0, (h - 1) * w, h * w - 1, w - 1 };
-    const ptrdiff_t right[9] = { 0, 1, -1, -1, 1, w, -w, -w, w };       /* from a result's pixel to its neighbour's */
+    const ptrdiff_t right[9] = { 0, 1, -1, -1, 1, w, -w, -w, w };       /* from an output pixel to its neighbour's */
     const ptrdiff_t down[9] = { 0, w, w, -w, -w, 1, 1, -1, -1 };        /* ... in the stored picture, in pixels     */
     SvImage turned = {0};
     bool transposed = orientation >= 5;

@@ -1,4 +1,4 @@
-/* png.c: PNG -> RGB pixels, with the inflate that it needs. */
+/* png.c: PNG -> RGB pixels, including inflate. */
 #include "codec.h"
 
 #include <stdlib.h>
@@ -6,9 +6,9 @@
 
 /* ------------------------------------------------------------------------------------------------ inflate
 
-   RFC 1950 and 1951, pulled: the reader asks for n bytes of output, and they stand at out + read. Only what was asked
-   for is decoded (and the rest of one match), so a small file cannot make much of itself. Behind the read position
-   stay the 32 KiB to which a match may reach back.
+   RFC 1950 and 1951, as a pull decoder: the caller requests n bytes of output and finds them at out + read. Only what
+   is requested is decoded (and the rest of one match), so a small file cannot expand to much. The 32 KiB before the
+   read position are kept, as a match may reach back to them.
 
      IDAT segments -> bits -> block headers -> literals, matches -> out: | 32 KiB seen | read .. written |        | */
 
@@ -22,12 +22,12 @@ typedef enum { INFLATE_OK, INFLATE_END, INFLATE_SHORT, INFLATE_DAMAGED, INFLATE_
 
 typedef struct Inflate {
     const uint8_t *in, *in_end;     /* the segment being read */
-    const uint8_t *file_end;        /* not NULL: when it ends, an IDAT chunk may follow */
+    const uint8_t *file_end;        /* not NULL: after this segment, an IDAT chunk may follow */
     uint64_t bits;                  /* read ahead; the next one is the lowest */
     unsigned count;
     uint8_t *out;
     size_t capacity, read, written, summed;
-    uint32_t adler_a, adler_b;      /* Adler-32 of all that came out, up to out + summed */
+    uint32_t adler_a, adler_b;      /* Adler-32 of the output up to out + summed */
     uint32_t stored;                /* bytes left of a stored block */
     bool last, fixed_built;
     enum { AT_HEADER, AT_BLOCK, IN_STORED, IN_CODES, AT_CHECK, AT_END } state;
@@ -37,7 +37,7 @@ typedef struct Inflate {
 
 enum { WINDOW = 32768, MAX_MATCH = 258 };
 
-/* want: the most that will be asked for at once. */
+/* want: the most bytes that will be requested at once. */
 static InflateStatus inflate_begin(Inflate *z, const uint8_t *in, const uint8_t *in_end, size_t want) {
     memset(z, 0, sizeof *z);
     z->in = in;
@@ -48,8 +48,8 @@ static InflateStatus inflate_begin(Inflate *z, const uint8_t *in, const uint8_t 
     return z->out ? INFLATE_OK : INFLATE_MEMORY;
 }
 
-/* A PNG's stream goes on over the boundaries of its IDAT chunks. As in PngImageFile.load_read, their checksums are not
-   looked at: the stream has its own. */
+/* A PNG's stream continues across its IDAT chunks. As in PngImageFile.load_read, their checksums are not verified: the
+   stream has its own. */
 static bool next_segment(Inflate *z) {
     if (!z->file_end || z->file_end - z->in_end < 12) return false;
     const uint8_t *header = z->in_end + 4;
@@ -85,7 +85,7 @@ static uint32_t take_bits(Inflate *z, unsigned n)       /* n <= 32, and need_bit
     return value;
 }
 
-/* Canonical codes from their lengths, RFC 1951 section 3.2.2. zlib accepts an incomplete set only where there is no
+/* Builds canonical codes from their lengths, RFC 1951 section 3.2.2. zlib accepts an incomplete set only if it has no
    code at all or a single one of one bit, and only for literals and distances. */
 static bool build_huffman(Huffman *h, const uint8_t *length, int n, bool may_be_incomplete) {
     uint32_t offset[16], code[16], left = 1;
@@ -206,7 +206,7 @@ static void sum_adler(Inflate *z) {
     }
 }
 
-/* One literal or match, or the end of the block, at most MAX_MATCH bytes. */
+/* Decodes one literal or match, or the end of the block: at most MAX_MATCH bytes. */
 static InflateStatus inflate_symbol(Inflate *z) {
     static const uint16_t length_base[29] = { 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59,
         67, 83, 99, 115, 131, 163, 195, 227, 258 };
@@ -243,7 +243,7 @@ static InflateStatus inflate_symbol(Inflate *z) {
     return INFLATE_OK;
 }
 
-/* Decodes until n bytes stand at out + read, or says why there are fewer. */
+/* Decodes until n bytes are available at out + read, or returns why there are fewer. */
 static InflateStatus inflate_fill(Inflate *z, size_t n) {
     InflateStatus status = INFLATE_OK;
     while (z->written - z->read < n && status == INFLATE_OK) {
@@ -326,9 +326,9 @@ typedef struct Png {
     uint32_t width, height;
     int depth, type;                /* bits a sample; 0 gray, 2 RGB, 3 palette, 4 gray + alpha, 6 RGB + alpha */
     bool has_header, interlaced, animated;
-    bool has_exif;                  /* one block, even an empty one, comes before the "raw profile" in a text chunk */
+    bool has_exif;                  /* a block, even an empty one, overrides the "raw profile" of a text chunk */
     int exif, raw_profile, xmp;     /* the orientation each states, 0 if none */
-    int deflated_texts;             /* how many were looked into */
+    int deflated_texts;             /* how many were searched */
     uint8_t palette[256][3];
     enum { NO_TRNS, ONE_ENTRY, ALPHAS, ONE_COLOUR } trns;   /* what the tRNS chunk says is transparent: */
     uint8_t alphas[256];            /* of a palette's entries; in ONE_ENTRY all but one are opaque */
@@ -356,8 +356,8 @@ static int png_header(Png *png, const uint8_t *data, uint32_t length, SvError *e
     png->interlaced = data[12] != 0;
     png->has_header = true;
 
-    /* What is not a colour becomes one through the palette: gray of few bits is spread over 0..255, and 16 bits are
-       cut off at 255, which is how Pillow's mode "I;16" becomes RGB (I16_RGB in Convert.c). */
+    /* Gray becomes a colour through the palette. Fewer than 8 bits are scaled to 0..255; 16 bits are clipped at 255, as
+       Pillow converts mode "I;16" to RGB (I16_RGB in Convert.c). */
     int max = png->depth < 8 ? (1 << png->depth) - 1 : 255;
     for (int i = 0; i < 256; i++) memset(png->palette[i], png->type == 3 || i > max ? 0 : i * 255 / max, 3);
     return sv_check_size(png->width, png->height, png->name, error);
@@ -388,7 +388,7 @@ static int raw_profile_orientation(const uint8_t *text, size_t size, int *orient
      tEXt   text
      zTXt   method 0, deflated text
      iTXt   flag, method 0, language, 0, translated keyword, 0, text, deflated if the flag is set
-   Pillow inflates no more than 1 MiB of text; here what lies beyond is not searched. */
+   Pillow inflates at most 1 MiB of text. Here the text beyond that is not searched. */
 static int png_text(Png *png, const uint8_t *data, size_t size, SvError *error) {
     enum { MAX_TEXT = 1 << 20, MOST_TEXTS = 64 };           /* Pillow's limits: 1 MiB each, 64 MiB in all */
     char kind = (char)data[-4];
@@ -434,9 +434,9 @@ static int png_text(Png *png, const uint8_t *data, size_t size, SvError *error) 
     return failed ? sv_fail(error, "%s: not enough memory for the PNG's text", png->name) : 0;
 }
 
-/* What is transparent, PNG specification section 11.3.2.1; in a picture with an alpha channel the chunk does not count.
-   As in PngStream.chunk_tRNS, a palette has either one entry that is fully transparent or a list of alphas. (Which of
-   them is found there by a regular expression that ends in $, before which a line end may stand.) */
+/* What is transparent, PNG specification section 11.3.2.1. In a picture with an alpha channel the chunk is ignored. As
+   in PngStream.chunk_tRNS, a palette has either one entry that is fully transparent or a list of alphas. (Pillow
+   decides which by a regular expression that ends in $, which also matches before a final line end.) */
 static int png_transparency(Png *png, const uint8_t *data, uint32_t length, SvError *error) {
     const uint32_t need = png->type == 2 ? 6 : png->type == 0 ? 2 : 0;
     if (!png->has_header || png->type > 3) return 0;
@@ -459,7 +459,7 @@ static int png_transparency(Png *png, const uint8_t *data, uint32_t length, SvEr
     return 0;
 }
 
-/* One chunk other than IDAT and IEND. */
+/* Reads one chunk other than IDAT and IEND. */
 static int png_chunk(Png *png, const uint8_t *data, uint32_t length, SvError *error) {
     const char *type = (const char *)data - 4;
     if (memcmp(type, "IHDR", 4) == 0) return png_header(png, data, length, error);
@@ -488,8 +488,8 @@ static bool is_chunk_name(const uint8_t *name) {
     return true;
 }
 
-/* PNG specification section 9: a scanline's bytes are differences to the byte one pixel to the left (a), above (b) and
-   above left (c). Before the first pixel and above the first line all are 0. */
+/* PNG specification section 9: a scanline's bytes are differences from the byte one pixel to the left (a), above (b)
+   and above left (c). Left of the first pixel and above the first line all are 0. */
 static bool unfilter(int filter, uint8_t *row, const uint8_t *above, size_t size, size_t pixel) {
     size_t i = 0, first = smaller(pixel, size);
     switch (filter) {
@@ -519,7 +519,7 @@ static bool unfilter(int filter, uint8_t *row, const uint8_t *above, size_t size
     }
 }
 
-/* The byte or the palette's index that pixel i of a scanline with one sample a pixel is. */
+/* The byte or palette index of pixel i, in a scanline with one sample a pixel. */
 static int png_index(const Png *png, const uint8_t *row, size_t i) {
     const int depth = png->depth, max = (1 << depth) - 1;
     if (depth == 16) return row[2 * i] ? 255 : row[2 * i + 1];
@@ -527,8 +527,8 @@ static int png_index(const Png *png, const uint8_t *row, size_t i) {
     return row[i * (size_t)depth / 8] >> (8 - depth - (int)(i * (size_t)depth % 8)) & max;
 }
 
-/* count pixels of a scanline to RGB, every step-th pixel of the picture's row. Alpha is left to png_alpha; of 16 bits
-   the high byte is kept, but for gray without alpha see png_header. */
+/* Writes `count` pixels of a scanline as RGB to every step-th pixel of the picture's row. Alpha is left to png_alpha.
+   Of 16 bits the high byte is kept; for gray without alpha see png_header. */
 static void png_pixels(const Png *png, const uint8_t *row, size_t count, uint8_t *rgb, size_t step) {
     size_t sample = (size_t)png->depth / 8;
     step *= 3;
@@ -544,7 +544,7 @@ static void png_pixels(const Png *png, const uint8_t *row, size_t count, uint8_t
     }
 }
 
-/* The picture gets an alpha plane, all opaque, with the first pixel that is not. */
+/* Gives the picture an alpha plane, all opaque; called at the first pixel that is not opaque. */
 static int need_alpha(const Png *png, SvImage *image, SvError *error) {
     const size_t size = (size_t)png->width * png->height;
     if (image->alpha) return 0;
@@ -553,7 +553,7 @@ static int need_alpha(const Png *png, SvImage *image, SvError *error) {
     return 0;
 }
 
-/* The same scanline's alpha, of which the high byte is kept, into the picture's alpha plane from pixel `at` on. */
+/* Writes the same scanline's alpha, of 16 bits the high byte, to the picture's alpha plane from pixel `at` on. */
 static int png_alpha(const Png *png, const uint8_t *row, size_t count, SvImage *image, size_t at, size_t step,
                      SvError *error) {
     const size_t sample = (size_t)png->depth / 8, pixel = sample * png_channels[png->type];
@@ -568,8 +568,8 @@ static int png_alpha(const Png *png, const uint8_t *row, size_t count, SvImage *
     return 0;
 }
 
-/* The passes of Adam7 (section 8): where each begins and how far apart its pixels are; the last line is the only pass
-   of a picture without interlace. */
+/* The passes of Adam7 (section 8): where each begins and how far apart its pixels are. The last line is the only pass
+   of a picture without interlacing. */
 static const struct { uint8_t x, y, dx, dy; } adam7[8] = {
     { 0, 0, 8, 8 }, { 4, 0, 8, 8 }, { 0, 4, 4, 8 }, { 2, 0, 4, 4 }, { 0, 2, 2, 4 }, { 1, 0, 2, 2 }, { 0, 1, 1, 2 },
     { 0, 0, 1, 1 } };
@@ -578,9 +578,9 @@ static size_t pass_size(size_t size, size_t first, size_t step) {
     return size > first ? (size - first + step - 1) / step : 0;
 }
 
-/* Whether a whole byte of input is left once the next line's first byte has come out. Pillow asks zlib for one line
-   after the other, and takes the file for cut short where zlib has read all of it and a line is still to come, even if
-   that line is in the last match. */
+/* Whether a whole byte of input is left after the next line's first byte is decoded. Pillow requests one line at a time
+   from zlib. If zlib has consumed all input and a line is still missing, Pillow calls the file truncated, even if that
+   line is part of the last match. */
 static bool input_left(Inflate *z) {
     if (inflate_fill(z, 1) != INFLATE_OK) return true;          /* there is no next line: let the reader find out why */
     while (z->count < 8 && z->in == z->in_end)
@@ -619,7 +619,7 @@ static int png_scanlines(Png *png, Inflate *z, uint8_t *row, uint8_t *above, SvI
             above = swap;
         }
     }
-    /* If the stream ends here too, its checksum must be right; if it goes on or is cut off, Pillow does not mind. */
+    /* If the stream ends here too, its checksum must be right. Pillow accepts one that continues or is cut off. */
     z->file_end = NULL;
     if (z->read == z->written && inflate_fill(z, 1) == INFLATE_DAMAGED)
         return sv_fail(error, "%s: a damaged PNG file: the checksum of its pixels is wrong", png->name);
@@ -627,9 +627,10 @@ static int png_scanlines(Png *png, Inflate *z, uint8_t *row, uint8_t *above, SvI
     return 0;
 }
 
-/* The pixels, from the first IDAT chunk on. */
+/* Reads the pixels, from the first IDAT chunk on. */
 static int png_picture(Png *png, const uint8_t *chunk, SvImage *image, SvError *error) {
-    /* Deflate makes at most 1032 bytes of one: a picture for which the file is too small costs no memory. */
+    /* Deflate expands a byte to at most 1032, so a file that is too small for its picture is refused without
+       allocating. */
     const size_t row_size = ((size_t)png->width * png_channels[png->type] * (size_t)png->depth + 7) / 8;
     if ((uint64_t)row_size * png->height / 1032 > png->size) return png_cut_short(png, error);
 
@@ -650,15 +651,16 @@ static int png_picture(Png *png, const uint8_t *chunk, SvImage *image, SvError *
     return result;
 }
 
-/* After the pixels, when all that the tRNS chunk says is known. Two readings of it, both Pillow's.
+/* Runs after the pixels, when all of the tRNS chunk is known. It is interpreted in two ways, both Pillow's.
 
-   The alpha channel, convert("RGBA"): of a palette it is there already. Otherwise pixels of one colour are transparent:
-   the decoded pixels, 8 bits a sample, are compared with the lower 8 bits that the chunk states for each sample
-   (ImagingConvertTransparent). So not all that the chunk means is found: a gray level of 2 bits, say, only if it is 0.
+   The alpha channel, convert("RGBA"): a palette's is there already. Otherwise pixels of one colour are transparent: the
+   decoded pixels, 8 bits a sample, are compared with the lower 8 bits of the chunk's samples
+   (ImagingConvertTransparent). So not all pixels that the chunk means are found: a gray level of 2 bits, for example,
+   only if it is 0.
 
    The key, info["transparency"] after convert("RGB"): the palette's colour; the RGB colour as above; a gray level of 2,
-   4 or 8 bits, 255 if it is larger. Of 1 and 16 bits Pillow converts the pixels but not the level, which then stands
-   for red with neither green nor blue: only black is ever found. */
+   4 or 8 bits, 255 if it is larger. For 1 and 16 bits Pillow converts the pixels but not the level. The level is then
+   taken as red without green and blue, so only black is ever found. */
 static int png_finish(const Png *png, SvImage *image, SvError *error) {
     const size_t size = (size_t)png->width * png->height;
     const unsigned level = png->depth == 1 ? (png->trns_value[0] ? 255 : 0) : png->trns_value[0];
@@ -717,8 +719,8 @@ int sv_decode_png(const uint8_t *data, size_t size, const char *name, SvImage *i
     const uint8_t *const pixels = chunk;
     int result = png_picture(&png, pixels, image, error);
 
-    /* After the pixels (PngImageFile.load_end): EXIF and text may stand here, too, but no checksum is looked at, and
-       where no chunk begins the file may end. An animation's later frames are not read, nor what is among them. */
+    /* After the pixels (PngImageFile.load_end): EXIF and text may follow here, too. No checksum is verified, and the
+       file may end where no chunk begins. An animation's later frames, and all chunks among them, are not read. */
     bool late = false;
     png.at += 4;
     while (result == 0 && png.at < size && size - png.at >= 8) {
@@ -732,7 +734,7 @@ int sv_decode_png(const uint8_t *data, size_t size, const char *name, SvImage *i
         late = late || memcmp(chunk + 4, "tRNS", 4) == 0;
         png.at += 12 + (size_t)length;
     }
-    if (result == 0 && late && png.type == 3) {         /* a palette's alphas were not known yet: once more */
+    if (result == 0 && late && png.type == 3) {         /* the palette's alphas came late: decode again */
         sv_image_free(image);
         result = png_picture(&png, pixels, image, error);
     }

@@ -4,7 +4,7 @@
      P2 P5   gray                     width height maxval       ascii numbers | 1 or 2 bytes a sample
      P3 P6   RGB                      width height maxval
 
-   "#" begins a comment up to the end of the line, which is taken out of the text, its line end included. */
+   "#" begins a comment up to the end of the line. The comment and its line end are removed from the text. */
 #include "codec.h"
 
 #include <math.h>
@@ -14,8 +14,8 @@
 
 typedef struct Pnm { const uint8_t *at, *end; } Pnm;
 
-/* Up to 10 characters up to white space, of which one is taken. Returns the number, -1 where the data end, or -2 if it
-   is no number. */
+/* Reads a number of up to 10 characters and one white space after it. Returns the number, -1 at the end of the data, or
+   -2 if it is no number. */
 static int64_t pnm_number(Pnm *pnm) {
     char token[10];
     int length = 0;
@@ -42,8 +42,8 @@ static int64_t pnm_number(Pnm *pnm) {
     return token[0] == '-' && number ? -2 : number;
 }
 
-/* Python's round(value / maxval * out_max), halves to even, then what convert("RGB") makes of it: gray of more than
-   8 bits is scaled to 65535 in Pillow's mode "I" and cut off at 255 from there (i2rgb in Convert.c). */
+/* Python's round(value / maxval * out_max), ties to even, then converted as convert("RGB") does. Gray of more than 8
+   bits is scaled to 65535 in Pillow's mode "I", then clipped at 255 (i2rgb in Convert.c). */
 static uint8_t pnm_scale(uint32_t value, uint32_t maxval, uint32_t out_max) {
     double scaled = (double)value / maxval * out_max;
     double whole = floor(scaled), rest = scaled - whole;
