@@ -2,17 +2,17 @@
 
        eval [options] MODEL DIR              make eval [MODEL=file.bin]
 
-   DIR/eval.jsonl (written by evaluate.py) has a question a line, with the names of its pictures, which lie beside it:
+   DIR/eval.jsonl (written by evaluate.py) has one question a line, with the names of its pictures, which are in DIR:
 
      {"id": 0, "skill": "fine", "pictures": ["000.png"], "split": true, "question": "...", "answer": "..."}
 
-   Each is asked by itself, as ./smolvlm would: the pictures in their order, then the question, with --no-split where
-   split is false; the answer is greedy and at most 160 tokens long. It is right if it has the same words and numbers as
-   the one that is expected: white space at the ends does not count, between words any amount of it is one space, and
-   full stops at the end do not count; capitals do.
+   Each question is asked alone, as ./smolvlm would: the pictures in order, then the question, with --no-split where
+   split is false. The answer is greedy and at most 160 tokens long. It is right if it has the same words and numbers as
+   the expected one. White space at the ends and full stops at the end are ignored; any white space between words counts
+   as one space. Capitals matter.
 
-   stdout: a line a skill and one for all. Exit code 0; 1: fewer than 95 % right in all, or fewer than 90 % in a skill
-   of ten questions and more, or something is wrong with an input; 2: wrong usage. */
+   stdout: one line for each skill and one for all. Exit code 0; 1: fewer than 95 % right in all, or fewer than 90 % in
+   a skill of ten or more questions, or an invalid input; 2: wrong usage. */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -61,7 +61,7 @@ typedef struct Question {
 
 typedef struct Skill { const char *name; int right, asked; } Skill;
 
-/* One sentence on stderr, and the exit code for a wrong input. */
+/* Prints one sentence on stderr and returns the exit code for an invalid input. */
 static SV_PRINTF(1, 2) int complain(const char *format, ...) {
     va_list args;
     va_start(args, format);
@@ -74,8 +74,8 @@ static SV_PRINTF(1, 2) int complain(const char *format, ...) {
 
 /* ------------------------------------------------------------------------------------------------- a line of the file
 
-   A line ends with a zero byte, and there is none within. Strings are decoded where they stand, as they only become
-   shorter, so that a question's texts point into the file. */
+   A line ends with a zero byte and has none within. Strings are decoded in place, as they only become shorter, so a
+   question's texts point into the file. */
 
 typedef struct Line { const char *path; int number; char *begin, *at; } Line;
 
@@ -84,7 +84,7 @@ static bool malformed(const Line *line, const char *what) {
     return false;
 }
 
-/* Whether the next character, after white space, is this one; if so, it is behind us. */
+/* Whether the next character, after white space, is this one; if so, it is consumed. */
 static bool next_is(Line *line, char c) {
     line->at += strspn(line->at, " \t\r");
     if (*line->at != c) return false;
@@ -125,7 +125,7 @@ static char *put_utf8(char *to, long c) {
     return to;
 }
 
-/* What stands behind a backslash, moved to *to: \n and its like, or \u and four digits, twice that beyond U+FFFF. */
+/* Decodes what follows a backslash to *to: \n and the like, or \u and four digits, twice that beyond U+FFFF. */
 static bool read_escape(Line *line, char **to) {
     static const char letters[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
     const char *letter = *line->at ? strchr(letters, *line->at) : NULL;
@@ -167,7 +167,7 @@ static bool read_string(Line *line, char **text) {
     return true;
 }
 
-/* A text that says something, even when full stops do not count. */
+/* A text that is not empty, even when its final full stops are ignored. */
 static bool read_text(Line *line, char **text) {
     if (!read_string(line, text)) return false;
     return (*text)[strspn(*text, " \t\r\n.")] || malformed(line, "an empty text");
@@ -242,7 +242,7 @@ static bool read_question(Line *line, Question *q) {
 
 /* ---------------------------------------------------------------------------------------------------- all questions */
 
-/* The whole file, with a zero behind it; NULL with a complaint. */
+/* The whole file with a zero byte after it; NULL after a complaint. */
 static char *read_file(const char *path, size_t *size) {
     FILE *f = sv_fopen(path, "rb");
     char *data = NULL;
@@ -274,7 +274,7 @@ failed:
     return NULL;
 }
 
-/* The questions of a file's text, ids rising; NULL with a complaint. They point into data. */
+/* The questions of a file's text, ids ascending; NULL after a complaint. They point into data. */
 static Question *read_questions(const char *path, char *data, size_t size, int *count) {
     Question *list = NULL;
     size_t room = 0;
@@ -316,7 +316,7 @@ failed:
 
 static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
-/* What counts of an answer: no white space around it, no full stops at its end. */
+/* The part of an answer that counts: no white space around it, no full stops at its end. */
 static SvString trimmed(const char *text, size_t size) {
     while (size && is_space(text[size - 1])) size--;
     while (size && is_space(*text)) text++, size--;
@@ -371,7 +371,7 @@ static void write_string(FILE *f, const char *text, size_t size) {
     fputc('"', f);
 }
 
-/* The skill of this name among those that are sorted by it, put there if it is new; NULL if there are too many. */
+/* The skill of this name in the sorted list, inserted if it is new; NULL if there are too many. */
 static Skill *find_skill(Skill *skills, int *count, const char *name) {
     int i = 0;
     while (i < *count && strcmp(skills[i].name, name) < 0) i++;
