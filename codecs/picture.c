@@ -11,7 +11,7 @@ int sv_not_read(const char *name, const char *what, SvError *error) {
     const char *slash = strrchr(name, '/'), *dot = strrchr(slash ? slash : name, '.');
     int stem = dot && dot != name ? (int)(dot - name) : (int)strlen(name);
     if (*name == '-' || strpbrk(name, "'%:") || strlen(name) > 200 || strcmp(name + stem, ".png") == 0)
-        return sv_fail(error, "%s: %s not read; convert it to PNG, JPEG or PNM", name, what);   /* no command to paste */
+        return sv_fail(error, "%s: %s not read; convert it to PNG, JPEG or PNM", name, what);   /* without a command */
     return sv_fail(error, "%s: %s not read; convert it: magick '%s' '%.*s.png'", name, what, name, stem, name);
 }
 
