@@ -1,6 +1,6 @@
-/* test_checkpoint.c: sv_open on files that are not what they should be. Whatever a file holds, it is refused with a
-   sentence that names it, or it opens and works; under make sanitize, without a wrong access or a leak.
-   Run from the repository's root; the damaged copies are written beside the test program. */
+/* test_checkpoint.c: sv_open on damaged and wrong files. Whatever a file holds, either it is refused with a sentence
+   that names it, or it opens and works; under make sanitize, without an invalid access or a leak. Run from the
+   repository's root; the damaged copies are written beside the test program. */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L             /* ftruncate */
 #endif
@@ -55,7 +55,7 @@ static void write_copy(const void *data, size_t size) {
     }
 }
 
-/* Makes both checksums right again, and writes the copy. */
+/* Repairs both checksums and writes the copy. */
 static void write_repaired(Bytes *b) {
     write_u32(b->data + 32, sv_crc32(0, b->data + b->data_offset, b->size - b->data_offset));
     write_u32(b->data + 12, sv_crc32(0, b->data + 16, b->data_offset - 16));
@@ -81,8 +81,8 @@ static bool refused(const char *path, const char *words) {
 
 #define ASSERT_REFUSED(path, words) ASSERTm(error.text, refused(path, words))
 
-/* Opens the damaged copy and, if that succeeds, uses it: two tokens, about a picture if it may see. 1: it worked, 0: a
-   sentence came instead, -1: the sentence does not name the file. */
+/* Opens the damaged copy and, if that succeeds, uses it: two tokens, about a picture if `see` is set. Returns 1 if it
+   worked, 0 if it failed with a sentence, -1 if the sentence does not name the file. */
 static int try_copy(bool see) {
     SvModel *model;
     memset(&error, 0, sizeof error);
@@ -167,7 +167,7 @@ TEST whole(const char *path) {
 
 /* -------------------------------------------------------------------------------------------------------- cut short */
 
-/* At every byte of the metadata and every step-th of the weights; the file keeps saying how long it was, so the length
+/* At every byte of the metadata and every step-th of the weights. The header still states the old length, so the length
    is what is wrong. */
 TEST cut_short(const char *path, size_t step) {
     Bytes b = read_checkpoint(path);
@@ -183,7 +183,8 @@ TEST cut_short(const char *path, size_t step) {
     PASS();
 }
 
-/* One that says so of itself and has its checksums right: only what is behind the end shows it. */
+/* Truncated, with a header that states the new length and correct checksums: only the offsets beyond the end show
+   it. */
 TEST cut_and_repaired(const char *path) {
     Bytes b = read_checkpoint(path);
     size_t whole = b.size, step = 64 * (1 + whole / 64 / 150);
@@ -211,7 +212,7 @@ TEST metadata_cut_and_repaired(const char *path) {
 
 /* ---------------------------------------------------------------------------------------------------------- damaged */
 
-/* A rotary frequency that would send sv_sin_cos out of its range, and its checksums right. */
+/* A rotary frequency that would send sv_sin_cos out of its range, with correct checksums. */
 TEST frequencies_are_checked(const char *path) {
     const float bad[] = { NAN, INFINITY, -INFINITY, 1e20f, -1e-3f, 1.001f };
     Bytes b = read_checkpoint(path);
@@ -229,7 +230,8 @@ TEST frequencies_are_checked(const char *path) {
     PASS();
 }
 
-/* Where the tensor table has this tensor's format; then come group, rows, cols, and 64 bits of offset and size each. */
+/* The offset of this tensor's format in the tensor table. Group, rows and cols follow, then 64 bits of offset and size
+   each. */
 static size_t entry_of(const Bytes *b, const char *name) {
     size_t length = strlen(name);
     for (size_t at = 40; at + length < b->data_offset; at++)
@@ -238,8 +240,8 @@ static size_t entry_of(const Bytes *b, const char *name) {
     exit(EXIT_FAILURE);
 }
 
-/* One entry of the tensor table changed: its format, group, rows, cols; what is -1 stays. size: 0 if it stays, 1 if it
-   becomes the right one for the others, else what is added to it. */
+/* A changed entry of the tensor table: its format, group, rows, cols; -1 leaves a field as it is. size: 0 leaves it, 1
+   makes it right for the other fields, anything else is added to it. */
 typedef struct Misfit { const char *words; int64_t format, group, rows, cols, size; } Misfit;
 
 TEST entry_is_checked(const char *path, const char *name, const Misfit *m) {
@@ -287,7 +289,8 @@ static const Misfit MISFITS_TABLE[] = {                     /* of POSITIONS, a t
     { NO_GROUP, 0, 64, -1, -1, 0 }, { NO_FIT, 2, 64, -1, -1, 0 },
 };
 
-/* A bit of a byte turned and the checksums left: every byte of the metadata, and of the weights with a stride. */
+/* One bit of a byte is flipped and the checksums are left: every byte of the metadata, and of the weights with a
+   stride. */
 TEST damage_is_noticed(const char *path) {
     Bytes b = read_checkpoint(path);
     write_copy(b.data, b.size);
@@ -310,9 +313,9 @@ TEST damage_is_noticed(const char *path) {
 
 typedef struct Tally { unsigned opened, refused; } Tally;
 
-/* b with size bytes at `at` changed to `to` and the header's checksum repaired, opened and used, and changed back. The
-   file is made longer than SV_VERIFY_SIZE by a hole, so that its weights are not summed ten thousand times;
-   and the tower works for one in four, to save time. */
+/* Changes `size` bytes of b at `at` to `to`, repairs the header's checksum, opens and uses the file, and changes it
+   back. A hole makes the file longer than SV_VERIFY_SIZE, so that its weights are not summed ten thousand times. To
+   save time, the tower runs for one change in four. */
 static bool changed(const Bytes *b, FILE *f, size_t at, const void *to, size_t size, Tally *tally) {
     uint8_t kept[8], crc[4];
     memcpy(kept, b->data + at, size);
@@ -331,7 +334,7 @@ static bool changed(const Bytes *b, FILE *f, size_t at, const void *to, size_t s
     return verdict >= 0;
 }
 
-/* Not on a big-endian machine, nor where there is no mmap. */
+/* False on a big-endian machine, and where there is no mmap. */
 static bool is_mapped(const char *path) {
     SvModel *model;
     bool mapped = sv_open(path, &model, &error) == 0 && model->mapped;
@@ -349,8 +352,8 @@ static FILE *open_long_copy(Bytes *b) {
     return f;
 }
 
-/* Every byte of the metadata, changed and the checksum repaired: a sentence or an answer, never a crash. Those of the
-   header and the config are changed in three ways. */
+/* Every byte of the metadata is changed and the checksum repaired: a sentence or an answer, never a crash. The bytes of
+   the header and the config are changed in three ways. */
 TEST repaired_damage_is_harmless(const char *path) {
     if (!is_mapped(path)) SKIPm("the file is read and summed whole here, ten thousand times would take too long");
     Bytes b = read_checkpoint(path);
@@ -367,8 +370,9 @@ TEST repaired_damage_is_harmless(const char *path) {
     PASS();
 }
 
-/* Any four bytes taken as a number and set to the edges of what a length, a dimension or a float may be: in the header,
-   the config and the first entries of the tensor table each to all of them, in the rest to one or another. */
+/* Any four bytes, taken as a number, are set to the limits of a length, a dimension or a float. In the header, the
+   config and the first entries of the tensor table, each is set to all of these values; in the rest, to one or
+   another. */
 TEST extreme_numbers_are_harmless(const char *path) {
     if (!is_mapped(path)) SKIPm("the file is read and summed whole here, ten thousand times would take too long");
     const uint32_t extremes[] = { 0, 1, 2, 0xffff, 0x3fffffff, 0x7f800000, 0x7fc00000, 0x7fffffff, 0xffffffff };
@@ -388,7 +392,8 @@ TEST extreme_numbers_are_harmless(const char *path) {
     PASS();
 }
 
-/* A checkpoint whose f32 tensors of one kind are all `value`, or only their last number, with good checksums. */
+/* Writes a checkpoint whose f32 tensors of one kind are all `value`, or only their last number, with correct
+   checksums. */
 static void spoil_weights(const char *path, const char *kind, float value, bool last) {
     union { float f; uint32_t u; } bits = { value };
     Bytes b = read_checkpoint(path);
@@ -406,7 +411,7 @@ static void spoil_weights(const char *path, const char *kind, float value, bool 
     free(b.data);
 }
 
-/* Numbers that are none, or beyond all bounds, reach the logits, and there are found. */
+/* NaNs and numbers beyond all bounds reach the logits, and are found there. */
 TEST weights_that_are_no_numbers(const char *path, const char *kind, float value) {
     spoil_weights(path, kind, value, false);
     for (int temperature = 0; temperature <= 1; temperature++) {
@@ -427,7 +432,7 @@ TEST weights_that_are_no_numbers(const char *path, const char *kind, float value
     PASS();
 }
 
-/* The self-test finds one such number in one row of lm_head: a hash of it would be each machine's own. */
+/* The self-test finds one such number in one row of lm_head: a hash of it would differ between machines. */
 TEST selftest_of_one_that_is_no_number(const char *path) {
     SvModel *model;
     uint64_t hash;
@@ -439,7 +444,7 @@ TEST selftest_of_one_that_is_no_number(const char *path) {
     PASS();
 }
 
-/* sv_verify sums the mapped file: it notices what changed after opening. */
+/* sv_verify sums the mapped file, so it notices what changed after opening. */
 TEST verify_notices_a_change(const char *path) {
     if (!is_mapped(path)) SKIPm("the file was read, and summed then");
     Bytes b = read_checkpoint(path);

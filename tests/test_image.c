@@ -111,8 +111,8 @@ static const char *const small_files[] = {
     "images/p5_1000.pgm", "images/p6_255.ppm", "images/comments.ppm", "jpeg/size_3x5.jpg",
     "jpeg/size_8x8_progressive.jpg", "jpeg/smooth_low_band_2x2.jpg", "jpeg/sampling_2x2_width_5.jpg" };
 
-/* A prefix is either refused with a sentence or, where only the end of the file is missing, read as the whole is. The
-   copy has exactly the prefix's size, so that a sanitizer sees every byte read too far. */
+/* A prefix is either refused with a sentence or, where only the end of the file is missing, read like the whole file.
+   The copy has exactly the prefix's size, so that a sanitizer detects every read beyond it. */
 TEST cut_at_every_byte(const char *name)
 {
     char path[300];
@@ -132,7 +132,7 @@ TEST cut_at_every_byte(const char *name)
         if (sv_image_decode(copy, n, name, &image, &error)) {
             ASSERTm(path, !image.rgb && strncmp(error.text, name, strlen(name)) == 0 && strlen(error.text) > 20);
             refused++;
-        } else if (data[0] != 'P' || data[1] == '1' || data[1] > '3') {         /* an ASCII number cut is a number */
+        } else if (data[0] != 'P' || data[1] == '1' || data[1] > '3') {         /* cut ASCII numbers are numbers */
             bool same = image.width == whole.width && image.height == whole.height;
             ASSERTm(path, strstr(name, "xmp") || (same && crc_of(&image) == crc_of(&whole)));
         }
@@ -177,7 +177,7 @@ TEST change_every_byte(const char *name)
 
 /* ------------------------------------------------------------------------------------------------ inflate
 
-   One gray line of eight pixels, its IDAT written by hand: the header's bytes are 78 01, the line 00 (no filter) and
+   One gray line of eight pixels, its IDAT written by hand. The zlib header is 78 01; the line is 00 (no filter) and
    eight bytes. */
 static size_t tiny_png(uint8_t *png, const uint8_t *stream, size_t size)
 {
@@ -215,7 +215,7 @@ static size_t tiny_png(uint8_t *png, const uint8_t *stream, size_t size)
 
 TEST inflate_blocks(void)
 {
-    /* stored; two stored blocks, one of them empty; its length's complement wrong; cut before the checksum */
+    /* stored; two stored blocks, one of them empty; wrong complement of its length; truncated before the checksum */
     INFLATES("=abcdefgh", 0x78, 1, 1, 9, 0, 0xf6, 0xff, 0, 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 0x0e, 1, 3, 0x25);
     INFLATES("=abcdefgh", 0x78, 1, 0, 0, 0, 0xff, 0xff, 1, 9, 0, 0xf6, 0xff, 0, 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h');
     INFLATES("checksum of its", 0x78, 1, 1, 9, 0, 0xf6, 0xff, 0, 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 0, 0, 0, 0);
@@ -255,7 +255,7 @@ TEST inflate_blocks(void)
 
 /* ------------------------------------------------------------------------------------------------ JPEG's arithmetic
 
-   In vectors and in plain C, which must agree for whatever a file may hold. */
+   The vector code and plain C must agree on whatever a file may hold. */
 static uint32_t random_bits(void)
 {
     static uint32_t state = 1;
@@ -263,7 +263,7 @@ static uint32_t random_bits(void)
     return state >> 8;
 }
 
-/* Blocks with few coefficients and many, none in some rows, of any size up to the last bit. */
+/* Blocks with few coefficients and many, none in some rows, of any magnitude up to the last bit. */
 TEST jpeg_inverse_dct(void)
 {
     enum { STRIDE = 11 };
@@ -287,7 +287,7 @@ TEST jpeg_inverse_dct(void)
     PASS();
 }
 
-/* Rows of every length around the vectors' own, of random samples and of only the extremes. */
+/* Rows of every length around the vector widths, of random samples and of extremes only. */
 TEST jpeg_upsampling(void)
 {
     enum { MOST = 70 };
@@ -316,7 +316,7 @@ TEST jpeg_upsampling(void)
     PASS();
 }
 
-/* All colours there are, then rows of every length. */
+/* All colours, then rows of every length. */
 TEST jpeg_colours(void)
 {
     uint8_t luma[256], blue[256], red[256], out[2][3 * 256 + 1] = { { 0 } };
@@ -346,7 +346,7 @@ TEST jpeg_colours(void)
 
 /* ------------------------------------------------------------------------------------------------ transparency */
 
-/* Only what is transparent costs an alpha plane or has a key: an alpha channel or a tRNS chunk alone does not. */
+/* Only transparent pixels cost an alpha plane: an alpha channel or a tRNS chunk alone does not. */
 TEST alpha_planes(void)
 {
     static const char *const opaque[] = { "alpha6_8_none.png", "alpha6_16_none.png", "alpha4_8_none.png",
@@ -420,7 +420,7 @@ TEST crc32_in_pieces(void)
     ASSERT_EQ_FMT(0xcbf43926u, (unsigned)sv_crc32(0, "123456789", 9), "%x");
     ASSERT_EQ_FMT(0u, (unsigned)sv_crc32(0, NULL, 0), "%x");
     for (uint32_t i = 0, x = 1; i < SIZE; i++, x = x * 1664525 + 1013904223) data[i] = (uint8_t)(x >> 24);
-    uint32_t one = 0, whole = sv_crc32(0, data, SIZE);          /* the long way, with tables, and the short one */
+    uint32_t one = 0, whole = sv_crc32(0, data, SIZE);          /* with the large tables, and without */
     for (size_t i = 0; i < SIZE; i++) one = sv_crc32(one, data + i, 1);
     ASSERT_EQ_FMT((unsigned)one, (unsigned)whole, "%x");
     ASSERT_EQ_FMT((unsigned)one, (unsigned)sv_crc32(sv_crc32(0, data, 9001), data + 9001, SIZE - 9001), "%x");

@@ -1,7 +1,7 @@
-/* test_model.c: whole models against transformers (tests/golden_model.py says what the goldens hold), and against
-   themselves: however many threads work on it, the bits are the same, and with Q8 and Q4 also however a prompt is cut,
-   and with whatever kernels: those of the golden hashes, on every machine.
-   Run from the repository's root. test_model --hashes prints the hashes that golden_model.py keeps. */
+/* test_model.c: whole models against transformers (tests/golden_model.py describes the goldens), and against
+   themselves. The bits are the same with any number of threads. With Q8 and Q4 they are also the same however a prompt
+   is chunked, and with every kernel set: those of the golden hashes, on every machine. Run from the repository's root.
+   test_model --hashes prints the hashes that golden_model.py keeps. */
 #include "greatest.h"
 #include "golden.h"
 #include "../model.h"
@@ -17,8 +17,8 @@
 
 static SvModel *vlm, *llama;
 
-/* The same models in Q8 and Q4. far_features, far_logits: how far from the original's their outputs are, by root mean
-   square; a little more than measured, so that a wrong model cannot hide behind its hash. */
+/* The same models in Q8 and Q4. far_features, far_logits: the rms distance from the original's outputs that is allowed.
+   It is a little more than measured, so that a wrong model cannot hide behind its hash. */
 typedef struct Quantized {
     const char *file;
     SvModel **original, *model;
@@ -83,7 +83,8 @@ static const Case CASES[] = {
     { &llama, GOLDEN "text.golden", "conversation", TEXT_CONVERSATION, LENGTH(TEXT_CONVERSATION), false, 0, 0 },
 };
 
-/* The answer to a case under options, its prompt too if anybody wants it; false: failed, error says why. */
+/* The answer to a case under options, and its prompt, unless that is NULL. Returns false on failure; `error` says
+   why. */
 static bool ask(const Case *c, SvOptions options, const SvEvents *events, SvPrompt *prompt, SvAnswer *answer) {
     SvPrompt own;
     options.no_split = c->no_split;
@@ -145,7 +146,7 @@ TEST greedy_as_transformers(const Case *c) {
     PASS();
 }
 
-/* What the activation event says of one module, its pieces joined. */
+/* One module's activation events, joined. */
 typedef struct Module { char name[96]; int dims, shape[5]; float *data; size_t count; } Module;
 typedef struct Modules { Module list[16]; int count; } Modules;
 
@@ -194,7 +195,7 @@ TEST module_as_transformers(const Case *c, const Module *m, double *worst) {
     PASS();
 }
 
-/* Tokens after the prompt are nobody's activations, so the number of answer tokens must not matter. */
+/* Only activations of the prompt are reported, so the number of answer tokens must not matter. */
 TEST modules_as_transformers(const Case *c) {
     Modules modules = { .count = 0 };
     SvEvents events = { .user = &modules, .activation = collect };
@@ -211,7 +212,7 @@ TEST modules_as_transformers(const Case *c) {
 
 /* ------------------------------------------------------------------------------------------------------ bit for bit */
 
-/* Logits after each of the positions of x, which are fed in chunks. */
+/* Logits after each position of x, which is fed in chunks. */
 static float *logits_in_chunks(const SvModel *m, const float *x, size_t n, size_t chunk, int threads) {
     size_t dim = m->config.hidden_size, vocab = m->config.vocab_size;
     float *copy = malloc(n * dim * sizeof *copy), *logits = calloc(n * vocab, sizeof *logits);
@@ -229,7 +230,7 @@ static float *logits_in_chunks(const SvModel *m, const float *x, size_t n, size_
 }
 
 /* 600 positions are more than the decoder's own chunk of 512. Threads start only where there is work for them. With Q8
-   and Q4 each position's logits are to the bit those it has when it goes alone; with floats they are as near to them
+   and Q4, each position's logits equal, to the bit, those of feeding it alone. With floats they are as close to those
    as both are to transformers'. */
 TEST prefill_in_any_chunks(SvModel *m) {
     size_t n = m->config.max_position_embeddings < 600 ? m->config.max_position_embeddings : 600;
@@ -264,8 +265,8 @@ static void count_one(void *user, const SvActivation *activation) {
     ++*(int *)user;
 }
 
-/* A model is shared, a decoder belongs to one thread: two of the caller's own threads, each with a decoder and somebody
-   who listens, are told what one is told alone. */
+/* A model is shared; a decoder belongs to one thread. Two of the caller's own threads, each with a decoder and event
+   callbacks, get the same events as one thread alone. */
 TEST threads_of_the_caller(SvModel *m) {
     enum { N = 3 };
     size_t dim = m->config.hidden_size, vocab = m->config.vocab_size;
@@ -293,7 +294,8 @@ TEST threads_of_the_caller(SvModel *m) {
     PASS();
 }
 
-/* Tiles do not see each other: each alone, all in a batch, on threads, the same features. 70 are more than a batch. */
+/* Tiles do not see each other: each alone, all in a batch, and on threads give the same features. 70 are more than a
+   batch. */
 TEST vision_in_any_company(SvModel *m) {
     enum { TILES = 70 };
     const SvConfig *c = &m->config;
@@ -502,7 +504,7 @@ static bool listen(void *user, int32_t id, const char *text, size_t size) {
 }
 
 TEST stream_is_the_answer(const Case *c) {
-    for (uint64_t seed = 0; seed < 8; seed++) {             /* hot: broken characters and characters in pieces */
+    for (uint64_t seed = 0; seed < 8; seed++) {             /* high temperature: invalid and split characters */
         Stream stream = { .size = 0 };
         SvEvents events = { .user = &stream, .token = listen };
         SvOptions options = greedy(40);
@@ -537,12 +539,12 @@ TEST listener_stops_the_answer(void) {
     PASS();
 }
 
-/* The model's own end token is never the likeliest here, so one of the answer's is made one. */
+/* The model's own end token is never the likeliest here, so one of the answer's tokens is made an end token. */
 TEST end_token_stops_the_answer(void) {
     Golden ids = golden(CASES[0].golden, "question/greedy");
     SvConfig *config = &vlm->config;
     SvIds kept = config->eos_token_id;
-    size_t first = 0;                                       /* where the answer's sixth token comes up first */
+    size_t first = 0;                                       /* where the answer's sixth token first occurs */
     while (ids.data.i[first] != ids.data.i[5]) first++;
     config->eos_token_id = (SvIds){ 3, { 0, 1, (uint32_t)ids.data.i[5] } };
     SvAnswer answer;
@@ -569,7 +571,7 @@ TEST length_ends_the_answer(void) {
     PASS();
 }
 
-/* A prompt of exactly n tokens, text before it. */
+/* A prompt of exactly n text tokens. */
 static SvPrompt long_prompt(size_t n) {
     SvPrompt prompt = { .ids = malloc((n + 1) * sizeof *prompt.ids), .n_ids = n };
     if (!prompt.ids) exit(EXIT_FAILURE);
@@ -749,7 +751,7 @@ TEST progress_can_give_up(void) {
     PASS();
 }
 
-/* The pictures' tiles lie one after the other in prompt.tiles, where sv_vision finds them. */
+/* The pictures' tiles follow each other in prompt.tiles, as sv_vision expects them. */
 TEST tiles_of_several_pictures(void) {
     SvPrompt prompt;
     SvAnswer answer;

@@ -1,8 +1,8 @@
-/* test_quant.c: every set of kernels that this machine can run, against torch (functions.golden) and against quant.c,
-   the set that defines the results. What has to be the same to the bit everywhere, the products of Q8 and Q4 and all
-   that is done to rows, must equal quant.c's; what may differ, products of floats, is held against double precision.
-   quant.c itself is held against torch, and by the hashes here and in test_model.c.
-   -v prints the largest error that each test has met. Run from the repository's root. */
+/* test_quant.c: every kernel set that this machine can run, against torch (functions.golden) and against quant.c, the
+   set that defines the results. What must be equal to the bit everywhere, the products of Q8 and Q4 and all row-wise
+   functions, must equal quant.c's. What may differ, products of floats, is compared with double precision. quant.c
+   itself is tested against torch, and by the hashes here and in test_model.c. -v prints the largest error that each
+   test has met. Run from the repository's root. */
 #include "greatest.h"
 #include "golden.h"
 #include "../model.h"
@@ -20,7 +20,7 @@
 
 static const SvKernels *cpu, *reference;    /* the set under test, and quant.c */
 
-/* |got - want| in steps of a float of want's size. */
+/* |got - want| in units in the last place of want, as a float. */
 static double ulps(float got, double want) {
     int exponent = want == 0 ? -126 : ilogb(want);
     return fabs(got - want) / ldexp(1, (exponent < -126 ? -126 : exponent) - 23);
@@ -52,7 +52,7 @@ static void say(const char *what, double worst, const char *unit) {
 
 static bool same(const float *a, const float *b, size_t n) { return memcmp(a, b, n * sizeof *a) == 0; }
 
-/* The same bits, or both no number: which NaN it is, is the processor's affair. */
+/* The same bits, or both NaN: a NaN's payload differs between processors. */
 static bool same_numbers(const float *a, const float *b, size_t n) {
     if (same(a, b, n)) return true;
     for (size_t i = 0; i < n; i++)
@@ -72,7 +72,7 @@ static float *floats(size_t n) {
     return x;
 }
 
-/* Room that a kernel may use, full of NaNs: what it finds there must not matter. */
+/* Scratch for a kernel, full of NaNs: its contents must not matter. */
 static float *scratch(uint64_t n) { return memset(bytes((size_t)n * sizeof(float)), 0xff, (size_t)n * sizeof(float)); }
 
 /* -------------------------------------------------------------------------------------------- functions of a number */
@@ -194,7 +194,8 @@ TEST activations_at_their_ends(void) {
     PASS();
 }
 
-/* The golden is transformers' in float: an ulp of 1 off at most, for an angle is a float and its sine a rounded one. */
+/* The golden is transformers' in float: at most an ulp of 1 off, because an angle is a float and its sine is
+   rounded. */
 TEST rope_as_transformers(const char *theta) {
     Golden at = golden(FUNCTIONS, "positions"), inv_freq = golden(FUNCTIONS, "inv_freq %s", theta);
     Golden cosine = golden(FUNCTIONS, "cos %s", theta), sine = golden(FUNCTIONS, "sin %s", theta);
@@ -258,7 +259,7 @@ TEST norms_as_torch(void) {
     PASS();
 }
 
-/* Rows together, alone, in place, on threads, and as quant.c has them: the same bits. */
+/* Rows together, alone, in place, on threads, and by quant.c: the same bits. */
 TEST norms_bit_for_bit(size_t n, size_t size) {
     float *x = noises(16, n * size, 2), *weight = noises(17, size, 1), *bias = noises(18, size, 1);
     float *layer = floats(n * size), *rms = floats(n * size), *out = floats(n * size);
@@ -339,7 +340,7 @@ TEST rows_that_are_no_numbers(void) {
 
 /* ---------------------------------------------------------------------------------------- matrix products of floats */
 
-/* The floats w in a format of the checkpoint: as they are, or their upper halves. The caller frees data. */
+/* The floats w in a format of the checkpoint: unchanged, or their upper halves. The caller frees data. */
 static SvTensor encode(const float *w, uint32_t format, size_t rows, size_t cols) {
     void *data = bytes(rows * cols * 4);
     if (format == SV_F32) memcpy(data, w, rows * cols * 4);
@@ -388,7 +389,8 @@ TEST linear_as_torch(void) {
     PASS();
 }
 
-/* Largest error of out = x w^T + bias, as a part of sum |x w| + |bias|: what cancels in a sum was rounded before. */
+/* Largest error of out = x w^T + bias, relative to sum |x w| + |bias|, because terms that cancel were rounded
+   before. */
 static double matmul_error(const float *out, const float *x, const SvTensor *w, const float *bias, size_t n) {
     double worst = 0;
     size_t rows = w->rows, cols = w->cols;
@@ -409,9 +411,9 @@ static double matmul_error(const float *out, const float *x, const SvTensor *w, 
     return worst;
 }
 
-/* Every count of rows of x around a kernel's four, every width around its sixteen lanes and its panels. What is exact:
-   threads, and whether another row is there, among the few rows that go one by one and among the many that go together;
-   between these two the order of a sum differs. */
+/* Counts of rows of x around a kernel's four, widths around its sixteen lanes and its panels. Neither threads nor the
+   presence of other rows may change a bit: among the few rows that go one by one, and among the many that go together.
+   Between these two the order of a sum differs. */
 TEST matmul_shapes(uint32_t format, double *worst) {
     const size_t counts[] = { 1, 2, 3, 4, 5, 33 }, heights[] = { 1, 2, 7, 65 };
     const size_t widths[] = { 1, 2, 15, 16, 17, 31, 33, 255, 257, 333, 4304, 20001 };
@@ -452,8 +454,8 @@ TEST matmul_shapes(uint32_t format, double *worst) {
     PASS();
 }
 
-/* A sum of n floats one after the other is off by n 2^-24 of their magnitudes at most, and a panel has 256 columns. Of
-   that, noise makes far less: a random walk. */
+/* A sequential sum of n floats has an error of at most n 2^-24 of their magnitudes, and a panel has 256 columns. Noise
+   gives far less than that: a random walk. */
 TEST matmul(uint32_t format) {
     double worst = 0;
     CHECK_CALL(matmul_shapes(format, &worst));
@@ -462,7 +464,7 @@ TEST matmul(uint32_t format) {
     PASS();
 }
 
-/* A row of a product must not change with what stands in the other rows, not even if that is no number. */
+/* A row of a product must not depend on the other rows, not even if they hold NaNs. */
 TEST matmul_rows_are_apart(void) {
     enum { N = 6, ROWS = 5, COLS = 19 };
     float *x = noises(24, N * COLS, 1), *w = noises(25, ROWS * COLS, 1), out[N * ROWS], spoilt[N * ROWS];
@@ -504,7 +506,7 @@ static float bf16(uint16_t bits) {
 
 static size_t up_to(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-/* Scales: mostly a sixteenth or so of either sign, and now and then zero, tiny or large. */
+/* Scales: mostly about a sixteenth, of either sign, and sometimes zero, tiny or large. */
 static uint16_t some_scale(uint64_t seed, size_t i) {
     static const uint16_t special[] = { 0, 0x8000, 0x0001, 0x0080, 0x5000, 0xd000 };
     int one = (int)((noise(seed, 2 * i) + 1) * 32);
@@ -512,8 +514,8 @@ static uint16_t some_scale(uint64_t seed, size_t i) {
     return (uint16_t)((one % 2 ? 0x3d00 : 0xbd00) + (int)((noise(seed, 2 * i + 1) + 1) * 127));
 }
 
-/* Any numbers there are, Q8's -128 among them, which export.py never writes. What a file may hold where nobody looks is
-   not zero: what groups and sixteens of rows are filled up with. */
+/* All possible numbers, including Q8's -128, which export.py never writes. The padding of groups and of sixteen rows is
+   not zero, because a file may hold anything there. */
 static Matrix make_matrix(uint32_t format, size_t rows, size_t cols, uint64_t seed) {
     static const int8_t values[16] = SV_Q4_VALUES;
     size_t groups = (cols + GROUP - 1) / GROUP, group = format == SV_Q8 ? GROUP : GROUP / 2;
@@ -594,7 +596,7 @@ TEST tensor_sizes(void) {
 /* ------------------------------------------------------------------------------------------ Q8 and Q4: the products */
 
 /* Rows of x, eight kinds in turn: noise; many zeros of both signs; close to overflow; denormal and tiny; nothing but
-   -0; a NaN; an infinity; numbers that lie between two integers. */
+   -0; a NaN; an infinity; numbers halfway between two integers. */
 enum { KINDS = 8 };
 static float *inputs(size_t n, size_t cols) {
     float *x = noises(41, n * cols, 1);
@@ -615,7 +617,7 @@ static float *inputs(size_t n, size_t cols) {
     return x;
 }
 
-/* Each n on rows of x that begin with another kind, with a bias and without, on threads if there is work for them. */
+/* Each n on rows of x that begin with another kind, with and without a bias, on threads if there is enough work. */
 TEST quantized_product(uint32_t format, size_t rows, size_t cols) {
     const size_t counts[] = { 1, 1, 1, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 257, 300 };
     size_t kinds = LENGTH(counts), most = KINDS + 300;
@@ -659,7 +661,7 @@ TEST quantized_products(uint32_t format) {
     PASS();
 }
 
-/* Scales that are no numbers: the rows they belong to are none, and no others. */
+/* Scales that are not numbers: the rows they belong to are not numbers either; all others are. */
 TEST scales_that_are_no_numbers(uint32_t format) {
     enum { ROWS = 43, COLS = 200, N = 9 };
     Matrix m = make_matrix(format, ROWS, COLS, 44);
@@ -683,7 +685,8 @@ TEST scales_that_are_no_numbers(uint32_t format) {
     PASS();
 }
 
-/* Several matrices at once, as q_proj, k_proj and v_proj are, of formats that may differ: what each gives alone. */
+/* Several matrices at once, like q_proj, k_proj and v_proj, in formats that may differ: each gives what it gives
+   alone. */
 TEST products_together(const uint32_t *formats) {
     enum { COUNT = 4, COLS = 300, N = 20 };
     const size_t heights[COUNT] = { 65, 8, 33, 200 };
@@ -744,7 +747,7 @@ static const Attention ATTENTIONS[] = {
     { 33, 33, 4, 2, 16, true },  { 34, 300, 6, 2, 64, true }, { 3, 1030, 5, 1, 17, true }, { 257, 257, 3, 1, 33, true },
 };
 
-/* q, k, v of the streams that golden_model.py takes, and out; freed together. */
+/* q, k, v from the random streams that golden_model.py uses, and out; freed together. */
 typedef struct Case { float *q, *k, *v, *out; SvCache cache; size_t size; } Case;
 
 static SvCache new_cache_of(const SvKernels *set, bool q8, size_t positions, size_t heads, size_t dim) {
@@ -790,7 +793,7 @@ static void attend_all(const Attention *a, Case *c, float *out, int threads) {
     attend(out, c->q, &c->cache, a->n_q, a->n_k, a->heads, a->causal, threads);
 }
 
-/* One query and head, as the formula says it: softmax(q k^T / sqrt(dim)) v, to out [dim]. */
+/* One query and head by the formula: softmax(q k^T / sqrt(dim)) v, to out [dim]. */
 static void exact_attention(const Attention *a, const Case *c, size_t query, size_t head, double *weights, float *out) {
     size_t seen = a->causal ? a->n_k - a->n_q + query + 1 : a->n_k, kv = head / (a->heads / a->kv_heads);
     const float *q = c->q + (query * a->heads + head) * a->dim;
@@ -810,7 +813,7 @@ static void exact_attention(const Attention *a, const Case *c, size_t query, siz
     }
 }
 
-/* The softmax of x [n] alone: attention of a query 1 over keys x[j], with values that are 1 for one position each. */
+/* The softmax of x [n] alone: attention of a query 1 over keys x[j], with values that are 1 at one position each. */
 static void softmax(float *x, size_t n) {
     enum { DIM = 256 };                                     /* whose square root is exact */
     float q[DIM] = { 16 }, weights[DIM], *k = floats(n * DIM), *v = floats(n * DIM), *out = floats(n);
@@ -830,7 +833,7 @@ static void softmax(float *x, size_t n) {
     free(out);
 }
 
-/* Up to 18 below the largest, a difference of floats is off by 2^-20 at most, and so is its exp: 16 ulp. */
+/* Up to 18 below the largest, a difference of floats has an error of at most 2^-20, and so has its exp: 16 ulp. */
 TEST softmax_as_torch(void) {
     const int sizes[] = { 1, 2, 15, 16, 17, 333 };
     double worst = 0;
@@ -847,8 +850,8 @@ TEST softmax_as_torch(void) {
     PASS();
 }
 
-/* Scores however large or far apart: nothing overflows, and the weights are those of their differences. And where one
-   is no number, no weight is. */
+/* Scores of any size and distance: nothing overflows, and the weights depend only on the differences. If one score is
+   not a number, no weight is. */
 TEST softmax_of_large_numbers(void) {
     float equal[] = { 3e38f, 3e38f, 3e38f, 3e38f }, apart[] = { -3e38f, 3e38f, 0 }, shifted[] = { 1001, 1000 };
     softmax(equal, 4);
@@ -885,9 +888,9 @@ TEST attention_as_torch(void) {
     PASS();
 }
 
-/* In floats, scores reach 30, where floats are 2e-6 apart, and exp makes relative errors of these absolute ones. In
-   integers a query, a key and a value are each off by half a 127th of their largest number at most, and a score of 30,
-   so by several percent: the measured distance is what that comes to. */
+/* In floats, scores reach 30, where floats are 2e-6 apart, and exp turns these absolute errors into relative ones. In
+   integers, a query, a key and a value are each off by at most half a 127th of their largest number. So weights at a
+   score of 30 are off by several percent: the measured distance is the result of that. */
 TEST attention_as_exact(bool q8, double bound) {
     double worst = 0;
     for (size_t i = 0; i < LENGTH(ATTENTIONS); i++) {
@@ -928,7 +931,7 @@ TEST attention_as_exact(bool q8, double bound) {
 
 typedef struct Heads { size_t dim, heads, kv_heads, positions; float size; int broken; } Heads;
 
-/* Positions one after the other, in chunks of every kind and whole, on threads: each query's output is quant.c's.
+/* Positions one after the other, in chunks of every kind and whole, on threads: each query's output equals quant.c's.
    broken: this position's key, value or query holds a NaN. */
 TEST integer_attention(const Heads *h) {
     size_t dim = h->dim, row = h->heads * dim, kv = h->kv_heads * dim, n = h->positions;

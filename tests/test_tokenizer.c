@@ -1,6 +1,6 @@
-/* test_tokenizer.c: tokenizer.c against what the tokenizers library makes of the same texts (tests/golden_tokenizer.py
-   writes tests/golden/tokenizer/), against broken files, and against the clock. Run from the repository's root.
-   SV_SLOW set in the environment allows for a slow machine, an emulated one for instance. */
+/* test_tokenizer.c: tokenizer.c against the tokenizers library on the same texts (tests/golden_tokenizer.py writes
+   tests/golden/tokenizer/), against damaged files, and against the clock. Run from the repository's root. SV_SLOW in
+   the environment allows more time, for a slow machine, such as an emulated one. */
 #include "greatest.h"
 #include "../model.h"
 
@@ -175,7 +175,7 @@ TEST every_code_point(void)
 
 /* --------------------------------------------------------------------------------------- UTF-8 */
 
-/* Any chopping of a stream gives the text of the whole, and never more than the header says. */
+/* A stream divided in any way gives the text of the whole, and never more than the header says. */
 TEST choppings(void)
 {
     static const char bytes[] = "a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80z\xFF\xC3\xC3\xA9\xE2\x82x\xF0\x9F\x98"
@@ -196,7 +196,7 @@ TEST choppings(void)
             random = random * 1664525 + 1013904223;
             size_t size = round == 0 ? sizeof bytes - 1 : round == 1 ? 1 : (random >> 16) % 7;
             if (size > sizeof bytes - 1 - i) size = sizeof bytes - 1 - i;
-            char *exact = malloc(3 * (size + 4));       /* so that a sanitizer sees a byte too many */
+            char *exact = malloc(3 * (size + 4));       /* so that a sanitizer detects an extra byte */
             ASSERT(exact);
             size_t written = sv_utf8_feed(&utf8, bytes + i, size, false, exact);
             ASSERT(n + written <= sizeof out);
@@ -214,7 +214,7 @@ TEST choppings(void)
     PASS();
 }
 
-/* Whole characters come out at once: what a reader of a stream sees is never behind by more than it must be. */
+/* Complete characters come out at once: the output never lags by more than it must. */
 TEST nothing_is_held_back(void)
 {
     SvUtf8 utf8 = { { 0 }, 0 };
@@ -238,7 +238,7 @@ static uint8_t *put_added(uint8_t *at, uint32_t id, uint32_t flags, const char *
     return at + strlen(content);
 }
 
-/* A tokenizer part written here: ids 0 "a", 1 "b", 2 none, 3 "ab" merged of the two, 4 "<ab>" added. */
+/* A tokenizer part written here: ids 0 "a", 1 "b", 2 none, 3 "ab" merged from these two, 4 "<ab>" added. */
 static size_t write_small(uint8_t *out)
 {
     static const char *const token[] = { "a", "b", "", "ab", "<ab>" };
@@ -267,7 +267,7 @@ TEST a_small_one(void)
     ASSERT_EQ(size, used);
 
     int32_t *ids;
-    static const int32_t expected[] = { 3, 4, 0, 3 };   /* x has no id, and what it stood between meets */
+    static const int32_t expected[] = { 3, 4, 0, 3 };   /* x has no id, so its neighbours become adjacent */
     ASSERT_EQ(0, sv_tokenize(t, "axb<ab>a ab", 11, &ids, &count, &error));
     ASSERT_EQ(4, count);
     ASSERT_MEM_EQ(expected, ids, sizeof expected);
@@ -353,7 +353,7 @@ TEST sentences(void)
     PASS();
 }
 
-/* Cut off after size bytes, in memory of just that size: refused, and nothing beyond it is read. */
+/* Truncated to size bytes, in memory of exactly that size: refused, and nothing beyond it is read. */
 static bool cut(const Loaded *l, size_t size)
 {
     uint8_t *data = malloc(size + 1);
@@ -376,7 +376,7 @@ TEST truncated(void)
     PASS();
 }
 
-/* Every byte changed: refused with a sentence, or else good for whatever text. */
+/* Every byte is changed: refused with a sentence, or able to tokenize any text. */
 TEST corrupt(void)
 {
     static const char text[] = "the <a><b> abc'll \xE6\x97\xA5\xE6\x9C\xAC\xC3\xA9 1234 \xFF |||>";
@@ -422,7 +422,7 @@ static double seconds_allowed(void)
 #endif
 }
 
-/* 1 MB of one text after another, in less than a second each: no text may take more than n log n. */
+/* 1 MB of each of these texts in less than a second: no text may take more than n log n. */
 TEST a_megabyte(void)
 {
     enum { SIZE = 1000000 };
@@ -456,7 +456,7 @@ TEST a_megabyte(void)
         ASSERT_LT(seconds, seconds_allowed());
         char *back;
         ASSERT_EQ(0, sv_detokenize(l.t, ids, count, &back, &size, NULL));
-        if (strcmp(texts[k].name, "not UTF-8") != 0) {      /* the others are, but perhaps for their last bytes */
+        if (strcmp(texts[k].name, "not UTF-8") != 0) {      /* the others are valid, except perhaps their last bytes */
             ASSERT(size >= SIZE);
             ASSERT_MEM_EQ(text, back, SIZE - 4);
         }
