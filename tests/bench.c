@@ -1,19 +1,20 @@
-/* bench.c: what this machine can do, and what share of it every phase of an answer reaches.
+/* bench.c: the limits of this machine, and the share of them that every phase of an answer reaches.
 
        bench [options] [MODEL...]            make bench [MODEL=smolvlm2.bin]
 
-   First the limits, measured: how fast memory is read, and how many multiply-adds of int8 and of f32 the arithmetic
-   units finish when nothing has to be fetched. Then, for every model, each phase's time beside the least it must do:
+   First the limits are measured: how fast memory is read, and how many multiply-adds of int8 and of f32 the arithmetic
+   units finish when nothing has to be fetched. Then, for every model, each phase's time is compared with the least work
+   it must do:
 
      vision, prefill   multiply-adds, counted from the configuration (below), against the peak of int8 for weights in
                        Q8 and Q4, of f32 for f32 and bf16
-     decode            bytes: all weights of the decoder once and the keys and values so far, against the memory, read
-                       right before and after, as a machine that others use too changes within seconds
+     decode            bytes: all weights of the decoder once and the keys and values so far, against the memory
+                       bandwidth measured right before and after, as a shared machine changes within seconds
 
-   and how the cost grows with tiles, with context, and with a video's frames. A table in Markdown on stdout; what is
-   being measured on stderr. Pictures and ids are made up, as the time does not depend on what they show. A time is the
-   median of its repetitions, a limit the best of them. The arithmetic's limits are measured once, at the start: on a
-   machine that others use too, shares of them can come out wrong either way. */
+   It also shows how the cost grows with tiles, with context, and with a video's frames. stdout gets a table in
+   Markdown, stderr what is being measured. Pictures and ids are synthetic, because the time does not depend on their
+   contents. A time is the median of its repetitions, a limit the best of them. The arithmetic limits are measured once,
+   at the start: on a shared machine, shares of them can be wrong in either direction. */
 #define _DEFAULT_SOURCE
 #include "model.h"
 
@@ -56,14 +57,14 @@ static const char HELP[] =
 
 enum { MOST_COUNTS = 3, MOST_CONTEXTS = 3, MOST_TILES = 17, MOST_TIMES = 64 };
 
-/* What was measured of the machine, with so many threads: bytes and multiply-adds a second. */
+/* The limits measured with this number of threads: bytes and multiply-adds a second. */
 typedef struct Limits { int threads; double read, int8, f32; } Limits;
 
 typedef struct Bench {
     const char *picture;
     bool quick;
     int n_counts, all;
-    Limits limits[MOST_COUNTS];                 /* by rising number of threads; limits[all] has as many as cores */
+    Limits limits[MOST_COUNTS];                 /* by ascending number of threads; limits[all] has as many as cores */
 } Bench;
 
 #if defined(__GNUC__)
@@ -72,7 +73,7 @@ typedef struct Bench {
 #define PRINTF
 #endif
 
-/* One sentence on stderr, and the exit code for a wrong input. */
+/* Prints one sentence on stderr and returns the exit code for an invalid input. */
 static PRINTF int complain(const char *format, ...) {
     va_list args;
     va_start(args, format);
@@ -83,7 +84,7 @@ static PRINTF int complain(const char *format, ...) {
     return 1;
 }
 
-/* What is being measured, one line on stderr. */
+/* Prints what is being measured, one line on stderr. */
 static PRINTF void note(const char *format, ...) {
     va_list args;
     va_start(args, format);
@@ -113,14 +114,14 @@ static double median(Times *t) {
     return (t->at[(t->n - 1) / 2] + t->at[t->n / 2]) / 2;
 }
 
-/* Whether to measure once more what has been measured so often since `start`: three times if that takes no longer than
-   `patience` seconds, more often what is over quickly. */
+/* Whether to measure again after `times` measurements since `start`: up to three if that takes no longer than
+   `patience` seconds, more if they are quick. */
 static bool again(int times, double start, double patience) {
     double gone = sv_seconds() - start;
     return times == 0 || (times < 3 && gone * (times + 1) / times < patience) || (times < 15 && gone < patience / 20);
 }
 
-/* Numbers made up, the same ones every time. */
+/* Pseudo-random numbers, the same every time. */
 static uint32_t random32(uint64_t *state) {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
     return (uint32_t)(*state >> 33);
@@ -128,9 +129,9 @@ static uint32_t random32(uint64_t *state) {
 
 /* -------------------------------------------------------------------------------------------- the machine: arithmetic
 
-   A loop over sums that stay in registers, enough of them that none waits for itself, with the instructions that
-   quant.c multiplies with. KEEP makes the compiler believe that a register has changed, so that it computes nothing
-   beforehand. */
+   A loop over accumulators that stay in registers, enough of them to hide the latency, with the instructions that
+   kernels/ multiplies with. KEEP makes the compiler believe that a register has changed, so that it precomputes
+   nothing. */
 typedef struct Peak {
     const char *instruction;
     double multiply_adds;                       /* in a round */
@@ -173,8 +174,8 @@ __attribute__((target("avx512f"))) static double run_fma512(long rounds) {
 #undef SUM
 }
 
-/* As rows16 multiplies; a panel's way, vpmovsxbw, vpmaddwd of int16, vpaddd, has twice the additions: some two thirds
-   of it. */
+/* The instructions of rows16. Those of a panel (vpmovsxbw, vpmaddwd of int16, vpaddd) have twice the additions and
+   reach about two thirds of it. */
 __attribute__((target("avx2"))) static double run_maddubs(long rounds) {
 #define START(i) __m256i s##i = _mm256_set1_epi32(i);
 #define STEP(i) KEEP(w); s##i = _mm256_add_epi32(s##i, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones));
@@ -206,7 +207,8 @@ __attribute__((target("avx2,fma"))) static double run_fma(long rounds) {
 #endif
 
 #ifdef ARM
-/* By its number, sdot v0 .. v23, v24, v25: an assembler may refuse the name, a processor is asked before. */
+/* sdot v0 .. v23, v24, v25 by its encoding, because an assembler may refuse the name. The processor is checked
+   before. */
 static double run_sdot(long rounds) {
 #define STEP(i) ".inst 0x4e999700 + " #i "\n\t"
     for (; rounds > 0; rounds--)
@@ -257,12 +259,12 @@ static bool has_dotprod(void) {
 #endif
 
 #ifndef ARM
-/* What the compiler makes of it, for a machine without any of the above; from the first-level cache. */
+/* Plain C, for a machine without any of the above; data in L1. */
 enum { PLAIN = 1024 };
 
 static double run_plain_int8(long rounds) {
     static int8_t x[PLAIN], w[PLAIN];
-    const int8_t *volatile from_x = x, *volatile from_w = w;    /* volatile: read anew every time */
+    const int8_t *volatile from_x = x, *volatile from_w = w;    /* volatile: loaded every time */
     int32_t s = 0;
     for (; rounds > 0; rounds--) {
         const int8_t *a = from_x, *b = from_w;
@@ -312,7 +314,7 @@ static Peak f32_peak(void) {
 #endif
 }
 
-static volatile double sink;                    /* where results go that nobody reads */
+static volatile double sink;                    /* takes results that are not used otherwise */
 
 static double run_all(const Peak *peak, long rounds, int threads) {
     double total = 0, start = sv_seconds();
@@ -337,9 +339,9 @@ static double measure_peak(const Peak *peak, int threads, bool quick) {
 
 /* ------------------------------------------------------------------------------------------------ the machine: memory
 
-   All sums count, so that nothing can be left out; four stretches side by side, as a processor's prefetchers follow
-   several streams and one alone does not fill the lines to the memory; in the widest registers there are, as a core has
-   only so many loads under way. `from` at the beginning of a line, n a multiple of 32. */
+   All sums are used, so that no read can be optimized away. Four streams are read side by side: hardware prefetchers
+   follow several streams, and one stream alone does not saturate memory. Loads have the widest registers there are, as
+   a core has only so many in flight. `from` is aligned to a cache line; n is a multiple of 32. */
 #define READ_ALL(name, Wide)                                                                                           \
     static uint64_t name(const uint64_t *from, size_t n) {                                                             \
         enum { WIDE = sizeof(Wide) / 8, SUMS = 32 / WIDE };                                                            \
@@ -375,7 +377,7 @@ static uint64_t read_all(const uint64_t *from, size_t n) {
     return read_128(from, n);
 }
 
-/* Bytes a second that `threads` threads together read of a buffer of n numbers: the best of so many times. */
+/* Bytes a second that `threads` threads together read from a buffer of n numbers: the best of `times` runs. */
 static double measure_read(const uint64_t *buffer, size_t n, int threads, int times) {
     double best = 0;
     size_t part = n / (size_t)threads / 32 * 32;
@@ -391,7 +393,7 @@ static double measure_read(const uint64_t *buffer, size_t n, int threads, int ti
     return best;
 }
 
-/* Bytes of the last-level cache, 0 if nobody says. */
+/* Bytes of the last-level cache, 0 if unknown. */
 static size_t last_cache(void) {
     long kilobytes = 0;
     FILE *f = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r");
@@ -428,7 +430,7 @@ static int measure_machine(Bench *b) {
     int64_t n = (int64_t)(bytes / 8);
     uint64_t *room = malloc(bytes + 64);
     if (!room) return complain("out of memory for the %zu MB that measure memory", bytes >> 20);
-    uint64_t *buffer = room + (64 - (uintptr_t)room % 64) / 8;                      /* at a line's beginning */
+    uint64_t *buffer = room + (64 - (uintptr_t)room % 64) / 8;                      /* aligned to a cache line */
 #pragma omp parallel for
     for (int64_t i = 0; i < n; i++) buffer[i] = (uint64_t)i;
 
@@ -489,7 +491,7 @@ static double text_work(const SvConfig *c, double before, double count) {
 
 static double tensor_bytes(const SvTensor *t) { return (double)sv_tensor_size(t->format, t->group, t->rows, t->cols); }
 
-/* Bytes of keys and values of one position: numbers, and beside int8 a scale a head. */
+/* Bytes of keys and values of one position: the numbers and, with int8, one scale a head. */
 static double position_bytes(const SvModel *m) {
     const SvConfig *c = &m->config;
     double heads = c->num_key_value_heads, dim = c->head_dim;
@@ -497,7 +499,7 @@ static double position_bytes(const SvModel *m) {
 }
 
 /* Bytes that a step of decoding reads, with `context` positions before it: every tensor of the decoder once (of the
-   embeddings a row), and their keys and values. */
+   embeddings one row), and the keys and values of these positions. */
 static double step_bytes(const SvModel *m, double context) {
     double bytes = tensor_bytes(&m->text.norm) + tensor_bytes(&m->text.lm_head) + context * position_bytes(m);
     for (uint32_t l = 0; l < m->config.num_hidden_layers; l++) {
@@ -508,7 +510,7 @@ static double step_bytes(const SvModel *m, double context) {
     return bytes;
 }
 
-/* Whether a model stays in the caches, at least in part. */
+/* Whether a model fits in the caches, at least in part. */
 static bool is_small(const SvModel *m) {
     size_t least = (size_t)64 << 20, caches = 4 * last_cache();
     return m->file_size < (caches > least ? caches : least);
@@ -516,7 +518,7 @@ static bool is_small(const SvModel *m) {
 
 /* ----------------------------------------------------------------------------------------------------------- memory */
 
-/* Forgets the peak so far, where the system lets us. */
+/* Resets the peak, where the system allows it. */
 static bool reset_peak(void) {
     FILE *f = fopen("/proc/self/clear_refs", "w");
     if (!f) return false;
@@ -524,7 +526,7 @@ static bool reset_peak(void) {
     return fclose(f) == 0 && ok;
 }
 
-/* Peak memory in bytes, what is resident of mapped files included; 0 if nobody says. */
+/* Peak memory in bytes, including resident pages of mapped files; 0 if unknown. */
 static double peak_memory(void) {
     char line[256];
     double kilobytes = 0;
@@ -557,12 +559,12 @@ typedef struct Run {
     Times load, touch, image;
     int width, height, picture_tiles;
     Times tile[MOST_COUNTS], prefill[MOST_COUNTS][MOST_CONTEXTS], decode[MOST_COUNTS][MOST_CONTEXTS];
-    Times read[MOST_COUNTS][MOST_CONTEXTS];     /* bytes a second that memory was read with beside each decode */
+    Times read[MOST_COUNTS][MOST_CONTEXTS];     /* memory bandwidth in bytes a second, beside each decode */
     int tiles[4], n_tiles;
     Times growth[4];
 } Run;
 
-/* A picture made up: 1600 x 1200 pixels, soft and a little noisy. */
+/* A synthetic picture: 1600 x 1200 pixels, smooth with a little noise. */
 static int made_up(SvImage *image) {
     *image = (SvImage){ .width = 1600, .height = 1200, .rgb = malloc((size_t)1600 * 1200 * 3) };
     if (!image->rgb) return complain("out of memory for a picture");
@@ -572,7 +574,7 @@ static int made_up(SvImage *image) {
     return 0;
 }
 
-/* Reads the picture (one made up is there already) and cuts it into tiles. */
+/* Reads the picture (the synthetic one is there already) and cuts it into tiles. */
 static int measure_image(Run *r) {
     const SvConfig *c = &r->model->config;
     SvError error;
@@ -619,7 +621,7 @@ static int measure_tiles(const Run *r, int count, int threads, Times *times) {
     return result;
 }
 
-/* What the decoder is fed with: x and ids for the longest stretch, and room for the logits. */
+/* The decoder's input: x and ids for the longest stretch; and room for the logits. */
 typedef struct Feed { int32_t *ids; float *x, *logits; } Feed;
 
 static int forward(const Run *r, SvDecoder *d, const Feed *feed, int count) {
@@ -630,8 +632,8 @@ static int forward(const Run *r, SvDecoder *d, const Feed *feed, int count) {
     return 0;
 }
 
-/* Bytes a second that memory is read with now, taken of the model's file; a small one would come from the caches: then
-   the limit measured at the start has to do. */
+/* The memory bandwidth now, in bytes a second, measured on the model's file. A small file would come from the caches:
+   then the limit measured at the start is used. */
 static double read_now(const Run *r, const Limits *limits) {
     size_t bytes = r->model->file_size, most = (size_t)512 << 20;
     if (is_small(r->model)) return limits->read;
@@ -639,8 +641,8 @@ static double read_now(const Run *r, const Limits *limits) {
                         limits->threads, 5);
 }
 
-/* The median of several steps of decoding with thread count number i and context number k, and the best of what memory
-   was read with right before and after them. */
+/* The median of several steps of decoding with thread count number i and context number k, and the best of the memory
+   bandwidths measured right before and after them. */
 static int measure_steps(Run *r, int i, int k, SvDecoder *d, const Feed *feed) {
     const Limits *limits = &r->bench->limits[i];
     double before = read_now(r, limits), after;
@@ -697,7 +699,7 @@ static int measure_texts(Run *r) {
         for (double start = sv_seconds(); result == 0; times++) {
             bool all = times == 0 || sv_seconds() - start < 1;
             if (!all && r->prefill[i][1].n == 0) break;
-            /* after a first time through everything, the first prompt twice more if it does not take too long */
+            /* after a first pass, the first prompt twice more if it does not take too long */
             if (times > 0 && (times >= (all ? 15 : 3) || r->bench->quick)) break;
             if (times > 0 && !all && r->prefill[i][1].at[0] * (3 - times) > 20) break;
             result = measure_text(r, i, &feed, all);
@@ -709,7 +711,7 @@ static int measure_texts(Run *r) {
     return result;
 }
 
-/* Opens the model several times, the last time for good; then reads a byte of every page of it. */
+/* Opens the model several times and keeps it open the last time; then reads a byte of every page of it. */
 static int measure_load(Run *r, const char *path, SvModel **model) {
     SvError error;
     note("%s: load", r->name);
@@ -730,7 +732,7 @@ static int measure_load(Run *r, const char *path, SvModel **model) {
 
 /* --------------------------------------------------------------------------------------------------------- printing */
 
-/* A time, with three digits or so. */
+/* Formats a time, with about three digits. */
 static const char *clock_time(double seconds, char text[32]) {
     if (seconds >= 99.5) snprintf(text, 32, "%.0f s", seconds);
     else if (seconds >= 0.995) snprintf(text, 32, "%.*f s", seconds < 9.95 ? 2 : 1, seconds);
@@ -739,14 +741,14 @@ static const char *clock_time(double seconds, char text[32]) {
     return text;
 }
 
-/* A number of tokens a second, likewise. */
+/* Formats a number of tokens a second, likewise. */
 static const char *rate(double tokens, double seconds, char text[32]) {
     double r = seconds > 0 ? tokens / seconds : 0;
     snprintf(text, 32, "%.*f", r < 9.95 ? 2 : r < 99.5 ? 1 : 0, r);
     return text;
 }
 
-/* A count of multiply-adds or bytes, likewise. */
+/* Formats a count of multiply-adds or bytes, likewise. */
 static const char *amount(double n, char text[32]) {
     double scaled = n < 1e9 ? n / 1e6 : n / 1e9;
     snprintf(text, 32, "%.*f %s", scaled < 9.95 ? 2 : scaled < 99.5 ? 1 : 0, scaled, n < 1e9 ? "M" : "G");
@@ -810,7 +812,7 @@ static void print_phases(Run *r) {
                                    : "Decode's limit is what memory was read with right before and after its steps.");
 }
 
-/* Seconds that a prompt of n tokens takes with all threads: a n + b n^2 through what was measured. */
+/* Seconds that a prompt of n tokens takes with all threads: a n + b n^2 through the measured points. */
 static double prompt_seconds(Run *r, double n) {
     int i = r->bench->all;
     if (r->n_contexts < 2) return 0;
@@ -876,7 +878,7 @@ static void print_memory(const Run *r, bool was_reset) {
 
 /* ------------------------------------------------------------------------------------------------------------- runs */
 
-/* Contexts and tiles to measure: no more than the model's positions. */
+/* Chooses the contexts and tiles to measure: no more than the model's positions. */
 static void choose_sizes(Run *r) {
     static const int contexts[MOST_CONTEXTS] = { 0, 1000, 4000 }, tiles[4] = { 1, 2, 5, MOST_TILES };
     uint32_t positions = r->model->config.max_position_embeddings;
@@ -930,7 +932,7 @@ static int bench_model(const Bench *b, const char *path) {
     return result;
 }
 
-/* Puts a number of threads among those to measure, in order. */
+/* Inserts a number of threads among those to measure, in order. */
 static void add_count(Bench *b, int threads) {
     int i = 0, cores = sv_threads(0);
     while (i < b->n_counts && b->limits[i].threads < threads) i++;
@@ -963,11 +965,11 @@ int main(int argc, char **argv) {
         } else if (word[0] == '-') {
             return complain("%s: no such option (see --help)", word), 2;
         } else {
-            argv[models++] = argv[i];           /* behind where we read */
+            argv[models++] = argv[i];           /* not ahead of the argument being read */
         }
     }
     if (models == 0) note("no model: only the machine");
-    for (int i = 0; i < models; i++) {          /* what cannot be opened is said at once */
+    for (int i = 0; i < models; i++) {          /* report at once what cannot be opened */
         SvError error;
         SvModel *model;
         if (sv_open(argv[i], &model, &error) != 0) return complain("%s", error.text);
