@@ -18,11 +18,11 @@ int sv_fail(SvError *error, const char *format, ...) {
     if (!error || size < 0) return -1;
     size_t length = strlen(whole), half = sizeof error->text / 2 - 8;
     if (length < sizeof error->text) memcpy(error->text, whole, length + 1);
-    else sprintf(error->text, "%.*s ... %s", (int)half, whole, whole + length - half);     /* a path of that length */
+    else sprintf(error->text, "%.*s ... %s", (int)half, whole, whole + length - half);     /* an overlong path */
     return -1;
 }
 
-/* Each array begins at a multiple of 64 bytes after the first. */
+/* Each array starts a multiple of 64 bytes after the first. */
 uint64_t sv_sum(int count, const uint64_t *sizes) {
     uint64_t total = 0;
     for (int i = 0; i < count; i++) total += (sizes[i] + 15) / 16 * 16;
@@ -48,9 +48,9 @@ void sv_emit(const SvEvents *events, const char *module, int layer, const float 
 
 /* ----------------------------------------------------------------------------------------------------- threads */
 
-/* A layer has about twelve barriers of 0.2 us and more. Work of fewer multiply-adds than this, 5 us of reading weights,
-   is left to the caller's thread. It is one thread or all: a smaller team would make OpenMP end threads and start them
-   again. */
+/* A layer has about twelve barriers of at least 0.2 us each. Work of fewer multiply-adds than this, 5 us of reading
+   weights, is left to the caller's thread. It is one thread or all: a smaller team would make OpenMP end threads and
+   start them again. */
 #ifndef WORTH_THREADS                                       /* a test build sets 1: always a team */
 #define WORTH_THREADS 200000
 #endif

@@ -285,7 +285,7 @@ typedef struct SvCache { bool q8; size_t capacity, heads, dim; float *data; } Sv
 /* Whether attention's queries see later keys. */
 enum { SV_BIDIRECTIONAL = false, SV_CAUSAL = true };
 
-/* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: none) */
+/* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: no bias) */
 typedef struct SvProduct { float *out; const SvTensor *w; const float *bias; } SvProduct;
 
 /* The functions that each instruction set implements. All threads of a team call such a function together, inside
@@ -305,9 +305,9 @@ typedef struct SvKernels {
        count * heads rows. */
     void (*cache)(const SvCache *cache, const float *k, const float *v, size_t at, size_t count);
 
-    /* Attention for n_q queries over the first n_k positions of the cache, all heads: out and q [n_q, heads * dim];
-       query head h reads the cache's head h / (heads / cache.heads). SV_CAUSAL: query i sees the keys up to
-       n_k - n_q + i; SV_BIDIRECTIONAL: all of them. scratch: attention_scratch() floats. */
+    /* Attention for n_q queries over the first n_k positions of the cache, all heads. out and q: [n_q, heads * dim].
+       Query head h reads the cache's head h / (heads / cache.heads). SV_CAUSAL: query i sees the keys up to n_k - n_q +
+       i. SV_BIDIRECTIONAL: it sees all of them. scratch: attention_scratch() floats. */
     void (*attention)(float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k, size_t heads,
                       bool causal, float *scratch);
 
@@ -320,8 +320,8 @@ typedef struct SvKernels {
     void (*silu_mul)(float *gate, const float *up, size_t n, size_t size);  /* gate = silu(gate) * up */
     void (*add)(float *x, const float *y, size_t n, size_t size);           /* x += y */
 
-    /* The number of floats needed by the scratch of matmul, for n rows of cols numbers; by that of attention, for n_k
-       positions of the cache; and by the data of a cache. */
+    /* How many floats each of these needs: the scratch of matmul, for n rows of cols numbers; the scratch of attention,
+       for n_k positions of the cache; the data of a cache. */
     uint64_t (*matmul_scratch)(uint64_t n, uint64_t cols);
     uint64_t (*attention_scratch)(uint64_t n_k, uint64_t heads, int threads);
     uint64_t (*cache_floats)(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim);

@@ -426,7 +426,7 @@ int sv_generate(const SvModel *m, const SvPrompt *prompt, const SvOptions *optio
     Candidate *candidates = options->temperature > 0 ? malloc(c->vocab_size * sizeof *candidates) : NULL;
     answer->ids = malloc((max + 1) * sizeof *answer->ids);
     Text text = { 0 };
-    put(&text, "", 0);                                      /* a terminated string from the start */
+    put(&text, "", 0);                                      /* terminated even if nothing is added */
     int result = -1;
     if (!block || (options->temperature > 0 && !candidates) || !answer->ids || text.failed) {
         sv_fail(error, "%s: out of memory for a prompt of %zu tokens", m->path, n);

@@ -115,7 +115,7 @@ static bool build_huffman(Huffman *h, const uint8_t *length, int n, bool may_be_
     return true;
 }
 
-/* The next symbol, or -INFLATE_SHORT, -INFLATE_DAMAGED. */
+/* Decodes the next symbol; returns -INFLATE_SHORT or -INFLATE_DAMAGED if there is none. */
 static int decode_symbol(Inflate *z, const Huffman *h) {
     for (;;) {
         if (z->count < 15) refill(z);
@@ -582,7 +582,7 @@ static size_t pass_size(size_t size, size_t first, size_t step) {
    from zlib. If zlib has consumed all input and a line is still missing, Pillow calls the file truncated, even if that
    line is part of the last match. */
 static bool input_left(Inflate *z) {
-    if (inflate_fill(z, 1) != INFLATE_OK) return true;          /* there is no next line: let the reader find out why */
+    if (inflate_fill(z, 1) != INFLATE_OK) return true;          /* no next line: the reader will find out why */
     while (z->count < 8 && z->in == z->in_end)
         if (!next_segment(z)) return false;
     return true;

@@ -43,11 +43,11 @@ static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size,
         if (by128) *by128 = 0;
         return max <= 1e-30f ? 0 : NAN;
     }
-    const float round = 12582912.0f;                        /* 1.5 * 2^23: adding it rounds to an integer, */
+    const float round = 12582912.0f;                        /* 1.5 * 2^23: adding it rounds to an integer */
     vf scale = v_set(127.0f / max);
     vi total = (vi)bits_of(v_set(0.0f));
     for (size_t k = 0; k < size; k += 16) {
-        vu bits[16 / VL];                                   /* whose lowest byte is the integer's */
+        vu bits[16 / VL];                                   /* the lowest byte is the integer's */
         for (int j = 0; j < 16 / VL; j++) {
             bits[j] = bits_of(v_load(x + k + j * VL) * scale + v_set(round));
             total += (vi)(bits[j] - 0x4b400000u);           /* minus the bits of `round` */

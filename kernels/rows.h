@@ -36,8 +36,8 @@ static void rms_norm(float *out, const float *x, const float *weight, size_t n, 
         rms_norm_row(out + (size_t)i * size, x + (size_t)i * size, weight, size, eps);
 }
 
-/* 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3). As 1 + tanh(u) = 2 / (1 + e^-2u), one exp does it, without
-   the cancellation that 1 + tanh suffers where tanh nears -1. */
+/* 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3). Since 1 + tanh(u) = 2 / (1 + e^-2u), one exp is enough. It
+   also avoids the cancellation in 1 + tanh where tanh is near -1. */
 static inline vf v_gelu(vf x) {
     vf u = v_set(0.79788456080286536f) * (x + v_set(0.044715f) * (x * x * x));
     return x / (v_set(1.0f) + v_exp(v_set(-2.0f) * u));

@@ -107,7 +107,7 @@ static void add_time(Times *t, double seconds) {
     if (t->n < MOST_TIMES) t->at[t->n++] = seconds;
 }
 
-/* The middle one, or the mean of the two in the middle; 0 of none. Sorts them. */
+/* The median: the middle one, or the mean of the two in the middle; 0 of none. Sorts them. */
 static double median(Times *t) {
     if (t->n == 0) return 0;
     qsort(t->at, (size_t)t->n, sizeof t->at[0], compare);
@@ -498,8 +498,8 @@ static double position_bytes(const SvModel *m) {
     return 2 * c->num_hidden_layers * heads * (m->text.layers[0].k_proj.group ? dim + 4 : 4 * dim);
 }
 
-/* Bytes that a step of decoding reads, with `context` positions before it: every tensor of the decoder once (of the
-   embeddings one row), and the keys and values of these positions. */
+/* Bytes that a step of decoding reads after `context` positions: every tensor of the decoder once (of the embeddings
+   one row), and the keys and values of these positions. */
 static double step_bytes(const SvModel *m, double context) {
     double bytes = tensor_bytes(&m->text.norm) + tensor_bytes(&m->text.lm_head) + context * position_bytes(m);
     for (uint32_t l = 0; l < m->config.num_hidden_layers; l++) {
@@ -658,7 +658,7 @@ static int measure_steps(Run *r, int i, int k, SvDecoder *d, const Feed *feed) {
     return 0;
 }
 
-/* Once through all contexts, or to the end of the first prompt: a prompt of contexts[1] tokens, some steps, the next
+/* One pass over all contexts, or to the end of the first prompt: a prompt of contexts[1] tokens, some steps, the next
    tokens up to contexts[2], some steps. Steps without context have a decoder of their own. */
 static int measure_text(Run *r, int i, const Feed *feed, bool all) {
     int threads = r->bench->limits[i].threads, last = r->n_contexts - 1, at = 0, result = 0;

@@ -452,8 +452,8 @@ TEST sampling(const Case *c) {
     PASS();
 }
 
-/* The first token of many answers: with top_k = 3 it is always one of the three likeliest, and each of them comes about
-   as often as the softmax of their logits says. */
+/* The first token of many answers. With top_k = 3 it is always one of the three likeliest. Each of these comes about as
+   often as the softmax of their logits says. */
 TEST sampling_follows_the_logits(void) {
     enum { SEEDS = 1000, K = 3 };
     const Case *c = &CASES[4];

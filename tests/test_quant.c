@@ -30,7 +30,7 @@ static double worst_ulps(const float *got, const float *want, size_t n) {
     double worst = 0;
     for (size_t i = 0; i < n; i++) {
         double d = ulps(got[i], want[i]);
-        worst = d <= worst ? worst : d;                     /* a NaN becomes the worst */
+        worst = d <= worst ? worst : d;                     /* a NaN is the worst */
     }
     return worst;
 }
@@ -123,7 +123,7 @@ static uint64_t hash_of(uint64_t hash, float x) {           /* FNV-1a */
     return hash;
 }
 
-/* The numbers are those of x86-64, gcc -O0 and SIMD=0. */
+/* The expected hashes are those of x86-64, gcc -O0 and SIMD=0. */
 TEST functions_have_the_same_bits_everywhere(void) {
     uint64_t hash = 0xcbf29ce484222325u;
     for (uint32_t bits = 0; bits < 0x42b00000u; bits += 4099)
