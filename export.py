@@ -1120,6 +1120,14 @@ def align(offset):
     return -(-offset // 64) * 64
 
 
+def name_of(directory):
+    """What a model is called, for people: as its directory; in the hub's cache, where that is a commit, as on the hub.
+    (What config.json may have as _name_or_path is where its author kept it.)"""
+    path = os.path.abspath(directory)
+    cached = re.search(r"models--(?:.+--)?(.+)/snapshots/[0-9a-f]{40}$", path.replace(os.sep, "/"))
+    return cached[1] if cached else os.fsencode(os.path.basename(path)).decode("utf-8", "replace")
+
+
 def gather(directory, layout, name=None):
     """Everything about a directory but its numbers: (fields, inv_freq, tokenizer part, source tensors, text_only)."""
     refuse_adapter(directory)
@@ -1129,7 +1137,7 @@ def gather(directory, layout, name=None):
         model, graph, frequencies = read_config(config)
     text_only = model in TEXT_DEFAULTS
     fields.update(graph, eos_token_id=read_eos(directory, config, graph["vocab_size"]),
-                  name=name or os.fsencode(os.path.basename(os.path.abspath(directory))).decode("utf-8", "replace"))
+                  name=name or name_of(directory))
 
     tokenizer, settings = read_tokenizer(directory, fields["vocab_size"])
     with naming(os.path.join(directory, "tokenizer.json")):
@@ -1163,15 +1171,17 @@ def selftest_hash(program, path):
         return hashes[0]
 
 
-def export(source, out, format, program=None):
+def export(source, out, format, program=None, name=None):
     """Writes a checkpoint directory, or a model of the hub, to the file out; returns (format, bytes, parameters).
 
     format None: the smallest that loses nothing. program: smolvlm, which computes the self-test's hash for a Q8 or Q4
-    file, by which other machines know whether they agree. Raises Refused and OSError."""
+    file, by which other machines know whether they agree. name: what --info calls the model. Raises Refused and
+    OSError."""
     layout = read_layout()
     on_hub = not os.path.exists(source) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source)
     directory = fetched(source) if on_hub else source
-    fields, frequencies, blob, found, text_only = gather(directory, layout, source.split("/")[1] if on_hub else None)
+    name = name or (source.split("/")[1] if on_hub else None)
+    fields, frequencies, blob, found, text_only = gather(directory, layout, name)
     fields["selftest"] = "0" * 16
     tensors = list_tensors(layout, fields)
     check_tensors(directory, found, tensors, fields, text_only)
@@ -1258,9 +1268,12 @@ with one sentence that names the file and what is wrong with it.""")
     parser.add_argument("--format", choices=GROUPS, help="how matrices are stored (default: the smallest that loses "
                         "nothing, so bf16 if the checkpoint is, else f32)")
     parser.add_argument("--seal", metavar="PROGRAM", help="smolvlm, to compute the self-test's hash for q8 or q4")
+    parser.add_argument("--name", help="what `smolvlm OUT.bin --info` calls the model (default: as its directory, or as "
+                        "on the hub)")
     arguments = parser.parse_args()
     try:
-        format, size, parameters = export(arguments.model, arguments.out, arguments.format, arguments.seal)
+        format, size, parameters = export(arguments.model, arguments.out, arguments.format, arguments.seal,
+                                          arguments.name)
     except Refused as refusal:
         sys.exit(f"export.py: {refusal}")
     except OSError as error:

@@ -1471,6 +1471,14 @@ class FromTheHub(unittest.TestCase):
             os.remove(os.path.join(self.folder, "model.bin"))
             self.assertEqual(self.run_export("lab/tiny-VLM", **environment)[3].config, file.config)
 
+    def test_names(self):
+        """What --info calls a model: its directory, the name on the hub also in the hub's cache, or --name."""
+        commit = os.path.join(scratch("cache"), "models--lab--tiny-VLM", "snapshots", "0123456789" * 4)
+        shutil.copytree(self.models["lab/tiny-VLM"], commit)
+        for directory, options, name in ((self.models["lab/tiny-VLM"], (), "tiny"), (commit, (), "tiny-VLM"),
+                                         (commit, ("--name", "Ünser Modell"), "Ünser Modell")):
+            self.assertEqual(exported(directory, *options).config["name"], name)
+
     def test_shards(self):
         code, _, lines, file = self.run_export("lab/shards")
         self.assertEqual(code, 0, lines)
