@@ -22,9 +22,12 @@ import argparse
 import collections
 import concurrent.futures
 import contextlib
+import datetime
+import functools
 import itertools
 import json
 import os
+import random
 import re
 import struct
 import subprocess
@@ -551,15 +554,350 @@ def recognised(template, tokens, image_token):
     return fields
 
 
+class Misfit(Exception):
+    """What a template renders is not made as expected; the text says of what and how."""
+
+
+class Unrendered(Misfit):
+    """What a template refuses to render."""
+
+
+def sandbox():
+    """jinja as transformers sets it up (utils.chat_template_utils), or None where jinja2 is not installed.
+
+    Its clock stands at environment.clock, so that a template that writes the date is found out."""
+    try:
+        import jinja2
+        import jinja2.ext
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError:
+        return None
+    if tuple(map(int, re.findall(r"\d+", jinja2.__version__)[:3])) < (3, 1, 6):
+        raise Refused(f"jinja2 {jinja2.__version__} is installed, but its sandbox holds only from 3.1.6 on: "
+                      "pip install -U jinja2")
+
+    class Generation(jinja2.ext.Extension):
+        """{% generation %} ... {% endgeneration %}: marks what the model is trained to say, and renders as it is."""
+        tags = {"generation"}
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+            return jinja2.nodes.CallBlock(self.call_method("rendered"), [], [], body).set_lineno(line)
+
+        def rendered(self, caller):
+            return caller()
+
+    class Dict:
+        def __call__(self, *arguments, **keywords):
+            return dict(*arguments, **keywords)
+
+        def fromkeys(self, *arguments):
+            return dict.fromkeys(*arguments)
+
+    def raise_exception(message):
+        raise jinja2.exceptions.TemplateError(message)
+
+    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
+                                                extensions=[Generation, jinja2.ext.loopcontrols])
+    environment.filters["tojson"] = tojson
+    environment.globals.update(raise_exception=raise_exception, dict=Dict(),
+                               strftime_now=lambda format: environment.clock.strftime(format))
+    environment.clock = DATES[0]
+    return environment
+
+
+DATES = datetime.datetime(2001, 2, 3, 4, 5, 6), datetime.datetime(2018, 11, 30, 22, 47, 58)
+FIRST, SECOND, THIRD = "Zw1Qx", "Zw2Qx", "Zw3Qx"              # texts that no template has
+
+
+class Chat:
+    """A template, rendered as transformers renders it.
+
+    A conversation is [(role, items)]; an item is a text, or None for a picture. strings: a message's content is one
+    string, in which a picture is image_token, as tokenizers' templates take it; else the list that processors' do."""
+
+    def __init__(self, environment, template, tokens, image_token, strings):
+        self.environment, self.image_token, self.strings = environment, image_token, strings
+        try:
+            self.template = environment.from_string(template)
+        except Exception as error:
+            raise Refused(f"the chat template is no valid jinja ({error})") from None
+        self.tokens = {name: token for name, token in tokens.items() if token}
+        self.dates = DATES if "strftime_now" in template else DATES[:1]
+
+    def message(self, role, items):
+        if self.strings:
+            content = "".join(self.image_token if item is None else item for item in items)
+        else:
+            content = [{"type": "image"} if item is None else {"type": "text", "text": item} for item in items]
+        return {"role": role, "content": content}
+
+    def render(self, conversation, prompt=True):
+        """The text, or Unrendered."""
+        texts = []
+        for date in self.dates:
+            self.environment.clock = date
+            messages = [self.message(role, items) for role, items in conversation]
+            try:
+                texts.append(self.template.render(messages=messages, tools=None, documents=None,
+                                                  add_generation_prompt=prompt, **self.tokens))
+            except Exception as error:                          # a template's code may raise anything
+                raise Unrendered(f"jinja says: {error}") from None
+        if len(set(texts)) > 1:
+            raise Refused("the chat template writes the day's date (strftime_now), which a file cannot hold")
+        return texts[0]
+
+    def around(self, *conversation, prompt=True):
+        """[what stands before the first item, ... between two, ... after the last], or a Misfit."""
+        rest, pieces = self.render(conversation, prompt), []
+        items = [self.image_token if item is None else item for _, items in conversation for item in items]
+        if f"'text': {FIRST!r}" in rest:
+            raise Misfit("a message's content is written as Python writes a list")
+        for item in set(items):
+            if rest.count(item) != items.count(item):
+                what = f"{self.image_token!r}, a picture," if item == self.image_token else "a message's text"
+                raise Misfit(f"{what} stands there {rest.count(item)} times, not {items.count(item)}")
+        for item in items:
+            piece, found, rest = rest.partition(item)
+            if not found:
+                raise Misfit("texts and pictures do not stand in their order")
+            pieces.append(piece)
+        return [*pieces, rest]
+
+    def perhaps(self, *conversation, prompt=True):
+        """The same, or None."""
+        try:
+            return self.around(*conversation, prompt=prompt)
+        except Misfit:
+            return None
+
+
+def common_end(*texts):
+    return os.path.commonprefix([text[::-1] for text in texts])[::-1]
+
+
+def take_apart(chat, vision):
+    """SV_CONFIG's chat_ strings, by what stands around the texts of a few conversations.
+
+    What a conversation puts between two messages is one's end, chat_between_messages and the other's begin: any cut
+    that fits all conversations is as good as another. Strings that cannot be found stay empty; whether the others are
+    right is not asked here."""
+    user, assistant, system = (functools.partial(lambda role, *items: (role, items), role)
+                               for role in ("user", "assistant", "system"))
+    a, b, c = FIRST, SECOND, THIRD
+    head, tail = chat.around(user(a))
+    bare, twice = chat.perhaps(user(a), prompt=False), chat.perhaps(user(a), user(b))
+    talk, told = chat.perhaps(user(a), assistant(b), user(c)), chat.perhaps(system(a), user(b))
+    later = chat.perhaps(user(a), system(b), user(c))
+
+    leaving = [tail, *(pieces[1] for pieces in (twice, talk, later) if pieces)]
+    end = bare[1] if bare and all(piece.startswith(bare[1]) for piece in leaving) else os.path.commonprefix(leaving)
+    entering = [head, *(pieces[-2] for pieces in (talk, told, later) if pieces)]
+    entering += [twice[1][len(end):]] if twice else []
+    generation = tail.removeprefix(end)
+    last = chat.perhaps(user(a), assistant(b))
+    answer_end = last[2].removesuffix(generation) if last else ""
+    entering += [talk[2][len(answer_end):]] if talk and talk[2].startswith(answer_end) else []
+    begin = common_end(*entering)
+    between = twice[1][len(end):].removesuffix(begin) if twice else ""
+    before, after = end + between, between + begin              # of a message of another role
+    opening = head.removesuffix(begin)
+    found = dict(chat_user_begin=begin, chat_user_end=end, chat_between_messages=between, chat_begin=opening,
+                 chat_generation_prompt=generation)
+    if talk:
+        found.update(chat_assistant_begin=talk[1].removeprefix(before), chat_assistant_end=talk[2].removesuffix(after))
+    if told:
+        name = common_end(told[0], later[1].removeprefix(before)) if later else ""
+        start = told[0].removesuffix(name)
+        if not opening.startswith(start) or not name:
+            start = os.path.commonprefix([opening, told[0]])
+        found.update(chat_begin=start, chat_default_system=opening.removeprefix(start),
+                     chat_system_begin=told[0].removeprefix(start), chat_system_end=told[1].removesuffix(after))
+
+    def add(name, pieces, at, before="", after=""):
+        if pieces:
+            found[name] = pieces[at].removeprefix(before).removesuffix(after)
+
+    for role in ROLES:                                          # until shown otherwise
+        for edge in ("begin", "end"):
+            found[f"chat_{role}_{edge}_image"] = found.get(f"chat_{role}_{edge}", "")
+    add("chat_text_text", chat.perhaps(user(a, b)), 1)
+    if vision:
+        picture = chat.perhaps(user(None, a))
+        add("chat_user_begin_image", picture, 0, before=opening)
+        add("chat_image_text", picture, 1)
+        add("chat_image_image", chat.perhaps(user(None, None, a)), 1)
+        add("chat_text_image", chat.perhaps(user(a, None)), 1)
+        add("chat_user_end_image", chat.perhaps(user(a, None)), 2, after=generation)
+        add("chat_system_begin_image", chat.perhaps(system(None, a), user(b)), 0, before=found["chat_begin"])
+        add("chat_system_end_image", chat.perhaps(system(a, None), user(b)), 2, after=after)
+        add("chat_assistant_begin_image", chat.perhaps(user(a), assistant(None, b), user(c)), 1, before=before)
+        add("chat_assistant_end_image", chat.perhaps(user(a), assistant(b, None), user(c)), 3, after=after)
+    names = [name for kind, name in read_layout().config if name.startswith("chat_") and kind == "STR"]
+    return {name: found.get(name, "") for name in names}
+
+
+def composed(fields, conversation, image_token):
+    """What smolvlm.c makes of these strings."""
+    suffix = lambda item: "_image" if item is None else ""
+    kind = lambda item: "image" if item is None else "text"
+    text = fields["chat_begin"] + (fields["chat_default_system"] if conversation[0][0] != "system" else "")
+    for i, (role, items) in enumerate(conversation):
+        text += (fields["chat_between_messages"] if i else "") + fields[f"chat_{role}_begin{suffix(items[0])}"]
+        for j, item in enumerate(items):
+            text += fields[f"chat_{kind(items[j - 1])}_{kind(item)}"] if j else ""
+            text += image_token if item is None else item
+        text += fields[f"chat_{role}_end{suffix(items[-1])}"]
+    return text + fields["chat_generation_prompt"]
+
+
+def needs(conversation):
+    """The flags of chat_accepts without which sv_prompt refuses a conversation, by their names in smolvlm.h."""
+    flags = set()
+    for i, (role, items) in enumerate(conversation):
+        if role == "system":
+            flags |= {"chat_system", "chat_system_later"} if i else {"chat_system"}
+        if role == "assistant":
+            flags |= {"chat_assistant"} | ({"chat_assistant_last"} if i == len(conversation) - 1 else set())
+        if None in items and role != "user":
+            flags.add("chat_images")
+        if items[-1] is None or any(item is not None for item in items[:-1]):
+            flags.add("chat_mixed")
+    return frozenset(flags)
+
+
+# Texts that a template may treat in a way of its own, each with what is special in it.
+TEXTS = [("white space around a text", " \t {} \n\n"), ("a text with lines", "{}\n\n  y\r\nz"),
+         ("quotes and brackets in a text", "'{}' \"x\" \\ \\n <b>&amp;</b> [1] (2)"),
+         ("a text that looks like a template", "{{{{ {} }}}} {{% x %}} {{# y #}}"),
+         ("a text with thoughts", "<think>\nx\n</think>\n\n{}"),
+         ("letters of other scripts", "\u00a0\u00e9 {} \u4f60\u597d\u3000"),
+         ("a text that names roles", "user: {} assistant\nsystem"), ("a long text", "{} " + "word " * 300)]
+
+
+def probes(vision):
+    """[(what is special in it, a conversation)]: some of every kind, then many by chance."""
+    user, assistant, system = (functools.partial(lambda role, *items: (role, items), role)
+                               for role in ("user", "assistant", "system"))
+    a, b, c = FIRST, SECOND, THIRD
+    found = [("a question", [user(a)]), ("a second question", [user(a), user(b)]),
+             ("a system message", [system(a), user(b)]), ("two system messages", [system(a), system(b), user(c)]),
+             ("a system message after others", [user(a), system(b), user(c)]),
+             ("a conversation", [user(a), assistant(b), user(c)]),
+             ("a conversation with a system message", [system(c), user(a), assistant(b), user(c)]),
+             ("a long conversation", [user(a), assistant(b), user(c), assistant(a), user(b), assistant(c), user(a)]),
+             ("an answer as the first message", [assistant(a), user(b)]),
+             ("an answer as the last message", [user(a), assistant(b)]),
+             ("a system message as the last", [user(a), system(b)]),
+             ("two texts in a message", [user(a, b)]), ("two texts in an answer", [user(a), assistant(b, c), user(a)]),
+             ("a picture", [user(None, a)]), ("three pictures", [user(None, None, None, a)]),
+             ("pictures in two messages", [user(None, a), user(None, None, b)]),
+             ("a picture in the second message", [user(a), user(None, b)]),
+             ("a picture and a system message", [system(a), user(None, b)]),
+             ("a conversation about pictures", [user(None, a), assistant(b), user(None, None, c)]),
+             ("a picture after a text", [user(a, None)]), ("a picture between texts", [user(a, None, b)]),
+             ("a picture without a text", [user(None)]), ("pictures without a text", [user(None, None)]),
+             ("a text between pictures", [user(None, a, None)]),
+             ("a picture in a system message", [system(None, a), user(b)]),
+             ("a picture in an answer", [user(a), assistant(None, b), user(c)])]
+    for what, text in TEXTS:
+        x = text.format(FIRST)
+        found += [(what, talk) for talk in (
+            [user(x)], [system(x), user(x)], [user(x), assistant(x), user(x)], [user(None, x)], [user(x, None, x)])]
+    chance = random.Random(0)
+    for _ in range(400):
+        talk = [(chance.choice(ROLES[1:] if i else ROLES), tuple(
+            chance.choice((None, None, a, *(text.format(b) for _, text in TEXTS)))
+            for _ in range(chance.choice((1, 1, 1, 2, 3))))) for i in range(chance.randrange(1, 6))]
+        found.append(("a conversation", talk))
+    return [(what, talk) for what, talk in found if vision or not any(None in items for _, items in talk)]
+
+
+def difference(got, want):
+    """Where two texts part, for people."""
+    at = len(os.path.commonprefix([got, want]))
+    cut = slice(max(0, at - 20), at + 30)
+    return f"...{got[cut]!r} instead of ...{want[cut]!r}"
+
+
+LACKING = dict(chat_system="a system message", chat_system_later="a system message after others",
+               chat_assistant="answers given before", chat_assistant_last="an answer as the last message",
+               chat_mixed="anything but pictures and one text after them in a message",
+               chat_images="pictures in a system message or an answer")
+
+
+def evaluated(chat, vision):
+    """SV_CONFIG's chat_ fields for a template by what it renders: (fields, what it does not accept, for people).
+
+    Which strings they are a few conversations tell; that smolvlm makes the same of them as jinja of the template is
+    proven on all probes. A kind of conversation for which it does not is one that chat_accepts leaves out. Misfit where
+    not even a question can be taken apart, Refused where the user's messages do not come out right."""
+    fields = take_apart(chat, vision)
+    accepted, lacking, all_probes = set(), [], [(what, talk, needs(talk)) for what, talk in probes(vision)]
+    for flag in (None, *LACKING):
+        equal, why = False, ""
+        for what, talk, needed in all_probes:
+            if not (needed <= accepted | {flag} and (flag in needed or flag is None)):
+                continue
+            try:
+                got, want = chat.render(talk), composed(fields, talk, chat.image_token)
+            except Unrendered as refusal:                   # where the reference refuses, there is nothing to equal
+                if what == "a picture" and flag is None:
+                    why = f"it refuses {what} ({refusal})"
+                    break
+                continue
+            equal = equal or got == want
+            if got != want:
+                why = f"it makes of {what} what fixed strings cannot, {difference(got, want)}"
+                if what == "a picture" and got.count(chat.image_token) != 1:
+                    before, after = composed(fields, [("user", (FIRST,))], "").split(FIRST)
+                    there = got[len(os.path.commonprefix([got, before])):got.find(FIRST)]
+                    why = f"it puts {there!r} for a picture, but image_token is {chat.image_token!r}"
+                break
+        if why and flag is None:
+            raise Refused(f"the chat template cannot be exported: {why}")
+        if equal and not why or not vision and flag == "chat_images":
+            accepted.add(flag)
+        else:
+            lacking.append((LACKING[flag], why))
+    accepted.discard(None)
+    flags = read_layout().chat_flags
+    return {**fields, "chat_accepts": sum(flags[flag] for flag in accepted)}, lacking
+
+
 def read_chat(template, tokens, image_token):
     """SV_CONFIG's chat_ fields for a jinja template.
 
-    tokens: what the names bos_token, eos_token ... stand for. Raises Refused for a template that cannot be exported,
-    since smolvlm runs no jinja."""
-    fields = recognised(template, tokens, image_token)
-    if fields is None:
-        raise Refused("the chat template is neither SmolVLM's nor ChatML, and no other can be exported")
-    return {**fields, "chat_template": 1}
+    tokens: what the names bos_token, eos_token ... stand for; image_token: empty for a text-only model. smolvlm runs no
+    jinja: where jinja2 is installed, the template is taken apart into strings by what it renders; else only those of
+    the published models are recognised. Raises Refused for what cannot be exported."""
+    environment = sandbox()
+    if environment is None:
+        fields = recognised(template, tokens, image_token)
+        if fields is None:
+            raise Refused("the chat template is neither SmolVLM's nor ChatML; others can be exported where jinja2 is "
+                          "installed: pip install jinja2")
+        return {**fields, "chat_template": 1}
+    if not isinstance(template, str):
+        raise Refused(f"the chat template is {template!r}, which is no text")
+    misfits = []
+    for strings in (False, True) if image_token else (True, False):
+        chat = Chat(environment, template, tokens, image_token or "<image>", strings)
+        try:
+            fields, lacking = evaluated(chat, bool(image_token))
+        except Misfit as misfit:
+            misfits.append(misfit)
+            continue
+        if strings and image_token:
+            note(f"the chat template takes no pictures but as {image_token} within a text, so that is where they go")
+        for what, why in lacking:
+            note(f"the chat template does not provide for {what}{why and ': '}{why}")
+        return {**fields, "chat_template": 1}
+    raise Refused(f"the chat template cannot be exported, not even for a question alone: {misfits[0]}")
 
 
 # ------------------------------------------------------------------------------------------------ the tokenizer

@@ -14,6 +14,7 @@ import inspect
 import io
 import json
 import os
+import random
 import re
 import shutil
 import struct
@@ -31,11 +32,13 @@ import numpy as np
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.dirname(HERE)]
 import export as exporter                                       # noqa: E402
+import golden_tokenizer                                         # noqa: E402
 import hf                                                       # noqa: E402
 from tiny_model import SMOLLM2_TEMPLATE, SMOLVLM_TEMPLATE, make_tiny     # noqa: E402
 
@@ -675,6 +678,56 @@ class Tokenizer(unittest.TestCase):
         self.assertEqual(AutoTokenizer.from_pretrained(directory)("<more>")["input_ids"], [n])
 
 
+class AddedTokens(unittest.TestCase):
+    """Tokens that were added to a tokenizer, with flags by chance, on texts by chance: the library's ids."""
+    TOKENIZERS = 120
+
+    def test_library(self):
+        program = os.path.join(os.path.dirname(HERE), "build", "test_tokenizer")
+        subprocess.run(["make", "-s", os.path.relpath(program, os.path.dirname(HERE))], cwd=os.path.dirname(HERE),
+                       check=True, capture_output=True)
+        kept, golden_tokenizer.GOLDEN = golden_tokenizer.GOLDEN, scratch("tokenizers")
+        place = os.path.join(golden_tokenizer.GOLDEN, "x")
+        silent, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)        # the library's own words when it panics
+        try:
+            for seed in range(self.TOKENIZERS):
+                tokenizer = golden_tokenizer.flagged_json(random.Random(f"parity {seed}"))
+                os.dup2(silent, 2)
+                with contextlib.redirect_stdout(io.StringIO()):
+                    golden_tokenizer.write_blob("x", tokenizer)
+                    golden_tokenizer.write_cases("x", tokenizer, 150, 5)
+                os.dup2(stderr, 2)
+                done = subprocess.run([program, place + ".bin", place + ".cases"], capture_output=True, text=True)
+                self.assertEqual(done.returncode, 0, (seed, done.stdout))
+        finally:
+            os.dup2(stderr, 2)
+            golden_tokenizer.GOLDEN = kept
+
+    @unittest.skipUnless(os.path.exists(SMOLVLM), "no smolvlm: run make first")
+    def test_as_fine_tunes_do(self):
+        """add_tokens and save_pretrained; the flags that tokenizer_config.json has count."""
+        directory = tiny("llama", vocab_size=700)
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer.add_tokens(["<answer>", "</answer>", "cat", AddedToken("<b>", lstrip=True, rstrip=True),
+                              AddedToken("dog", single_word=True)])
+        tokenizer.add_tokens([AddedToken("<think>", rstrip=True, normalized=False)], special_tokens=True)
+        tokenizer.save_pretrained(directory)
+        texts = ["<answer> a cat </answer>", "cats, cat concat", "dog dogs a_dog\u00e9 dog", " \n<b>  x<b> <b>\n",
+                 "<think>\n\n<answer>", "<|im_start|> <b> <think>  <|im_end|>"]
+        n = tokenizer.convert_tokens_to_ids("cat")
+        cat = dict(content="cat", lstrip=True, rstrip=False, single_word=True, normalized=True, special=False)
+        for change in (lambda c: None, lambda c: c.update(tokenizer_class="PreTrainedTokenizerFast",
+                                                          added_tokens_decoder={str(n): cat})):
+            edit(directory, "tokenizer_config.json", change)
+            out = os.path.join(scratch("out"), "model.bin")
+            self.assertIsNone(run_export(directory, out)[0])
+            tokenizer = AutoTokenizer.from_pretrained(directory)
+            self.assertEqual(read_file(out).tokenizer.added, expected_added(tokenizer))
+            for text in texts:
+                done = subprocess.run([SMOLVLM, out, "--tokenize"], input=text.encode(), capture_output=True)
+                self.assertEqual([int(id) for id in done.stdout.split()], tokenizer(text)["input_ids"], text)
+
+
 def byte_characters():
     """The character of each byte 0..255 in GPT-2's alphabet: itself, or, if not printable, one from U+0100 on."""
     hidden = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
@@ -705,6 +758,20 @@ def render(config, conversation):
             text += config["image_token"] if item is None else item
         text += config[f"chat_{role}_end{tail(items[-1])}"]
     return text + config["chat_generation_prompt"]
+
+
+@contextlib.contextmanager
+def without_jinja2():
+    """As on a machine where it is not installed."""
+    kept, sys.modules["jinja2"] = sys.modules.get("jinja2"), None
+    try:
+        yield
+    finally:
+        sys.modules["jinja2"] = kept
+
+
+def processor_tokens(processor):
+    return getattr(processor, "tokenizer", processor).special_tokens_map
 
 
 class Chat(unittest.TestCase):
@@ -750,6 +817,170 @@ class Chat(unittest.TestCase):
                 self.assertEqual(render(config, talk), tokenizer.apply_chat_template(
                     [{"role": role, "content": items[0]} for role, items in talk], tokenize=False,
                     add_generation_prompt=True), template)
+
+    # Others, with what they do not accept: written as their authors do it, in few words.
+    DOCLING = (             # granite-docling
+        "{%- for message in messages -%}\n{{- '<|start_of_role|>' + message['role'] + '<|end_of_role|>' -}}\n"
+        "{%- if message['content'] is string -%}\n{{- message['content'] -}}\n{%- else -%}\n"
+        "{%- for part in message['content'] -%}\n{%- if part['type'] == 'text' -%}\n{{- part['text'] -}}\n"
+        "{%- elif part['type'] == 'image' -%}\n{{- '<image>' -}}\n{%- endif -%}\n{%- endfor -%}\n{%- endif -%}\n"
+        "{{- '<|end_of_text|>\n' -}}\n{%- endfor -%}\n{%- if add_generation_prompt -%}\n"
+        "{{- '<|start_of_role|>assistant' -}}\n{%- if controls -%}{{- ' ' + controls | tojson() -}}{%- endif -%}\n"
+        "{{- '<|end_of_role|>' -}}\n{%- endif -%}\n")
+    PICTURES = (            # ChatML with pictures and a default system message, a line end after each picture
+        "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nYou see.<|im_end|>\n"
+        "{% endif %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for c in m.content %}{% if c.type == 'image' or 'image_url' in c %}<image>\n{% else %}{{ c.text }}"
+        "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    SEPARATED = (           # something between messages and between items, nothing after the last
+        "{% for m in messages %}{{ '' if loop.first else '\n\n' }}{{ m.role | upper }}: {% for c in m.content %}"
+        "{{ '' if loop.first else ' ' }}{{ c.text if c.type == 'text' else '<image>' }}{% endfor %}{% endfor %}"
+        "{{ '\n\nASSISTANT:' if add_generation_prompt }}")
+    PICTURES_FIRST = (      # as granite-vision: a message's pictures go to its front
+        "{% for m in messages %}{% if m.role == 'user' %}<|user|>\n"
+        "{% for c in m.content | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+        "{% for c in m.content | selectattr('type', 'equalto', 'text') %}{{ c.text + '\n' }}{% endfor %}"
+        "{% else %}{{ '<|' + m.role + '|>\n' + m.content[0].text }}<|end_of_text|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}")
+    GENERATION = (          # trl, axolotl: what is trained is marked
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}"
+        "{% else %}{{ m['content'] + '<|im_end|>' }}{% endif %}"
+        "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+    ALTERNATING = (         # Mistral: refuses what does not alternate, and knows no system message
+        "{{ bos_token }}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}"
+        "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ m.content }}{{ eos_token }}"
+        "{% endif %}{% endfor %}")
+    SYSTEM_APART = (        # the system message is taken out of the list first, later ones vanish
+        "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set rest = messages[1:] %}"
+        "{% else %}{% set system = 'Be good.' %}{% set rest = messages %}{% endif %}<|system|>{{ system }}<|end|>\n"
+        "{% for m in rest %}{% if m.role in ('user', 'assistant') %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endif %}"
+        "{% endfor %}{% if messages[-1].role != 'assistant' %}<|assistant|>{% endif %}")
+    THOUGHTS = (            # as Qwen3's and others': answers are shown without their thoughts
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1].lstrip('\n') if m.role == "
+        "'assistant' else m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n")
+    OTHERS = [(DOCLING, set()), (PICTURES, set()), (SEPARATED, set()),
+              (PICTURES_FIRST, {"chat_mixed", "chat_images"})]
+    TEXT_OTHERS = [(GENERATION, set()), (DOCLING, set()), (PICTURES, set()), (SEPARATED, set()),
+                   (ALTERNATING, {"chat_system", "chat_system_later"}),
+                   (SYSTEM_APART, {"chat_system_later", "chat_assistant_last"}),
+                   (THOUGHTS, {"chat_assistant", "chat_assistant_last"})]
+    QUESTIONS = TALKS + [
+        [("user", ["A"]), ("user", [" B \n"])], [("user", [None, None, " C\t"])], [("user", [None])],
+        [("user", ["D", None, None, "E", "F"]), ("assistant", ["g"]), ("user", [None, "H"])],
+        [("system", ["I", None]), ("user", ["J"]), ("assistant", [None, "<think>k</think>\nL"])],
+        [("system", [None, "M"]), ("user", [None, "N"]), ("system", [" \n"]), ("user", ["\\n{{ o }}", "P"])],
+        [("user", ["Q"]), ("assistant", ["R"]), ("user", ["S"]), ("assistant", ["T\n\n"]), ("user", [None, "U"])],
+        [("user", [" it's "]), ("assistant", ["1"]), ("user", ["2"])], [("user", ["3"]), ("assistant", ["4\n"])],
+        [("assistant", ["V"]), ("user", ["W"])], [("system", ["X"]), ("system", ["Y"]), ("user", ["Z"])]]
+
+    def check_template(self, template, lacks, processor, image_token, strings):
+        """All questions that it accepts, rendered from the strings and by transformers."""
+        tokens = {name: str(token) for name, token in processor_tokens(processor).items()}
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors):
+            config = exporter.read_chat(template, tokens, image_token)
+        flags = exporter.read_layout().chat_flags
+        self.assertEqual({flag for flag in flags if not config["chat_accepts"] & flags[flag]}, lacks, template)
+        self.assertEqual(errors.getvalue().count("does not provide for"), len(lacks))
+        rendered = 0
+        for talk in self.QUESTIONS:
+            if exporter.needs(talk) & lacks or not image_token and any(None in items for _, items in talk):
+                continue
+            messages = [{"role": role, "content": "".join("<image>" if item is None else item for item in items)
+                         if strings else [{"type": "image"} if item is None else {"type": "text", "text": item}
+                                          for item in items]} for role, items in talk]
+            try:
+                expected = processor.apply_chat_template(messages, chat_template=template, tokenize=False,
+                                                         add_generation_prompt=True)
+            except Exception:                                               # the template's own refusal
+                self.assertIn("raise_exception", template)
+                continue
+            self.assertEqual(render({**config, "image_token": "<image>"}, talk), expected, template)
+            rendered += 1
+        self.assertGreater(rendered, 2)
+        return config
+
+    def test_other_templates(self):
+        processor = hf.load_processor(tiny())
+        for template, lacks in self.OTHERS:
+            self.check_template(template, lacks, processor, "<image>", strings=False)
+        chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>"
+        for template in (self.GENERATION, SMOLLM2_TEMPLATE, chatml, self.THOUGHTS):        # that take strings only
+            self.check_template(template, {"chat_assistant", "chat_assistant_last"} if "think" in template else set(),
+                                processor, "<image>", strings=True)
+
+    def test_other_templates_of_text_models(self):
+        tokenizer = AutoTokenizer.from_pretrained(tiny("llama"))
+        for template, lacks in self.TEXT_OTHERS:
+            self.check_template(template, lacks, tokenizer, "", strings=template is not self.SEPARATED)
+
+    def test_evaluated_is_recognised(self):
+        """With jinja2 and without, the same fields, for all that is known without."""
+        tokens = dict(bos_token="<s>", eos_token="</s>")
+        for templates, image_token in ((self.VISION, "<image>"), (self.TEXT, "")):
+            for template in templates:
+                fields = exporter.read_chat(template, tokens, image_token)
+                with without_jinja2():
+                    plain = exporter.read_chat(template, tokens, image_token)
+                for name in plain:
+                    self.assertEqual(fields[name], plain[name], (name, template))
+                self.assertFalse(any(fields[name] for name in fields.keys() - plain.keys()))
+        with without_jinja2(), self.assertRaisesRegex(exporter.Refused, "pip install jinja2"):
+            exporter.read_chat(self.DOCLING, tokens, "<image>")
+
+    def test_templates_that_no_strings_make(self):
+        """Each with a word of the sentence that says why."""
+        chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        for word, template in (
+                ("white space around a text", chatml.replace("m.content", "m.content | trim")),
+                ("day's date", "{{ strftime_now('%d %b') }}" + chatml),
+                ("a second question", chatml.replace("<|im_end|>", "{{ loop.index }}")),
+                ("a text with lines", chatml.replace("m.content", "m.content.replace('\n\n  ', ' ')")),
+                ("a message's text", chatml.replace("m.content", "m.content + m.content")),
+                ("valid jinja", chatml + "{% if %}"), ("jinja says", chatml + "{{ raise_exception('no') }}")):
+            with self.assertRaisesRegex(exporter.Refused, word):
+                exporter.read_chat(template, {}, "")
+        for word, template in (
+                ("'<pic>' for a picture", self.DOCLING.replace("<image>", "<pic>")),
+                ("refuses a picture", self.DOCLING.replace("{{- '<image>' -}}", "{{- raise_exception('blind') -}}")),
+                ("three pictures", self.PICTURES.replace("<image>", "{{ loop.index }}<image>"))):
+            with self.assertRaisesRegex(exporter.Refused, word):
+                exporter.read_chat(template, {}, "<image>")
+
+    @unittest.skipUnless(os.path.exists(SMOLVLM), "no smolvlm: run make first")
+    def test_the_program_renders_them(self):
+        """The ids of ./smolvlm's prompt, with a chat template and --raw, are the processor's."""
+        pictures = [os.path.join(HERE, "golden", "model", name) for name in ("a.png", "b.ppm")]
+        directory = tiny(longest_edge=96)
+        images = [[hf.open_picture(picture) for picture in pictures]]
+        folder = scratch("out")
+        out, processor = os.path.join(folder, "model.bin"), hf.load_processor(directory)
+
+        def prompt_ids(*options):
+            done = subprocess.run([SMOLVLM, out, "-q", "-n", "1", "--json", *options], capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            return json.loads(done.stdout)["prompt_ids"]
+
+        for template in (SMOLVLM_TEMPLATE, self.DOCLING, self.PICTURES, self.SEPARATED, self.PICTURES_FIRST):
+            edit(directory, "chat_template.json", lambda c: c.update(chat_template=template))
+            self.assertIsNone(run_export(directory, out)[0])
+            for system in (None, " Be\nkind. "):
+                messages = hf.conversation(pictures, "What is it? ", system)
+                text = processor.apply_chat_template(messages, chat_template=template, tokenize=False,
+                                                     add_generation_prompt=True)
+                self.assertEqual(prompt_ids(*(["-s", system] if system else []), "-p", "What is it? ",
+                                            *(word for picture in pictures for word in ("-i", picture))),
+                                 processor(text=text, images=images)["input_ids"][0], template)
+        for text in ("<|im_start|>User:<image><image>Two?<end_of_utterance>\nAssistant:", "<image>",
+                     "a<<image>>b <image>", " \n<image>\u00e9<|im_end|>"):
+            n = text.count("<image>")
+            self.assertEqual(prompt_ids("--raw", "-p", text, *(word for picture in pictures[:n]
+                                                               for word in ("-i", picture))),
+                             processor(text=text, images=[images[0][:n]])["input_ids"][0], text)
+        self.assertEqual(prompt_ids("--raw", "-p", "<|im_start|>x"), processor(text="<|im_start|>x")["input_ids"][0])
 
     def test_where_the_template_stands(self):
         """processor_config.json, chat_template.json, .jinja; for a text model .jinja, tokenizer_config.json."""

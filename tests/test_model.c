@@ -630,6 +630,105 @@ TEST prompts_refused(void) {
     PASS();
 }
 
+/* A template of strings that are all different, and what comes of them; [P] is a picture, of one tile here. */
+TEST every_string_of_a_template(void) {
+    static const struct { size_t offset; const char *text; } strings[] = {
+#define STRING(field, text) { offsetof(SvConfig, field), text }
+        STRING(chat_begin, "BEGIN "), STRING(chat_default_system, "DEFAULT "), STRING(chat_system_begin, "S{"),
+        STRING(chat_system_begin_image, "Si{"), STRING(chat_system_end, "}S"), STRING(chat_system_end_image, "}iS"),
+        STRING(chat_user_begin, "U{"), STRING(chat_user_begin_image, "Ui{"), STRING(chat_user_end, "}U"),
+        STRING(chat_user_end_image, "}iU"), STRING(chat_assistant_begin, "A{"),
+        STRING(chat_assistant_begin_image, "Ai{"), STRING(chat_assistant_end, "}A"),
+        STRING(chat_assistant_end_image, "}iA"), STRING(chat_between_messages, " | "), STRING(chat_text_text, "-tt-"),
+        STRING(chat_text_image, "-ti-"), STRING(chat_image_text, "-it-"), STRING(chat_image_image, "-ii-"),
+        STRING(chat_generation_prompt, " GO"),
+    };
+    const SvMessage talk[] = {
+        MESSAGE("system", TEXT("a"), TEXT("b")), MESSAGE("user", PICTURE(b), PICTURE(b), TEXT("c"), PICTURE(b)),
+        MESSAGE("assistant", PICTURE(b), TEXT("d")), MESSAGE("user", TEXT("e")),
+        MESSAGE("system", PICTURE(b)), MESSAGE("assistant", TEXT("f"), PICTURE(b)),
+    };
+    static const struct { int first, count; uint32_t accepts; const char *words; } cases[] = {
+        { 0, 6, 63, "BEGIN S{a-tt-b}S | Ui{[P]-ii-[P]-it-c-ti-[P]}iU | Ai{[P]-it-d}A | U{e}U | Si{[P]}iS | "
+                    "A{f-ti-[P]}iA GO" },
+        { 1, 1, SV_CHAT_MIXED, "BEGIN DEFAULT Ui{[P]-ii-[P]-it-c-ti-[P]}iU GO" },
+        { 3, 1, 0, "BEGIN DEFAULT U{e}U GO" },
+        { 0, 2, SV_CHAT_MIXED, "vlm.bin: the model's chat template does not provide for a system message" },
+        { 0, 2, SV_CHAT_SYSTEM, "does not provide for a message that is not pictures and one text after them" },
+        { 2, 2, 63 & ~SV_CHAT_ASSISTANT, "does not provide for a message of the assistant" },
+        { 2, 1, 63 & ~SV_CHAT_ASSISTANT_LAST, "does not provide for a message of the assistant as the last" },
+        { 2, 2, 63 & ~SV_CHAT_IMAGES, "does not provide for a picture in a message that is not the user's" },
+        { 3, 2, 63 & ~SV_CHAT_SYSTEM_LATER, "does not provide for a system message that is not the first" },
+    };
+    const SvConfig kept = vlm->config;
+    SvOptions options = sv_default_options();
+    options.no_split = true;
+    SvPrompt prompt;
+    ASSERT_EQ(0, sv_prompt_raw(vlm, "<image>", (SvContent[]){ PICTURE(b) }, 1, &options, &prompt, &error));
+    char *picture = prompt.text;
+    prompt.text = NULL;
+    sv_prompt_free(&prompt);
+    for (size_t i = 0; i < LENGTH(strings); i++) {
+        SvString string = { strings[i].text, strlen(strings[i].text) };
+        memcpy((char *)&vlm->config + strings[i].offset, &string, sizeof string);
+    }
+    for (size_t i = 0; i < LENGTH(cases); i++) {
+        vlm->config.chat_accepts = cases[i].accepts;
+        bool refused = strstr(cases[i].words, "provide") != NULL;
+        ASSERT_EQm(error.text, -refused,
+                   sv_prompt(vlm, talk + cases[i].first, cases[i].count, &options, &prompt, &error));
+        if (refused) {
+            ASSERT_SAYS(cases[i].words);
+            continue;
+        }
+        const char *at = prompt.text;
+        for (const char *word = cases[i].words; *word; ) {
+            size_t size = strncmp(word, "[P]", 3) == 0 ? strlen(picture) : 1;
+            ASSERTm(prompt.text, strncmp(at, size > 1 ? picture : word, size) == 0);
+            at += size;
+            word += size > 1 ? 3 : 1;
+        }
+        ASSERT_EQ(0, *at);
+        sv_prompt_free(&prompt);
+    }
+    vlm->config = kept;
+    free(picture);
+    ASSERT_EQ(-1, prompt_of(vlm, "tool", (SvContent)TEXT("x"), &prompt));
+    ASSERT_SAYS("message 1: the role is tool, but must be system, user or assistant");
+    ASSERT_EQ(-1, sv_prompt(vlm, &(SvMessage){ "user", NULL, 0 }, 1, &options, &prompt, &error));
+    ASSERT_SAYS("message 1: has no content");
+    PASS();
+}
+
+/* The prompt as it stands: special tokens count, and pictures go where the image token is. */
+TEST raw_prompts(void) {
+    SvOptions options = sv_default_options();
+    SvContent pictures[] = { PICTURE(a), PICTURE(b) };
+    SvMessage message = { "user", (SvContent[]){ PICTURE(a), PICTURE(b), TEXT("What?") }, 3 };
+    SvPrompt prompt, raw;
+    ASSERT_EQ(0, sv_prompt(vlm, &message, 1, &options, &prompt, &error));
+    ASSERT_EQm(error.text, 0, sv_prompt_raw(vlm, "<|im_start|>User:<image><image>What?<end_of_utterance>\nAssistant:",
+                                            pictures, 2, &options, &raw, &error));
+    ASSERT_STR_EQ(prompt.text, raw.text);
+    ASSERT_EQ(prompt.n_ids, raw.n_ids);
+    ASSERT_MEM_EQ(prompt.ids, raw.ids, raw.n_ids * sizeof *raw.ids);
+    ASSERT(prompt.n_tiles == raw.n_tiles && raw.n_pictures == 2);
+    sv_prompt_free(&raw);
+    sv_prompt_free(&prompt);
+    ASSERT_EQ(-1, sv_prompt_raw(vlm, "<image> and no other", pictures, 2, &options, &raw, &error));
+    ASSERT_SAYS("the prompt has <image> 1 time, but there are 2 pictures");
+    ASSERT_EQ(-1, sv_prompt_raw(vlm, "<image><image>", pictures, 1, &options, &raw, &error));
+    ASSERT_SAYS("the prompt has <image> 2 times, but there is 1 picture");
+    ASSERT_EQ(-1, sv_prompt_raw(vlm, " \n", NULL, 0, &options, &raw, &error));
+    ASSERT_SAYS("the prompt is empty");
+    ASSERT_EQ(-1, sv_prompt_raw(llama, "x", pictures, 1, &options, &raw, &error));
+    ASSERT_SAYS("text.bin: a text-only model");
+    ASSERT_EQ(0, sv_prompt_raw(llama, "<image> x", NULL, 0, &options, &raw, &error));
+    ASSERT_STR_EQ("<image> x", raw.text);
+    sv_prompt_free(&raw);
+    PASS();
+}
+
 static int generate(const SvModel *m, SvPrompt *prompt) {
     SvOptions options = greedy(4);
     SvAnswer answer;
@@ -843,6 +942,8 @@ SUITE(answers) {
 
 SUITE(refusals_and_the_rest) {
     RUN_TEST(prompts_refused);
+    RUN_TEST(every_string_of_a_template);
+    RUN_TEST(raw_prompts);
     RUN_TEST(generation_refused);
     RUN_TEST(decoder_refused);
     RUN_TEST(progress_reaches_its_end);
