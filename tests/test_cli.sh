@@ -203,6 +203,22 @@ run $vlm -q -p @tests
 check 'a directory as prompt' sentence 1 'tests: '
 run $vlm -q -p 'What is <image> here?' -i $golden/a.png
 check 'image token in the prompt' sentence 1 '<image>'
+run $vlm -q --raw -p 'What is <image> here?'
+check '--raw without the picture' sentence 1 'the prompt has <image> 1 time, but there are 0 pictures'
+run $vlm -q --raw -p 'What is here?' -i $golden/a.png
+check '--raw without its place' sentence 1 'the prompt has <image> 0 times, but there is 1 picture'
+run $vlm -q --raw -p x -s y
+check '--raw with -s' sentence 2 '--raw'
+run $vlm --raw --tokenize
+check '--raw with --tokenize' sentence 2 '--raw'
+run $vlm -q -n 8 --json -s 'Be kind.' -p 'What is it?' -i $golden/a.png
+grep -o '"prompt_ids": [^]]*' "$tmp/out" > "$tmp/with_template"
+run $vlm -q -n 8 --json -i $golden/a.png --raw -p '<|im_start|>System: Be kind.<end_of_utterance>
+User:<image>What is it?<end_of_utterance>
+Assistant:'
+grep -o '"prompt_ids": [^]]*' "$tmp/out" > "$tmp/raw"
+check '--raw: the prompt as the template makes it' cmp "$tmp/with_template" "$tmp/raw"
+check '  which is long' test "$(wc -c < "$tmp/raw")" -gt 100
 run $vlm -q -p "$(printf '%2000s' | tr ' ' 7)"
 check 'prompt over the context' sentence 1 'more than the context of 640'
 run $vlm -q -p "$(printf '%2000s' | tr ' ' 7)" -i $golden/a.png
