@@ -1097,6 +1097,15 @@ def compare_class(model, config, settings, tokenizer):
         note(f"for {name} transformers 5.23 takes other rules than tokenizer.json's{rule}; here tokenizer.json's hold")
 
 
+def template_tokens(model, settings):
+    """What the names of tokens stand for in a chat template (PreTrainedTokenizerBase.special_tokens_map)."""
+    usual = {}
+    if model in ("llama", "idefics3") and str(settings.get("tokenizer_class")).startswith("GPT2Tokenizer"):
+        usual = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")     # the class's own
+    return {**usual, **{name: token_text(settings, name) for name, token in settings.items()
+                        if name.endswith("_token") and isinstance(token, (str, dict)) and token}}
+
+
 def read_tokens(model, config, tokenizer, settings):
     """The picture's tokens: SmolVLMProcessor asks the tokenizer for them, Idefics3Processor has constants."""
     settings = settings if model == "smolvlm" else {}
@@ -1489,8 +1498,7 @@ def gather(directory, layout, name=None):
     place, template = find_template(directory, text_only)
     if template is not None:
         with naming(place):
-            tokens = {key: token_text(settings, key) for key in ("bos_token", "eos_token", "pad_token", "unk_token")}
-            fields.update(read_chat(template, tokens, fields["image_token"]))
+            fields.update(read_chat(template, template_tokens(model, settings), fields["image_token"]))
     else:
         note("no chat template: the model completes text" + ("" if text_only else ", after the pictures"))
 

@@ -982,6 +982,20 @@ class Chat(unittest.TestCase):
                              processor(text=text, images=[images[0][:n]])["input_ids"][0], text)
         self.assertEqual(prompt_ids("--raw", "-p", "<|im_start|>x"), processor(text="<|im_start|>x")["input_ids"][0])
 
+    def test_names_of_tokens(self):
+        """What a template's bos_token, image_token ... stand for: special_tokens_map."""
+        for kind in ("smolvlm", "idefics3", "llama", "mistral"):
+            for name in ("GPT2Tokenizer", "PreTrainedTokenizerFast"):
+                pad = {"__type": "AddedToken", "content": "<|im_start|>"}
+                for given in (dict(bos_token="<|im_end|>", pad_token=pad), {}):
+                    directory = tiny(kind)
+                    edit(directory, "tokenizer_config.json", lambda c: [
+                        c.pop(key + "_token", None) for key in ("bos", "eos", "pad", "unk")] and c.update(
+                        tokenizer_class=name, extra_special_tokens={"more_token": "<|im_end|>"}, **given))
+                    _, settings = exporter.read_tokenizer(directory, 600)
+                    self.assertEqual(exporter.template_tokens(kind, settings),
+                                     AutoTokenizer.from_pretrained(directory).special_tokens_map, (kind, name, given))
+
     def test_where_the_template_stands(self):
         """processor_config.json, chat_template.json, .jinja; for a text model .jinja, tokenizer_config.json."""
         directory = tiny()
