@@ -23,7 +23,6 @@ import collections
 import concurrent.futures
 import contextlib
 import datetime
-import functools
 import itertools
 import json
 import os
@@ -563,7 +562,8 @@ class Unrendered(Misfit):
 
 
 def sandbox():
-    """jinja as transformers sets it up (utils.chat_template_utils), or None where jinja2 is not installed.
+    """jinja as transformers sets it up (utils.chat_template_utils), or None where jinja2 is not installed, or a version
+    before 3.1.6, whose sandbox a stranger's template can leave.
 
     Its clock stands at environment.clock, so that a template that writes the date is found out."""
     try:
@@ -573,8 +573,7 @@ def sandbox():
     except ImportError:
         return None
     if tuple(map(int, re.findall(r"\d+", jinja2.__version__)[:3])) < (3, 1, 6):
-        raise Refused(f"jinja2 {jinja2.__version__} is installed, but its sandbox holds only from 3.1.6 on: "
-                      "pip install -U jinja2")
+        return None
 
     class Generation(jinja2.ext.Extension):
         """{% generation %} ... {% endgeneration %}: marks what the model is trained to say, and renders as it is."""
@@ -611,14 +610,27 @@ def sandbox():
 
 
 DATES = datetime.datetime(2001, 2, 3, 4, 5, 6), datetime.datetime(2018, 11, 30, 22, 47, 58)
-FIRST, SECOND, THIRD = "Zw1Qx", "Zw2Qx", "Zw3Qx"              # texts that no template has
+A, B, C = "Zw1Qx", "Zw2Qx", "Zw3Qx"                             # texts that no template has
+
+
+def system(*items):
+    """A message of a conversation: a role and its items, each a text, or None for a picture."""
+    return "system", items
+
+
+def user(*items):
+    return "user", items
+
+
+def assistant(*items):
+    return "assistant", items
 
 
 class Chat:
     """A template, rendered as transformers renders it.
 
-    A conversation is [(role, items)]; an item is a text, or None for a picture. strings: a message's content is one
-    string, in which a picture is image_token, as tokenizers' templates take it; else the list that processors' do."""
+    strings: a message's content is one string, in which a picture is image_token, as tokenizers' templates take it;
+    else the list that processors' do."""
 
     def __init__(self, environment, template, tokens, image_token, strings):
         self.environment, self.image_token, self.strings = environment, image_token, strings
@@ -655,7 +667,7 @@ class Chat:
         """[what stands before the first item, ... between two, ... after the last], or a Misfit."""
         rest, pieces = self.render(conversation, prompt), []
         items = [self.image_token if item is None else item for _, items in conversation for item in items]
-        if f"'text': {FIRST!r}" in rest:
+        if f"'text': {A!r}" in rest:
             raise Misfit("a message's content is written as Python writes a list")
         for item in set(items):
             if rest.count(item) != items.count(item):
@@ -686,20 +698,19 @@ def take_apart(chat, vision):
     What a conversation puts between two messages is one's end, chat_between_messages and the other's begin: any cut
     that fits all conversations is as good as another. Strings that cannot be found stay empty; whether the others are
     right is not asked here."""
-    user, assistant, system = (functools.partial(lambda role, *items: (role, items), role)
-                               for role in ("user", "assistant", "system"))
-    a, b, c = FIRST, SECOND, THIRD
-    head, tail = chat.around(user(a))
-    bare, twice = chat.perhaps(user(a), prompt=False), chat.perhaps(user(a), user(b))
-    talk, told = chat.perhaps(user(a), assistant(b), user(c)), chat.perhaps(system(a), user(b))
-    later = chat.perhaps(user(a), system(b), user(c))
+    # A question alone, without add_generation_prompt, twice, around an answer; with a system message before, between.
+    head, tail = chat.around(user(A))
+    bare, twice = chat.perhaps(user(A), prompt=False), chat.perhaps(user(A), user(B))
+    talk, told = chat.perhaps(user(A), assistant(B), user(C)), chat.perhaps(system(A), user(B))
+    later = chat.perhaps(user(A), system(B), user(C))
 
+    # What comes after a question begins with its end; what comes before one ends with its begin.
     leaving = [tail, *(pieces[1] for pieces in (twice, talk, later) if pieces)]
     end = bare[1] if bare and all(piece.startswith(bare[1]) for piece in leaving) else os.path.commonprefix(leaving)
     entering = [head, *(pieces[-2] for pieces in (talk, told, later) if pieces)]
     entering += [twice[1][len(end):]] if twice else []
     generation = tail.removeprefix(end)
-    last = chat.perhaps(user(a), assistant(b))
+    last = chat.perhaps(user(A), assistant(B))
     answer_end = last[2].removesuffix(generation) if last else ""
     entering += [talk[2][len(answer_end):]] if talk and talk[2].startswith(answer_end) else []
     begin = common_end(*entering)
@@ -725,18 +736,18 @@ def take_apart(chat, vision):
     for role in ROLES:                                          # until shown otherwise
         for edge in ("begin", "end"):
             found[f"chat_{role}_{edge}_image"] = found.get(f"chat_{role}_{edge}", "")
-    add("chat_text_text", chat.perhaps(user(a, b)), 1)
+    add("chat_text_text", chat.perhaps(user(A, B)), 1)
     if vision:
-        picture = chat.perhaps(user(None, a))
+        picture = chat.perhaps(user(None, A))
         add("chat_user_begin_image", picture, 0, before=opening)
         add("chat_image_text", picture, 1)
-        add("chat_image_image", chat.perhaps(user(None, None, a)), 1)
-        add("chat_text_image", chat.perhaps(user(a, None)), 1)
-        add("chat_user_end_image", chat.perhaps(user(a, None)), 2, after=generation)
-        add("chat_system_begin_image", chat.perhaps(system(None, a), user(b)), 0, before=found["chat_begin"])
-        add("chat_system_end_image", chat.perhaps(system(a, None), user(b)), 2, after=after)
-        add("chat_assistant_begin_image", chat.perhaps(user(a), assistant(None, b), user(c)), 1, before=before)
-        add("chat_assistant_end_image", chat.perhaps(user(a), assistant(b, None), user(c)), 3, after=after)
+        add("chat_image_image", chat.perhaps(user(None, None, A)), 1)
+        add("chat_text_image", chat.perhaps(user(A, None)), 1)
+        add("chat_user_end_image", chat.perhaps(user(A, None)), 2, after=generation)
+        add("chat_system_begin_image", chat.perhaps(system(None, A), user(B)), 0, before=found["chat_begin"])
+        add("chat_system_end_image", chat.perhaps(system(A, None), user(B)), 2, after=after)
+        add("chat_assistant_begin_image", chat.perhaps(user(A), assistant(None, B), user(C)), 1, before=before)
+        add("chat_assistant_end_image", chat.perhaps(user(A), assistant(B, None), user(C)), 3, after=after)
     names = [name for kind, name in read_layout().config if name.startswith("chat_") and kind == "STR"]
     return {name: found.get(name, "") for name in names}
 
@@ -756,7 +767,7 @@ def composed(fields, conversation, image_token):
 
 
 def needs(conversation):
-    """The flags of chat_accepts without which sv_prompt refuses a conversation, by their names in smolvlm.h."""
+    """The flags of chat_accepts without which sv_prompt refuses a conversation, by their names in model.h."""
     flags = set()
     for i, (role, items) in enumerate(conversation):
         if role == "system":
@@ -781,47 +792,37 @@ TEXTS = [("white space around a text", " \t {} \n\n"), ("a text with lines", "{}
 
 def probes(vision):
     """[(what is special in it, a conversation)]: some of every kind, then many by chance."""
-    user, assistant, system = (functools.partial(lambda role, *items: (role, items), role)
-                               for role in ("user", "assistant", "system"))
-    a, b, c = FIRST, SECOND, THIRD
-    found = [("a question", [user(a)]), ("a second question", [user(a), user(b)]),
-             ("a system message", [system(a), user(b)]), ("two system messages", [system(a), system(b), user(c)]),
-             ("a system message after others", [user(a), system(b), user(c)]),
-             ("a conversation", [user(a), assistant(b), user(c)]),
-             ("a conversation with a system message", [system(c), user(a), assistant(b), user(c)]),
-             ("a long conversation", [user(a), assistant(b), user(c), assistant(a), user(b), assistant(c), user(a)]),
-             ("an answer as the first message", [assistant(a), user(b)]),
-             ("an answer as the last message", [user(a), assistant(b)]),
-             ("a system message as the last", [user(a), system(b)]),
-             ("two texts in a message", [user(a, b)]), ("two texts in an answer", [user(a), assistant(b, c), user(a)]),
-             ("a picture", [user(None, a)]), ("three pictures", [user(None, None, None, a)]),
-             ("pictures in two messages", [user(None, a), user(None, None, b)]),
-             ("a picture in the second message", [user(a), user(None, b)]),
-             ("a picture and a system message", [system(a), user(None, b)]),
-             ("a conversation about pictures", [user(None, a), assistant(b), user(None, None, c)]),
-             ("a picture after a text", [user(a, None)]), ("a picture between texts", [user(a, None, b)]),
+    found = [("a question", [user(A)]), ("a second question", [user(A), user(B)]),
+             ("a system message", [system(A), user(B)]), ("two system messages", [system(A), system(B), user(C)]),
+             ("a system message after others", [user(A), system(B), user(C)]),
+             ("a conversation", [user(A), assistant(B), user(C)]),
+             ("a conversation with a system message", [system(C), user(A), assistant(B), user(C)]),
+             ("a long conversation", [user(A), assistant(B), user(C), assistant(A), user(B), assistant(C), user(A)]),
+             ("an answer as the first message", [assistant(A), user(B)]),
+             ("an answer as the last message", [user(A), assistant(B)]),
+             ("a system message as the last", [user(A), system(B)]),
+             ("two texts in a message", [user(A, B)]), ("two texts in an answer", [user(A), assistant(B, C), user(A)]),
+             ("a picture", [user(None, A)]), ("three pictures", [user(None, None, None, A)]),
+             ("pictures in two messages", [user(None, A), user(None, None, B)]),
+             ("a picture in the second message", [user(A), user(None, B)]),
+             ("a picture and a system message", [system(A), user(None, B)]),
+             ("a conversation about pictures", [user(None, A), assistant(B), user(None, None, C)]),
+             ("a picture after a text", [user(A, None)]), ("a picture between texts", [user(A, None, B)]),
              ("a picture without a text", [user(None)]), ("pictures without a text", [user(None, None)]),
-             ("a text between pictures", [user(None, a, None)]),
-             ("a picture in a system message", [system(None, a), user(b)]),
-             ("a picture in an answer", [user(a), assistant(None, b), user(c)])]
+             ("a text between pictures", [user(None, A, None)]),
+             ("a picture in a system message", [system(None, A), user(B)]),
+             ("a picture in an answer", [user(A), assistant(None, B), user(C)])]
     for what, text in TEXTS:
-        x = text.format(FIRST)
+        x = text.format(A)
         found += [(what, talk) for talk in (
             [user(x)], [system(x), user(x)], [user(x), assistant(x), user(x)], [user(None, x)], [user(x, None, x)])]
     chance = random.Random(0)
     for _ in range(400):
-        talk = [(chance.choice(ROLES[1:] if i else ROLES), tuple(
-            chance.choice((None, None, a, *(text.format(b) for _, text in TEXTS)))
-            for _ in range(chance.choice((1, 1, 1, 2, 3))))) for i in range(chance.randrange(1, 6))]
+        items = [None, None, A, *(text.format(B) for _, text in TEXTS)]
+        roles = chance.choices((user, user, assistant, assistant, system), k=chance.randrange(1, 6))
+        talk = [role(*chance.choices(items, k=chance.choice((1, 1, 2, 3)))) for role in roles]
         found.append(("a conversation", talk))
     return [(what, talk) for what, talk in found if vision or not any(None in items for _, items in talk)]
-
-
-def difference(got, want):
-    """Where two texts part, for people."""
-    at = len(os.path.commonprefix([got, want]))
-    cut = slice(max(0, at - 20), at + 30)
-    return f"...{got[cut]!r} instead of ...{want[cut]!r}"
 
 
 LACKING = dict(chat_system="a system message", chat_system_later="a system message after others",
@@ -830,41 +831,56 @@ LACKING = dict(chat_system="a system message", chat_system_later="a system messa
                chat_images="pictures in a system message or an answer")
 
 
-def evaluated(chat, vision):
-    """SV_CONFIG's chat_ fields for a template by what it renders: (fields, what it does not accept, for people).
+def compared(chat, fields, talks):
+    """(whether the strings make of each of these conversations what jinja does, of one at least, "" or where they part,
+    for people). What the template refuses to render there is nothing to equal."""
+    equal = False
+    for what, talk in talks:
+        try:
+            got = chat.render(talk)
+        except Unrendered:
+            continue
+        want = composed(fields, talk, chat.image_token)
+        if got != want:
+            at = len(os.path.commonprefix([got, want]))
+            cut = slice(max(0, at - 20), at + 30)
+            return False, f"it makes of {what} what fixed strings cannot, ...{got[cut]!r} instead of ...{want[cut]!r}"
+        equal = True
+    return equal, ""
 
-    Which strings they are a few conversations tell; that smolvlm makes the same of them as jinja of the template is
-    proven on all probes. A kind of conversation for which it does not is one that chat_accepts leaves out. Misfit where
-    not even a question can be taken apart, Refused where the user's messages do not come out right."""
+
+def check_picture(chat, fields):
+    """Refuses a template that does not put image_token for a picture."""
+    try:
+        got, plain = chat.render([user(None, A)]), composed(fields, [user(A)], chat.image_token)
+    except Unrendered as refusal:
+        raise Refused(f"the chat template cannot be exported: it refuses a picture ({refusal})") from None
+    if got.count(chat.image_token) != 1:
+        there = got[len(os.path.commonprefix([got, plain[:plain.find(A)]])):got.find(A)]
+        raise Refused(f"the chat template puts {there!r} for a picture, but image_token is {chat.image_token!r}")
+
+
+def evaluated(chat, vision):
+    """SV_CONFIG's chat_ fields for a template by what it renders: (fields, [(what it does not accept, why)], for
+    people).
+
+    Which strings they are a few conversations tell; that they make the same as the template is proven on all probes. A
+    kind of conversation of which they do not is one that chat_accepts leaves out. Misfit where not even a question can
+    be taken apart, Refused where the user's messages alone do not come out right."""
     fields = take_apart(chat, vision)
-    accepted, lacking, all_probes = set(), [], [(what, talk, needs(talk)) for what, talk in probes(vision)]
-    for flag in (None, *LACKING):
-        equal, why = False, ""
-        for what, talk, needed in all_probes:
-            if not (needed <= accepted | {flag} and (flag in needed or flag is None)):
-                continue
-            try:
-                got, want = chat.render(talk), composed(fields, talk, chat.image_token)
-            except Unrendered as refusal:                   # where the reference refuses, there is nothing to equal
-                if what == "a picture" and flag is None:
-                    why = f"it refuses {what} ({refusal})"
-                    break
-                continue
-            equal = equal or got == want
-            if got != want:
-                why = f"it makes of {what} what fixed strings cannot, {difference(got, want)}"
-                if what == "a picture" and got.count(chat.image_token) != 1:
-                    before, after = composed(fields, [("user", (FIRST,))], "").split(FIRST)
-                    there = got[len(os.path.commonprefix([got, before])):got.find(FIRST)]
-                    why = f"it puts {there!r} for a picture, but image_token is {chat.image_token!r}"
-                break
-        if why and flag is None:
-            raise Refused(f"the chat template cannot be exported: {why}")
-        if equal and not why or not vision and flag == "chat_images":
+    if vision:
+        check_picture(chat, fields)
+    accepted, lacking, talks = set(), [], [(what, talk, needs(talk)) for what, talk in probes(vision)]
+    equal, why = compared(chat, fields, [(what, talk) for what, talk, needed in talks if not needed])
+    if not equal:
+        raise Refused(f"the chat template cannot be exported: {why}")
+    for flag in LACKING:
+        equal, why = compared(chat, fields, [(what, talk) for what, talk, needed in talks
+                                             if flag in needed and needed <= accepted | {flag}])
+        if equal or flag == "chat_images" and not vision:
             accepted.add(flag)
         else:
             lacking.append((LACKING[flag], why))
-    accepted.discard(None)
     flags = read_layout().chat_flags
     return {**fields, "chat_accepts": sum(flags[flag] for flag in accepted)}, lacking
 
@@ -879,13 +895,13 @@ def read_chat(template, tokens, image_token):
     if environment is None:
         fields = recognised(template, tokens, image_token)
         if fields is None:
-            raise Refused("the chat template is neither SmolVLM's nor ChatML; others can be exported where jinja2 is "
-                          "installed: pip install jinja2")
+            raise Refused("the chat template is neither SmolVLM's nor ChatML; others can be exported where jinja2 "
+                          "(3.1.6 or later) is installed: pip install -U jinja2")
         return {**fields, "chat_template": 1}
     if not isinstance(template, str):
         raise Refused(f"the chat template is {template!r}, which is no text")
     misfits = []
-    for strings in (False, True) if image_token else (True, False):
+    for strings in (False, True) if image_token else (True, False):     # as each kind of model is mostly asked
         chat = Chat(environment, template, tokens, image_token or "<image>", strings)
         try:
             fields, lacking = evaluated(chat, bool(image_token))
@@ -895,7 +911,7 @@ def read_chat(template, tokens, image_token):
         if strings and image_token:
             note(f"the chat template takes no pictures but as {image_token} within a text, so that is where they go")
         for what, why in lacking:
-            note(f"the chat template does not provide for {what}{why and ': '}{why}")
+            note(f"the chat template does not provide for {what}{': ' if why else ''}{why}")
         return {**fields, "chat_template": 1}
     raise Refused(f"the chat template cannot be exported, not even for a question alone: {misfits[0]}")
 

@@ -163,7 +163,7 @@ typedef struct SvPrompt {
 
 /* Renders the conversation as the checkpoint's chat template does, cuts the pictures, expands each into its tokens, and
    tokenizes the whole (SmolVLMProcessor.__call__). Fails if a text contains the image token itself, and for a
-   conversation that the template does not provide for (SV_CHAT_SYSTEM ...). */
+   conversation that the template does not provide for (chat_accepts in model.h). */
 int sv_prompt(const SvModel *model, const SvMessage *messages, int count, const SvOptions *options,
               SvPrompt *prompt, SvError *error);
 
