@@ -341,8 +341,7 @@ void sv_sin_cos(double angle, float *sine, float *cosine);                /* |an
 
 /* ---------------------------------------------------------------------------------------- what they share (base.c) */
 
-/* Makes the compiler check a function's arguments against its format. mingw's own "printf" means Microsoft's
-   formats. */
+/* Makes the compiler check a function's arguments against its format. In mingw, "printf" means Microsoft's formats. */
 #if defined(__MINGW32__) && !defined(__clang__)
 #define SV_PRINTF(format_at, first) __attribute__((format(gnu_printf, format_at, first)))
 #elif defined(__GNUC__)
@@ -385,15 +384,17 @@ uint64_t sv_decoder_memory(const SvModel *model, int capacity, int threads);
 
 double sv_seconds(void);                                                  /* a clock, for differences */
 
-/* fopen, remove, rename and mkdir for names in UTF-8, on Windows too, where a rename here also replaces a file. (What
-   is not UTF-8 is taken to be in the code page there.) Every path that smolvlm.h takes is opened so. */
+/* fopen, remove, rename and mkdir for names in UTF-8, on Windows too, where rename also replaces a file. (There, a name
+   that is not UTF-8 is taken to be in the system's code page.) Every path given to smolvlm.h's functions is opened this
+   way. */
 FILE *sv_fopen(const char *path, const char *mode);
 int sv_remove(const char *path);
 int sv_rename(const char *from, const char *to);
 int sv_mkdir(const char *path);
 
-/* Windows: the program's arguments in UTF-8 (the caller does not free them), and the console takes UTF-8 until
-   sv_console(what this returned); stdin and stdout carry bytes as they are. Elsewhere that is so without a word. */
+/* For Windows; elsewhere they change nothing. sv_arguments: the program's arguments in UTF-8; the caller does not free
+   them. sv_console(0): the console takes UTF-8, and stdin and stdout become binary; returns the code page before, with
+   which sv_console restores it. */
 char **sv_arguments(int *argc, char **argv);
 unsigned sv_console(unsigned code_page);
 

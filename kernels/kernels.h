@@ -76,7 +76,7 @@
 #endif
 #if defined(__GNUC__) && !defined(SV_NO_SIMD)
 #define SV_VECTORS                                          /* the compiler has vector types */
-#pragma GCC diagnostic ignored "-Wpsabi"                    /* how they are passed: all functions here are static */
+#pragma GCC diagnostic ignored "-Wpsabi"                    /* about passing vectors: all functions here are static */
 #endif
 #ifdef SV_AVX2
 #include <immintrin.h>

@@ -346,7 +346,7 @@ TEST jpeg_colours(void)
 
 /* ------------------------------------------------------------------------------------------------ transparency */
 
-/* Only transparent pixels cost an alpha plane: an alpha channel or a tRNS chunk alone does not. */
+/* Only transparent pixels cost an alpha plane or give a key: an alpha channel or a tRNS chunk alone does not. */
 TEST alpha_planes(void)
 {
     static const char *const opaque[] = { "alpha6_8_none.png", "alpha6_16_none.png", "alpha4_8_none.png",
