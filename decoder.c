@@ -28,8 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Positions that go through the layers together: enough for fast matrix products, few
-   enough for the processor's caches. */
+/* Positions that go through the layers together: many for fast products, few for the processor's caches. */
 enum { CHUNK = 512 };
 
 /* count: at most CHUNK positions. delta lies where q does, which has been used by then. */
