@@ -27,14 +27,21 @@ static inline int golden_words(FILE *f, void *words, size_t count) {
     return 1;
 }
 
-/* The tensor of this name (made as by printf) in the file; a missing one ends the test program with a sentence, for no
-   test can pass without it. The caller frees data.any. */
-static inline Golden golden(const char *file, const char *format, ...) {
-    char wanted[128], name[128];
+/* golden(file, format, ...): the tensor of this name (made as by printf) in the file; a missing one ends the test
+   program with a sentence, for no test can pass without it. The caller frees data.any. In two functions, as tcc reads
+   wrong arguments where one with "..." returns a structure (0.9.27). */
+#define golden(file, ...) golden_named(file, golden_name((char[128]){ 0 }, __VA_ARGS__))
+
+static inline const char *golden_name(char name[128], const char *format, ...) {
     va_list args;
     va_start(args, format);
-    vsnprintf(wanted, sizeof wanted, format, args);
+    vsnprintf(name, 128, format, args);
     va_end(args);
+    return name;
+}
+
+static inline Golden golden_named(const char *file, const char *wanted) {
+    char name[128];
     FILE *f = fopen(file, "rb");
     Golden g = { 0 };
     uint32_t length;
