@@ -213,7 +213,7 @@ static uint32_t utf8_decode(const uint8_t *s, size_t *length) {
 /* Two symbols that merge into one. Lower ranks merge first. */
 typedef struct Merge { uint32_t left, right, merged, rank; } Merge;
 
-typedef struct Added { SvString content; uint32_t id, order; uint32_t flags; } Added;
+typedef struct Added { SvString content; uint32_t id, order, flags; } Added;
 
 /* Added tokens that are matched together. */
 typedef struct AddedSet {
