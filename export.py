@@ -386,6 +386,18 @@ def three(images, key):
     return values
 
 
+def longest_edge(size):
+    """SV_CONFIG's longest_edge for "size": {"longest_edge": 2048}; or a height and a width, {"height": 512, "width":
+    512}, [512, 512], 512 (get_size_dict), to which every picture is squeezed."""
+    if isinstance(size, dict) and "longest_edge" in size:
+        return min(whole(size, "longest_edge", None), 0xFFFF)           # above 4096 it is 4096 anyway
+    pair = [size] * 2 if type(size) is int else size if isinstance(size, list) else [
+        size.get("height"), size.get("width")] if isinstance(size, dict) else []
+    if len(pair) < 2 or not all(type(n) is int and 1 <= n <= 4096 for n in pair[:2]):
+        raise Refused(f'"size" is {size}, but only a longest_edge is supported, or a height and a width of 1 to 4096')
+    return pair[0] << 16 | pair[1]                                                          # SV_EXACT_SIZE
+
+
 def read_images(directory, fields):
     """The image processor's fields, from processor_config.json (5.x) or preprocessor_config.json, and its checks."""
     name, processor = "processor_config.json", read_json(directory, "processor_config.json", {})
@@ -405,11 +417,9 @@ def read_images(directory, fields):
         if not isinstance(tile, dict) or tile.get("longest_edge") != fields["image_size"]:
             raise Refused(f'"max_image_size" is {tile}, but only {{"longest_edge": {fields["image_size"]}}}, the '
                           "image_size of config.json, is supported")
-        if not isinstance(size, dict) or size.get("longest_edge") is None:
-            raise Refused(f'"size" is {size}, but only one with a longest_edge is supported')
         settings = dict(do_image_splitting=int(bool(images.get("do_image_splitting", True))),
                         image_mean=three(images, "image_mean"), image_std=three(images, "image_std"),
-                        longest_edge=whole(size, "longest_edge", None),
+                        longest_edge=longest_edge(size),
                         rescale_factor=real(images, "rescale_factor", 1 / 255))
         if 0 in settings["image_std"]:
             raise Refused('"image_std" is 0, by which nothing can be divided')

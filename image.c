@@ -3,6 +3,7 @@
      [height, width, 3]                                              SvImage
        |  transparent parts: painted                                 .convert_to_rgb
        |  longest edge to longest_edge, the other by aspect ratio    SmolVLMImageProcessorPil.resize
+       |  (or both edges to an SV_EXACT_SIZE)
        |  both edges up to multiples of side                         .resize_for_vision_encoder
      [rows * side, cols * side, 3]
        |  cut into tiles; and the whole, resized to one more tile    .split_images
@@ -254,7 +255,6 @@ int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, S
 
 /* _resize_output_size_rescale_to_max_len, then _scale_below_upper_bound: Python's int() is the cast to int. */
 static void longest_edge_size(int *width, int *height, int longest_edge) {
-    enum { MAX_IMAGE_SIZE = 4096 };
     double aspect_ratio = (double)*width / *height;
     if (*width >= *height) {
         *width = longest_edge;
@@ -269,11 +269,11 @@ static void longest_edge_size(int *width, int *height, int longest_edge) {
     if (*height < 1) *height = 1;
 
     aspect_ratio = (double)*width / *height;
-    if (*width >= *height && *width > MAX_IMAGE_SIZE) {
-        *width = MAX_IMAGE_SIZE;
+    if (*width >= *height && *width > SV_LONGEST_EDGE) {
+        *width = SV_LONGEST_EDGE;
         *height = (int)(*width / aspect_ratio);
-    } else if (*height > *width && *height > MAX_IMAGE_SIZE) {
-        *height = MAX_IMAGE_SIZE;
+    } else if (*height > *width && *height > SV_LONGEST_EDGE) {
+        *height = SV_LONGEST_EDGE;
         *width = (int)(*height * aspect_ratio);
     }
     if (*width < 1) *width = 1;
@@ -322,11 +322,12 @@ int sv_image_split(const SvImage *image, int longest_edge, int side, bool split,
     SvImage painted = {0}, resized = {0}, fitted = {0};
     int width = image->width, height = image->height, result;
     *tiles = (SvTiles){0};
-    if (longest_edge < 1 || longest_edge > SV_MAX_SIDE || side < 1 || side > SV_MAX_SIDE)
+    if (!sv_is_edge(longest_edge) || side < 1 || side > SV_MAX_SIDE)
         return sv_fail(error, "a picture cannot be cut: the longest edge %d and the tile's side %d must be 1 to %d",
                        longest_edge, side, SV_MAX_SIDE);
     if (image->has_key && sv_image_paint(image, NULL, &painted, error)) return -1;
-    longest_edge_size(&width, &height, longest_edge);
+    if (longest_edge > SV_MAX_SIDE) width = longest_edge & 0xffff, height = longest_edge >> 16;
+    else longest_edge_size(&width, &height, longest_edge);
     result = sv_image_resize(image->has_key ? &painted : image, width, height, &resized, error);
     sv_image_free(&painted);
     if (result) return -1;

@@ -662,14 +662,18 @@ static void print_flow(const SvModel *m) {
     const SvConfig *c = &m->config;
     if (c->vision_num_hidden_layers) {
         uint32_t side = c->image_size / c->patch_size, patches = side * side, s = c->scale_factor;
-        uint32_t edge = (c->longest_edge + c->image_size - 1) / c->image_size, tokens = (uint32_t)sv_image_tokens(c);
+        bool exact = c->longest_edge > SV_MAX_SIDE;                     /* SV_EXACT_SIZE */
+        uint32_t height = exact ? c->longest_edge >> 16 : c->longest_edge, tokens = (uint32_t)sv_image_tokens(c);
+        uint32_t width = exact ? c->longest_edge & 0xffff : c->longest_edge;
+        uint32_t rows = (height + c->image_size - 1) / c->image_size;
+        uint32_t cols = (width + c->image_size - 1) / c->image_size;
         printf("a tile   %u x %u x 3 bytes -> %u patches of %u x %u x 3 = %u numbers -> %u rows of %u\n", c->image_size,
                c->image_size, patches, c->patch_size, c->patch_size, 3 * c->patch_size * c->patch_size, patches,
                c->vision_hidden_size);
         printf("         -> pixel shuffle, %u x %u rows to one: %u rows of %u -> %u image tokens of %u numbers\n", s, s,
                tokens, s * s * c->vision_hidden_size, tokens, c->hidden_size);
         printf("picture  up to %u x %u tiles and the global one: %u x %u = %u positions of the decoder, and the tags\n",
-               edge, edge, edge * edge + 1, tokens, (edge * edge + 1) * tokens);
+               rows, cols, rows * cols + 1, tokens, (rows * cols + 1) * tokens);
     }
     bool q8 = m->text.layers[0].k_proj.group != 0;
     uint32_t number = q8 ? 1 : 4, scale = q8 ? 4 : 0;
@@ -688,9 +692,12 @@ static int print_info(const SvModel *m, int threads) {
         uint32_t heads = c->vision_num_attention_heads;
         printf("vision   %u layers, width %u, %u heads of %u, MLP %u\n", c->vision_num_hidden_layers,
                c->vision_hidden_size, heads, c->vision_hidden_size / heads, c->vision_intermediate_size);
-        printf("tiles    %u x %u pixels, %u x %u patches of %u, %d image tokens; longest edge %u%s\n", c->image_size,
-               c->image_size, side, side, c->patch_size, sv_image_tokens(c), c->longest_edge,
-               c->do_image_splitting ? "" : ", not split");
+        printf("tiles    %u x %u pixels, %u x %u patches of %u, %d image tokens; ", c->image_size, c->image_size, side,
+               side, c->patch_size, sv_image_tokens(c));
+        if (c->longest_edge > SV_MAX_SIDE)
+            printf("pictures become %u x %u", c->longest_edge & 0xffff, c->longest_edge >> 16);
+        else printf("longest edge %u", c->longest_edge);
+        puts(c->do_image_splitting ? "" : ", not split");
     } else {
         puts("vision   none: a text-only model");
     }

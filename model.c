@@ -128,7 +128,7 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     BETWEEN(vision_num_hidden_layers, 1, 1024)
     BETWEEN(vision_num_attention_heads, 1, 1024)
     BETWEEN(scale_factor, 1, 64)
-    BETWEEN(longest_edge, 1, SV_MAX_SIDE)
+    REQUIRE(sv_is_edge(c->longest_edge), path, "longest_edge is out of range");
     REQUIRE(c->do_image_splitting <= 1, path, "a setting that is 0 or 1 is neither");
     REQUIRE(c->vision_hidden_size % c->vision_num_attention_heads == 0, path,
             "vision_num_attention_heads does not divide vision_hidden_size");

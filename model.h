@@ -98,7 +98,7 @@ enum { SV_NORMALIZED = 1, SV_LSTRIP = 2, SV_RSTRIP = 4, SV_SINGLE_WORD = 8 };
     F32(rms_norm_eps)                                                                                                  \
     F32(rope_theta)                  /* informational: the decoder reads the inv_freq tensor                        */ \
     U32(do_image_splitting)                                                                                            \
-    U32(longest_edge)                /* a picture's longer side before it is cut into tiles                         */ \
+    U32(longest_edge)                /* a picture's longer side before it is cut into tiles, or SV_EXACT_SIZE       */ \
     F64(rescale_factor)                                                                                                \
     F3(image_mean)                                                                                                     \
     F3(image_std)                                                                                                      \
@@ -252,6 +252,14 @@ struct SvModel {
 
 /* Image tokens per tile; 0 for a text-only model. */
 int sv_image_tokens(const SvConfig *config);
+
+/* The reference makes no picture longer than this. Whether sv_image_split takes a number as longest_edge. */
+enum { SV_LONGEST_EDGE = 4096 };
+static inline bool sv_is_edge(int64_t longest_edge) {
+    int64_t height = longest_edge >> 16, width = longest_edge & 0xffff;
+    if (longest_edge <= SV_MAX_SIDE) return longest_edge >= 1;
+    return height <= SV_LONGEST_EDGE && width >= 1 && width <= SV_LONGEST_EDGE;
+}
 
 const char *sv_format_name(uint32_t format);                          /* "f32", "bf16", ... */
 

@@ -86,7 +86,8 @@ int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, S
 
 /* SmolVLMImageProcessorPil without the normalisation: painted (no background), the longest edge to longest_edge pixels,
    then cut into tiles of side x side and the global picture, or (split false) only the global one. The caller frees
-   *tiles. */
+   *tiles. SV_EXACT_SIZE as longest_edge: every picture to that height and width, whatever its shape. */
+#define SV_EXACT_SIZE(height, width) ((height) * 65536 + (width))   /* each 1 to 4096 */
 int sv_image_split(const SvImage *image, int longest_edge, int side, bool split, SvTiles *tiles, SvError *error);
 
 void sv_image_free(SvImage *image);

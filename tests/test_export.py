@@ -1124,7 +1124,8 @@ SMOLVLM_REFUSALS = [
     ("do_convert_rgb", setting(P, "", do_convert_rgb=False)),
     ("resample", setting(P, "", resample=3)),
     ("longest_edge", setting(P, "", max_image_size={"longest_edge": 64})),
-    ("size", setting(P, "", size={"height": 64, "width": 64})),
+    ("size", setting(P, "", size={"height": 64})), ("size", setting(P, "", size=[64])),
+    ("size", setting(P, "", size={"shortest_edge": 64})), ("size", setting(P, "", size=5000)),
     ("image_std", setting(P, "", image_std=[0.5, 0.5])),
     ("image_std", setting(P, "", image_std=0)),
     ('"resample" is null', setting(P, "", resample=None)),
@@ -1526,6 +1527,31 @@ class Pictures(unittest.TestCase):
             np.testing.assert_array_equal(self.pixels(directory), pixels)
             for key, value in values.items():
                 self.assertEqual(config[key], [float(np.float32(value))] * 3)
+
+    @unittest.skipUnless(os.path.exists(SMOLVLM), "no smolvlm: run make first")
+    def test_exact_sizes(self):
+        """A height and a width, or one number for both: the picture is squeezed to it, then cut."""
+        picture = os.path.join(HERE, "golden", "model", "b.ppm")
+        for size in (64, [48, 65], {"height": 33, "width": 47}, {"height": 100, "width": 20}, [32, 32]):
+            directory = tiny()
+            edit(directory, P, lambda c: c.update(size=size))
+            path, processor = exported_or_not(directory)[0], hf.load_processor(directory)
+            for options, changes in (([], {}), (["--no-split"], dict(do_image_splitting=False)),
+                                     (["--longest-edge", "96"], dict(size={"longest_edge": 96}))):
+                inputs = hf.inputs(processor, [hf.open_picture(picture)], "What?", **changes)
+                folder = scratch("tiles")
+                ours = answer(path, "What?", "-i", picture, "--tiles", folder, *options, max_tokens=0)
+                with self.subTest(size=size, options=options):
+                    self.assertEqual(ours["prompt_ids"], inputs["input_ids"][0].tolist())
+                    want = np.round((inputs["pixel_values"][0].numpy() * 0.5 + 0.5) * 255).astype(np.uint8)
+                    names = sorted((name for name in os.listdir(folder) if re.search("global|row", name)),
+                                   key=lambda name: [int(n) for n in re.findall(r"\d+", name)[1:]] or [99])
+                    self.assertEqual(len(names), len(want))
+                    for name, tile in zip(names, want):
+                        got = np.asarray(hf.Image.open(os.path.join(folder, name))).transpose(2, 0, 1)
+                        np.testing.assert_array_equal(got, tile)
+            info = subprocess.run([SMOLVLM, path, "--info"], capture_output=True, text=True).stdout
+            self.assertEqual("pictures become 65 x 48" in info, size == [48, 65])
 
     def test_null_is_no_default(self):
         plain = self.pixels(tiny())

@@ -391,6 +391,9 @@ TEST refusals(void)
     ASSERT_EQ(-1, sv_image_resize(&two, SV_MAX_SIDE + 1, 1, &out, &error));
     ASSERT_EQ(-1, sv_image_resize(&two, SV_MAX_SIDE, SV_MAX_SIDE, &out, &error));
     ASSERT_EQ(-1, sv_image_split(&two, 0, 2, true, &tiles, &error));
+    ASSERT_EQ(-1, sv_image_split(&two, SV_EXACT_SIZE(2, 0), 2, true, &tiles, &error));
+    ASSERT_EQ(-1, sv_image_split(&two, SV_EXACT_SIZE(2, 4097), 2, true, &tiles, &error));
+    ASSERT_EQ(-1, sv_image_split(&two, SV_EXACT_SIZE(4097, 2), 2, true, &tiles, &error));
     ASSERT_EQ(-1, sv_image_split(&two, 2, 0, true, &tiles, &error));
     ASSERT_EQ(-1, sv_image_split(&two, 2, SV_MAX_SIDE, true, &tiles, &error));
     ASSERT(!out.rgb && !tiles.rgb);
