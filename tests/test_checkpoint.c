@@ -114,7 +114,9 @@ TEST no_checkpoint_at_all(const char *directory) {
     ASSERT_REFUSED("no/such/file.bin", "No such file");
     ASSERT_REFUSED("tests/golden/model/a.png", "not a checkpoint");
     ASSERT_REFUSED("tests/test_checkpoint.c", "not a checkpoint");
+#if !defined(_WIN32)
     ASSERT_REFUSED("/dev/null", "not a file");
+#endif
     ASSERT_REFUSED("tests/published/256m", "a Hugging Face directory; to make a checkpoint of it: "
                                            "python export.py tests/published/256m smolvlm2.bin");
     char gguf[64] = "GGUF\3", weights[80] = "\110\0\0\0\0\0\0\0{\"__metadata__\":{\"format\":\"pt\"}}", command[1100];
@@ -468,7 +470,7 @@ SUITE(damaged_files) {
     RUN_TEST1(no_checkpoint_at_all, "tests/golden");
     for (size_t i = 0; i < LENGTH(paths); i++) {
         RUN_TEST1(whole, paths[i]);
-        RUN_TESTp(cut_short, paths[i], i == 0 ? 1 : 101);
+        RUN_TESTp(cut_short, paths[i], i == 0 && !getenv("SV_SLOW") ? 1 : 101);
         RUN_TEST1(cut_and_repaired, paths[i]);
         RUN_TEST1(metadata_cut_and_repaired, paths[i]);
         RUN_TEST1(frequencies_are_checked, paths[i]);
