@@ -309,9 +309,9 @@ static int parse_arguments(int argc, char **argv, Arguments *a) {
             /* A text of one word and another word behind it: its quotes may be missing. */
             if (text && !text[strcspn(text, " \t\r\n")] && !follower) follower = word;
             if (a->model && follower)
-                return misused("%s: a second model; a text of several words needs quotes: \"%s %s ...\"", word, text,
-                               follower);
-            if (a->model) return misused("%s: a second model; each picture takes a -i of its own", word);
+                return misused("%s: a second model; a text of several words needs quotes (\"%s %s ...\"), and each "
+                               "picture a -i of its own", word, text, follower);
+            if (a->model) return misused("%s: a second model; each picture needs a -i of its own", word);
             a->model = word;
         }
     }

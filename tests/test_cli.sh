@@ -107,11 +107,11 @@ check 'no option after --' sentence 1 '-none.bin: No such file'
 run $vlm -p hello -- -q
 check 'a second model after --' sentence 2 '-q: a second model'
 run $vlm -i $golden/a.png -q -p What do you see
-check 'a prompt without quotes' sentence 2 'do: a second model; a text of several words needs quotes: "What do ..."'
+check 'a prompt without quotes' sentence 2 'do: a second model; a text of several words needs quotes ("What do ...")'
 run --prompt=What is this $vlm
-check 'a prompt without quotes before the model' sentence 2 'needs quotes: "What is ..."'
+check 'a prompt without quotes before the model' sentence 2 'needs quotes ("What is ...")'
 run -p 'What is this?' $vlm $golden/a.png
-check 'a second model after a prompt with quotes' sentence 2 'a.png: a second model; each picture takes a -i of its own'
+check 'a second model after a prompt with quotes' sentence 2 'a.png: a second model; each picture needs a -i of its own'
 for option in -i --image -p --prompt -s -n -t --top-p --top-k --seed -j --longest-edge --background --dump --tiles; do
     run $vlm "$option"
     check "$option without a value" sentence 2 "$option: needs a value"
