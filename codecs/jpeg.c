@@ -45,9 +45,9 @@ typedef struct JpegHuffman {
     int32_t last[17], offset[17];           /* by length: the last code (-1: none); symbol index minus code */
 } JpegHuffman;
 
-/* The bits of one scan, the next one at the top of bits, which holds count of them, and maybe the first ones of what at
-   points to. Past the last byte come zeros, counted in padding: as soon as padding exceeds count some of them were used,
-   and the data had ended early. at never moves past a marker. */
+/* The bits of one scan, the next one at the top of bits, which holds count of them, and behind them zeros or the first
+   bits of what at points to. Past the last byte come zeros, counted in padding: as soon as padding exceeds count some
+   of them were used, and the data had ended early. at never moves past a marker. */
 typedef struct JpegBits {
     const uint8_t *at, *end;
     uint64_t bits;
@@ -186,8 +186,8 @@ static JpegBits jpeg_refill_bytewise(JpegBits b) {
     return b;
 }
 
-/* At least 57 bits afterwards. If there is no FF among the next eight bytes they are taken at once, as far as there is
-   room; bits of the one behind do no harm, as it comes next. The copies let a caller keep its bits in registers. */
+/* At least 57 bits afterwards. Without an FF among the next eight bytes as many as there is room for are taken at once.
+   jpeg_refill_bytewise gets and returns a copy, so that the compiler can keep a caller's own in registers. */
 static inline void jpeg_refill(JpegBits *b) {
     if (b->end - b->at >= 8) {
         const uint64_t ones = 0x0101010101010101;
@@ -450,8 +450,8 @@ static void colour_row(const Jpeg *j, const uint8_t *const row[4], uint8_t *rgb)
     }
 }
 
-/* Makes the pixels that a row of MCUs brings: all of its rows but the last, which needs samples of the next, and the one
-   that was left before. */
+/* Makes the pixels that a row of MCUs brings: all of its rows but the last, which needs samples of the next row of
+   MCUs, and the one that was left before. */
 static void jpeg_pixels(Jpeg *j, int mcu_y) {
     const size_t width = (size_t)j->width;
     int first = mcu_y * j->max_v * 8, end = first + j->max_v * 8;

@@ -14,12 +14,13 @@
    Everything stands here twice. The plain functions define what is computed, which is what libjpeg-turbo computes, to
    the bit. The others do the same eight or sixteen values at a time, with the dozen operations on vectors below, and
    test_image.c holds them against the plain ones. With -DSV_NO_SIMD, or on a machine without these operations, the
-   plain functions are all there is. */
+   plain functions are all there is. Every x86-64 has SSE2, so there is one compilation of this file, not one for each
+   instruction set: most of a JPEG's time goes into its Huffman codes, where vectors do not help. */
 #include "codec.h"
 
 #include <string.h>
 #if defined(SV_NO_SIMD)
-#elif defined(__SSE2__)
+#elif defined(__GNUC__) && defined(__SSE2__)
 #define WITH_VECTORS
 #include <emmintrin.h>
 #elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(__AARCH64EB__)
@@ -309,7 +310,8 @@ static inline void store_alternating(uint8_t *out, Shorts even, Shorts odd) {
     memcpy(out, &even, sizeof even);
 }
 
-/* The three below step over a row in vectors; the last one ends where the row ends, and may do again what is done. */
+/* The functions below step over a row in vectors. The last one ends where the row ends, and may compute anew what the
+   one before it has computed. */
 
 static void vector_upsample_2x1(const uint8_t *in, int n, uint8_t *out) {
     if (n < 10) {
