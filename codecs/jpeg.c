@@ -66,6 +66,8 @@ typedef struct JpegComponent {
     int previous[10];                       /* precision as it was before the component's last scan */
     uint8_t *samples;                       /* of a row of MCUs, [1 + 8 * v, 8 * padded_x]: see jpeg_sample_row */
     int16_t *coefficients;                  /* only if the file has several scans: [padded_y, padded_x, 64] */
+    uint64_t *nonzero;                      /* progressive only, [padded_y, padded_x]: bit k, in zigzag order, says
+                                               that an AC coefficient is not 0 */
     const JpegHuffman *dc, *ac;             /* in the current scan */
     int32_t prediction;
 } JpegComponent;
@@ -322,12 +324,19 @@ static void jpeg_block_dc_refine(Jpeg *j, int16_t *block) {
     if (jpeg_take(&j->bits, 1)) block[0] = jpeg_wrap16(block[0] | 1 << j->al);
 }
 
+/* Coefficient k in zigzag order; in damaged data k may be past the end. */
+static inline void jpeg_put(int16_t *block, uint64_t *nonzero, int k, int16_t value) {
+    uint64_t bit = (uint64_t)1 << (k < 63 ? k : 63);
+    block[jpeg_zigzag[k]] = value;
+    *nonzero = value ? *nonzero | bit : *nonzero & ~bit;
+}
+
 /* Symbol r0 with r < 15: this block and 2^r - 1 + (r more bits) others have no further new coefficients in the band. */
 static uint32_t jpeg_eob_run(JpegBits *b, int r) {
     return (1u << r) + (r ? jpeg_take(b, r) : 0);
 }
 
-static void jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block) {
+static void jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block, uint64_t *nonzero) {
     if (j->eob_run) {
         j->eob_run--;
         return;
@@ -339,7 +348,7 @@ static void jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block) {
         int symbol = jpeg_symbol_and_value(&b, ac, &value), run = symbol >> 4;
         if (symbol & 15) {
             k += run;
-            block[jpeg_zigzag[k]] = jpeg_wrap16(value * (1 << al));
+            jpeg_put(block, nonzero, k, jpeg_wrap16(value * (1 << al)));
         } else if (run == 15) {
             k += 15;
         } else {
@@ -351,13 +360,39 @@ static void jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block) {
     j->bits = b;
 }
 
-/* One more bit of a coefficient that is not zero, away from zero. */
-static inline void jpeg_correct(JpegBits *b, int16_t *coefficient, int bit) {
-    if (jpeg_take(b, 1) && !(*coefficient & bit))
-        *coefficient = jpeg_wrap16(*coefficient + (*coefficient < 0 ? -bit : bit));
+static inline int jpeg_lowest_bit(uint64_t bits)          /* bits is not 0 */
+{
+#ifdef __GNUC__
+    return __builtin_ctzll(bits);
+#else
+    int n = 0;
+    for (; !(bits & 1); bits >>= 1) n++;
+    return n;
+#endif
 }
 
-static void jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
+/* One more bit of a coefficient that is not zero, away from zero. As the bit is like a coin's toss, there is no branch
+   on it. */
+static inline void jpeg_correct(JpegBits *b, int16_t *coefficient, int bit) {
+    int old = *coefficient, wanted = (int)jpeg_take(b, 1) & !(old & bit);
+    *coefficient = jpeg_wrap16(old + (old < 0 ? -bit : bit) * wanted);
+}
+
+/* Corrects what is not zero from k on, up to the zero coefficient that has run others before it, or to the band's end.
+   Returns where that is. */
+static inline int jpeg_correct_run(JpegBits *b, int16_t *block, uint64_t nonzero, int k, int se, int run, int bit) {
+    while (k <= se) {
+        uint64_t rest = nonzero >> k;
+        int next = rest ? k + jpeg_lowest_bit(rest) : 64;
+        if (next > se || next - k > run) return k + run <= se ? k + run : se + 1;
+        run -= next - k;
+        jpeg_correct(b, block + jpeg_zigzag[next], bit);
+        k = next + 1;
+    }
+    return k;
+}
+
+static void jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block, uint64_t *nonzero) {
     JpegBits b = j->bits;
     int bit = 1 << j->al, k = j->ss, se = j->se;
     if (!j->eob_run) {
@@ -370,20 +405,15 @@ static void jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block) {
                 j->eob_run = jpeg_eob_run(&b, run);
                 break;
             }
-            for (; k <= se; k++) {                          /* the run counts only coefficients still zero */
-                int16_t *coefficient = block + jpeg_zigzag[k];
-                if (*coefficient) jpeg_correct(&b, coefficient, bit);
-                else if (run-- == 0) break;
-            }
+            k = jpeg_correct_run(&b, block, *nonzero, k, se, run, bit);     /* the run counts only zeros */
             if (value) {
                 if (k > se) b.damage |= JPEG_BAD_CODE;
-                block[jpeg_zigzag[k]] = (int16_t)value;
+                jpeg_put(block, nonzero, k, (int16_t)value);
             }
         }
     }
     if (j->eob_run) {
-        for (; k <= se; k++)
-            if (block[jpeg_zigzag[k]]) jpeg_correct(&b, block + jpeg_zigzag[k], bit);
+        jpeg_correct_run(&b, block, *nonzero, k, se, 64, bit);
         j->eob_run--;
     }
     j->bits = b;
@@ -562,10 +592,11 @@ static int jpeg_places(const Jpeg *j, int mcu_x, int mcu_y, JpegPlace places[10]
     return n;
 }
 
-static int16_t *jpeg_block(const JpegPlace *place) {
-    const JpegComponent *c = place->component;
-    return c->coefficients + ((size_t)place->y * (size_t)c->padded_x + (size_t)place->x) * 64;
+static size_t jpeg_index(const JpegPlace *place) {
+    return (size_t)place->y * (size_t)place->component->padded_x + (size_t)place->x;
 }
+
+static int16_t *jpeg_block(const JpegPlace *place) { return place->component->coefficients + jpeg_index(place) * 64; }
 
 /* One MCU of the only scan: the coefficients of all its blocks first, then their samples. */
 static void jpeg_decode_mcu(Jpeg *j, const JpegPlace *places, int n) {
@@ -582,8 +613,8 @@ static void jpeg_decode_block(Jpeg *j, const JpegPlace *place) {
     if (!j->progressive) jpeg_block_sequential(j, c, block);
     else if (j->ss == 0 && j->ah == 0) jpeg_block_dc_first(j, c, block);
     else if (j->ss == 0) jpeg_block_dc_refine(j, block);
-    else if (j->ah == 0) jpeg_block_ac_first(j, c, block);
-    else jpeg_block_ac_refine(j, c, block);
+    else if (j->ah == 0) jpeg_block_ac_first(j, c, block, c->nonzero + jpeg_index(place));
+    else jpeg_block_ac_refine(j, c, block, c->nonzero + jpeg_index(place));
 }
 
 /* The pixels, where the only scan has got to the end of row y of its MCUs. */
@@ -936,6 +967,7 @@ static int jpeg_begin(Jpeg *j) {
         if (blocks > SIZE_MAX / 128) return jpeg_no_memory(j);
         if (j->several_scans && !(c->coefficients = calloc(blocks, 64 * sizeof *c->coefficients)))
             return jpeg_no_memory(j);
+        if (j->progressive && !(c->nonzero = calloc(blocks, sizeof *c->nonzero))) return jpeg_no_memory(j);
         if (!(c->samples = malloc((size_t)(1 + 8 * c->v) * (size_t)c->padded_x * 8))) return jpeg_no_memory(j);
     }
     /* 2:1 may write one sample more than the width */
@@ -1285,6 +1317,7 @@ int sv_decode_jpeg(const uint8_t *data, size_t size, const char *name, SvImage *
     for (int i = 0; i < 4; i++) {
         free(j->components[i].samples);
         free(j->components[i].coefficients);
+        free(j->components[i].nonzero);
     }
     free(j->upsampled);
     free(j->exif);
