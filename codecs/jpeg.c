@@ -248,12 +248,13 @@ static inline int jpeg_symbol(JpegBits *b, const JpegHuffman *table) {
     return (int)(code & 255);
 }
 
-/* The next symbol, and the number in the bits behind it, T.81 F.2.2.1 EXTEND: the lower half is negative, and is the
-   complement of the upper one. */
+/* The next symbol, and the number in the bits behind it, T.81 F.2.2.1 EXTEND: where the first of them is 0 the number is
+   negative, and they are the complement of its magnitude. Without a branch, and so shifted by 1 apart: size may be 0. */
 static inline int jpeg_symbol_and_value(JpegBits *b, const JpegHuffman *table, int *value) {
     unsigned code = jpeg_code(b, table), size = code & 15, length = code >> 8 & 31;
     uint32_t ahead = (uint32_t)(b->bits << (length - size) >> 32), flip = (ahead >> 31) - 1;
-    *value = (int)(((ahead ^ flip) >> 1 >> (31 - size) ^ flip) - flip);
+    uint32_t magnitude = (ahead ^ flip) >> 1 >> (31 - size);
+    *value = (int)((magnitude ^ flip) - flip);              /* negated, if flip is not 0 */
     jpeg_skip(b, (int)length);
     return (int)(code & 255);
 }
@@ -371,15 +372,13 @@ static inline int jpeg_lowest_bit(uint64_t bits)          /* bits is not 0 */
 #endif
 }
 
-/* One more bit of a coefficient that is not zero, away from zero. As the bit is like a coin's toss, there is no branch
-   on it. */
+/* One more bit of a coefficient that is not zero, away from zero. Nothing predicts that bit, so there is no branch. */
 static inline void jpeg_correct(JpegBits *b, int16_t *coefficient, int bit) {
     int old = *coefficient, wanted = (int)jpeg_take(b, 1) & !(old & bit);
     *coefficient = jpeg_wrap16(old + (old < 0 ? -bit : bit) * wanted);
 }
 
-/* Corrects what is not zero from k on, up to the zero coefficient that has run others before it, or to the band's end.
-   Returns where that is. */
+/* Corrects what is not zero from k on, passing run zeros. Returns where the next zero is, or the end of the band. */
 static inline int jpeg_correct_run(JpegBits *b, int16_t *block, uint64_t nonzero, int k, int se, int run, int bit) {
     while (k <= se) {
         uint64_t rest = nonzero >> k;
