@@ -248,8 +248,9 @@ static inline int jpeg_symbol(JpegBits *b, const JpegHuffman *table) {
     return (int)(code & 255);
 }
 
-/* The next symbol, and the number in the bits behind it, T.81 F.2.2.1 EXTEND: where the first of them is 0 the number is
-   negative, and they are the complement of its magnitude. Without a branch, and so shifted by 1 apart: size may be 0. */
+/* The next symbol, and the number in the bits behind it, T.81 F.2.2.1 EXTEND: where the first of them is 0 the number
+   is negative, and they are the complement of its magnitude. size may be 0, and a shift by 32 is not defined: so there
+   are two. */
 static inline int jpeg_symbol_and_value(JpegBits *b, const JpegHuffman *table, int *value) {
     unsigned code = jpeg_code(b, table), size = code & 15, length = code >> 8 & 31;
     uint32_t ahead = (uint32_t)(b->bits << (length - size) >> 32), flip = (ahead >> 31) - 1;
