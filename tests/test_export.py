@@ -1648,7 +1648,8 @@ class Adapters(unittest.TestCase):
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """A Hugging Face hub of the directories in `models`: {"owner/model": directory}. asked: the paths that were."""
+    """A Hugging Face hub of the directories in `models`: {"owner/model": directory}. asked: the paths that were; gated:
+    the names of models that nobody may fetch."""
 
     COMMIT = "0123456789abcdef0123456789abcdef01234567"
     daemon_threads = True
@@ -1682,6 +1683,8 @@ class Hub(http.server.ThreadingHTTPServer):
                 return self.answer(200, json.dumps([dict(
                     type="file", path=file, size=len(data), oid=hashlib.sha1(data).hexdigest())
                     for file, data in files.items()]).encode())
+            if name in self.server.gated:
+                return self.answer(403, X_Error_Code="GatedRepo", X_Error_Message="Access to model is restricted")
             data = files.get("/".join(words[2:]))
             if words[0] != "resolve" or data is None:
                 return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=Hub.COMMIT)
@@ -1691,7 +1694,7 @@ class Hub(http.server.ThreadingHTTPServer):
 
     def __init__(self, models):
         super().__init__(("127.0.0.1", 0), Hub.Handler)
-        self.models, self.asked = models, []
+        self.models, self.asked, self.gated = models, [], set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
@@ -1763,6 +1766,10 @@ class FromTheHub(unittest.TestCase):
         self.assertEqual(self.run_export("lab/none"), (1, "", [
             f"export.py: lab/none: {where} there is no such model (a private one takes `hf auth login`)"], None))
         self.assertEqual(self.hub.asked[-1], "GET api/models/lab/none/revision/main")
+        self.hub.gated.add("lab/shards")
+        self.assertEqual(self.run_export("lab/shards"), (1, "", [
+            f"export.py: lab/shards: {where} its owner lets only those fetch it who asked: do so there, then "
+            "`hf auth login`"], None))
         code, _, lines, _ = self.run_export("lab/no..ne")
         self.assertEqual((code, len(lines)), (1, 1))
         self.assertIn(f"export.py: lab/no..ne: {where} it could not be fetched (HFValidationError: ", lines[0])
