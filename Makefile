@@ -98,11 +98,11 @@ smolvlm$(EXE) $(BUILD)/smolvlm$(EXE): $(BUILD)/main.o $(OBJECTS)
 
 objects: $(OBJECTS)
 
-# What was built with other flags is built again.
+# What was built with other flags is built again. (Not FLAGS itself: on the way from main.o it would be main.o's.)
+SEEN := $(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS) $(CODEC_FLAGS) $(GREATEST)
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
-	@echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS) $(GREATEST)' | cmp -s - $@ || \
-	    echo '$(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS) $(GREATEST)' >$@
+	@echo '$(SEEN)' | cmp -s - $@ || echo '$(SEEN)' >$@
 
 $(BUILD)/%.o: %.c smolvlm.h model.h Makefile $(BUILD)/flags
 	$(CC) $(FLAGS) -c -o $@ $<

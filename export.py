@@ -139,6 +139,28 @@ def pack_string(text):
     return struct.pack("<I", len(data)) + data
 
 
+# What smolvlm takes at most (check_config in model.c): far more than any model of the family has.
+LIMITS = dict(hidden_size=65536, intermediate_size=262144, num_hidden_layers=1024, num_attention_heads=1024, head_dim=512,
+              vocab_size=2**22, max_position_embeddings=2**23, image_size=4096, vision_hidden_size=65536,
+              vision_intermediate_size=262144, vision_num_hidden_layers=1024, vision_num_attention_heads=1024,
+              scale_factor=64)
+
+
+def check_limits(fields):
+    """Refuses SV_CONFIG's fields where smolvlm would refuse the file."""
+    def demand_range(key, fits, what):
+        if not fits:
+            raise Refused(f"{key} is {fields[key]!r}, but smolvlm takes {what}")
+    for key, most in LIMITS.items():
+        demand_range(key, fields[key] <= most, f"at most {most}")
+    demand_range("rms_norm_eps", 0 <= fields["rms_norm_eps"] < 1, "0 to 1")
+    if fields["vision_num_hidden_layers"]:
+        demand_range("layer_norm_eps", 0 <= fields["layer_norm_eps"] < 1, "0 to 1")
+        demand_range("rescale_factor", 0 < fields["rescale_factor"] <= 1, "more than 0, up to 1")
+        demand_range("image_mean", max(map(abs, fields["image_mean"])) < 1e6, "less than 1e6")
+        demand_range("image_std", min(fields["image_std"]) > 1e-6 and max(fields["image_std"]) < 1e6, "1e-6 to 1e6")
+
+
 def pack_config(layout, fields):
     """SV_CONFIG's fields as bytes."""
     pack = {"U32": lambda v: struct.pack("<I", v), "F32": lambda v: struct.pack("<f", v),
@@ -329,6 +351,8 @@ def inv_freq(rope, head_dim):
         frequencies = np.where(slow, frequencies / f32(factor), frequencies)
         smoothed = (1 - smooth) * frequencies / f32(factor) + smooth * frequencies
         frequencies = np.where(slow | fast, frequencies, smoothed)
+    if not ((0 <= frequencies) & (frequencies <= 1)).all():
+        raise Refused("rope_theta and rope_scaling give a rotary frequency that is not between 0 and 1")
     return frequencies.reshape(1, -1)
 
 
@@ -1555,6 +1579,8 @@ def export(source, out, format, program=None, name=None):
     name = name or (source.split("/")[1] if on_hub else None)
     fields, frequencies, blob, found, text_only = gather(directory, layout, name)
     fields["selftest"] = "0" * 16
+    with naming(directory):
+        check_limits(fields)
     tensors = list_tensors(layout, fields)
     check_tensors(directory, found, tensors, fields, text_only)
 

@@ -10,7 +10,6 @@
      [rows * cols + 1, side, side, 3]                                SvTiles */
 #include "model.h"
 
-#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -325,6 +324,7 @@ int sv_image_split(const SvImage *image, int longest_edge, int side, bool split,
     if (!sv_is_edge(longest_edge) || side < 1 || side > SV_MAX_SIDE)
         return sv_fail(error, "a picture cannot be cut: the longest edge %d and the tile's side %d must be 1 to %d",
                        longest_edge, side, SV_MAX_SIDE);
+    if (!image->rgb || width < 1 || height < 1) return sv_fail(error, "a picture without pixels cannot be cut");
     if (image->has_key && sv_image_paint(image, NULL, &painted, error)) return -1;
     if (longest_edge > SV_MAX_SIDE) width = longest_edge & 0xffff, height = longest_edge >> 16;
     else longest_edge_size(&width, &height, longest_edge);

@@ -216,8 +216,9 @@ static bool whole_number(const char *text, long long low, long long high, long l
 static bool real_number(const char *text, double low, double high, float *value) {
     char *end;
     double number = strtod(text, &end);
+    if (!*text || *end || !(number >= low && number <= high)) return false;
     *value = (float)number;
-    return *text && !*end && number >= low && number <= high;
+    return true;
 }
 
 /* white, black or RRGGBB */
@@ -504,7 +505,7 @@ static bool find_text(const char **text, char **read) {
     if (!path && strcmp(*text, "-") != 0) return true;
     FILE *file = path ? sv_fopen(path, "rb") : stdin;
     if (!file) {
-        complain("%s: %s (a text that begins with @ can come from stdin, as -p -)", path, strerror(errno));
+        complain("%s: %s (a text that begins with @ can come from stdin, as -p -)", *text, strerror(errno));
         return false;
     }
     *text = *read = read_text(file, name, &size);
@@ -551,7 +552,7 @@ static bool show_token(void *user, int32_t id, const char *text, size_t size) {
         return show->dumps.failed;
     }
     end_progress(show);
-    while (!show->started && size > 0 && strchr(" \n\t\r", *text)) text++, size--;
+    while (!show->started && size > 0 && memchr(" \n\t\r", *text, 4)) text++, size--;
     if (size > 0) show->started = true;
     fwrite(text, 1, size, stdout);
     fflush(stdout);
@@ -665,15 +666,20 @@ static void print_flow(const SvModel *m) {
         bool exact = c->longest_edge > SV_MAX_SIDE;                     /* SV_EXACT_SIZE */
         uint32_t height = exact ? c->longest_edge >> 16 : c->longest_edge, tokens = (uint32_t)sv_image_tokens(c);
         uint32_t width = exact ? c->longest_edge & 0xffff : c->longest_edge;
-        uint32_t rows = (height + c->image_size - 1) / c->image_size;
-        uint32_t cols = (width + c->image_size - 1) / c->image_size;
+        if (height > SV_LONGEST_EDGE) height = SV_LONGEST_EDGE;
+        if (width > SV_LONGEST_EDGE) width = SV_LONGEST_EDGE;
+        bool split = c->do_image_splitting && (height > c->image_size || width > c->image_size);
+        uint32_t rows = split ? (height + c->image_size - 1) / c->image_size : 0;
+        uint32_t cols = split ? (width + c->image_size - 1) / c->image_size : 0;
         printf("a tile   %u x %u x 3 bytes -> %u patches of %u x %u x 3 = %u numbers -> %u rows of %u\n", c->image_size,
                c->image_size, patches, c->patch_size, c->patch_size, 3 * c->patch_size * c->patch_size, patches,
                c->vision_hidden_size);
         printf("         -> pixel shuffle, %u x %u rows to one: %u rows of %u -> %u image tokens of %u numbers\n", s, s,
                tokens, s * s * c->vision_hidden_size, tokens, c->hidden_size);
-        printf("picture  up to %u x %u tiles and the global one: %u x %u = %u positions of the decoder, and the tags\n",
-               rows, cols, rows * cols + 1, tokens, (rows * cols + 1) * tokens);
+        if (split)
+            printf("picture  up to %u x %u tiles and the global one: %u x %u = %u positions of the decoder, and the tags\n",
+                   rows, cols, rows * cols + 1, tokens, (rows * cols + 1) * tokens);
+        else printf("picture  one tile, not split: %u positions of the decoder, and its tags\n", tokens);
     }
     bool q8 = m->text.layers[0].k_proj.group != 0;
     uint32_t number = q8 ? 1 : 4, scale = q8 ? 4 : 0;
@@ -881,7 +887,7 @@ static void let_waiting_threads_sleep(char **argv) {
     path[size] = 0;
     const char *name = strrchr(argv[0], '/'), *own = strrchr(path, '/');
     if (own && strcmp(name ? name + 1 : argv[0], own + 1) == 0 && setenv("GOMP_SPINCOUNT", "2000", 0) == 0)
-        execv("/proc/self/exe", argv);
+        execv(path, argv);
 #else
     (void)argv;
 #endif

@@ -119,6 +119,7 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     REQUIRE(c->rms_norm_eps >= 0 && c->rms_norm_eps < 1, path, "rms_norm_eps is out of range");
     for (uint32_t i = 0; i < c->eos_token_id.count; i++)
         REQUIRE(c->eos_token_id.id[i] < c->vocab_size, path, "an eos_token_id is not below vocab_size");
+    REQUIRE(!memchr(c->image_token.data, 0, c->image_token.size), path, "image_token has a zero byte");
     if (c->vision_num_hidden_layers == 0) return 0;
 
     BETWEEN(image_size, 1, 4096)

@@ -382,6 +382,12 @@ void sv_team_emit(const SvEvents *events, const char *module, int layer, const f
 void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
              int axis);
 
+/* image.c: refuses empty pictures and sizes above the limits (SV_MAX_SIDE, SV_MAX_PIXELS). */
+int sv_check_size(uint64_t width, uint64_t height, const char *name, SvError *error);
+
+/* image.c: allocates a picture of a size that passed sv_check_size; the pixels are not initialised. */
+int sv_new_image(uint64_t width, uint64_t height, const char *name, SvImage *image, SvError *error);
+
 static inline uint64_t sv_larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 /* Bytes that a tower or decoder would allocate. */

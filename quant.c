@@ -1,7 +1,7 @@
 /* ------------------------------------------------------------------------------------------------- KV cache, attention
    norms, activations. Plain loops, each what one would write on a board.
 
-   It is a whole kernel set, "reference". The sets in kernels/ compute the same, some hundred times faster, and are held
+   It is a whole kernel set, "reference". The sets in kernels/ compute the same, ten times faster and more, and are held
    against this one by the tests and by --selftest. A porter starts from here, and speeds up one function at a time.
 
                        w: f32, bf16, Q8, Q4, [rows, cols]

@@ -23,12 +23,6 @@ int sv_decode_pnm(const uint8_t *data, size_t size, const char *name, SvImage *i
 int sv_not_read(const char *name, const char *what, SvError *error);
 #define SV_STDIN "standard input"               /* what messages call "-" */
 
-/* In image.c: refuses empty pictures and sizes above the limits (SV_MAX_SIDE, SV_MAX_PIXELS). */
-int sv_check_size(uint64_t width, uint64_t height, const char *name, SvError *error);
-
-/* In image.c: allocates a picture of a size that passed sv_check_size; the pixels are not initialised. */
-int sv_new_image(uint64_t width, uint64_t height, const char *name, SvImage *image, SvError *error);
-
 int sv_exif_orientation(const uint8_t *tiff, size_t size);     /* 1..8; 0: none stated */
 int sv_xmp_orientation(const uint8_t *xmp, size_t size);
 int sv_orient(SvImage *image, int orientation, const char *name, SvError *error);    /* turns it upright */

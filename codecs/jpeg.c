@@ -148,7 +148,7 @@ static int jpeg_truncated(const Jpeg *j) {
 }
 
 /* Tells of the first damage that is found; of what follows from it there is no end. */
-static void jpeg_damaged(Jpeg *j, const char *format, ...) {
+SV_PRINTF(2, 3) static void jpeg_damaged(Jpeg *j, const char *format, ...) {
     char what[120];
     va_list arguments;
     if (j->image->note.text[0]) return;
@@ -749,7 +749,9 @@ static int decode_scan_by_fetches(Jpeg *j, const uint8_t *start) {
                 for (int i = 0; i < j->n_scan_components; i++) j->scan[i]->prediction = predictions[i];
                 if (!gave_up.starved) continue;             /* the fast routine met an FF: now the slow one */
                 if (f.end == j->end) return jpeg_truncated(j);
-                f.end = jpeg_piece_end(j, f.end + 1);
+                const uint8_t *next = f.end;                /* a run of FF starves until the byte behind it is there */
+                while (next + 1 < j->end && next[-1] == 0xff && *next == 0xff) next++;
+                f.end = jpeg_piece_end(j, next + 1);
                 f.fast = !f.stopped && f.end - f.at >= 512 * n;
                 memset(mcu, 0, sizeof mcu);
             }

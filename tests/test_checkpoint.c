@@ -313,6 +313,23 @@ TEST damage_is_noticed(const char *path) {
     PASS();
 }
 
+/* image_token with a zero byte, whatever it begins with: what looks for it in a text would read past the text's end. */
+TEST image_token_with_a_zero(const char *path) {
+    static const char token[] = "<image>";
+    Bytes b = read_checkpoint(path);
+    uint8_t *at = b.data + 40;
+    while (at < b.data + b.data_offset - 11 && memcmp(at, "\7\0\0\0<image>", 11) != 0) at++;
+    ASSERT_MEM_EQ(token, at + 4, 7);
+    for (int i = 0; i < 7; i += 3) {
+        at[4 + i] = 0;
+        write_repaired(&b);
+        at[4 + i] = (uint8_t)token[i];
+        ASSERT_REFUSED(copy_path, "image_token has a zero byte");
+    }
+    free(b.data);
+    PASS();
+}
+
 typedef struct Tally { unsigned opened, refused; } Tally;
 
 /* Changes `size` bytes of b at `at` to `to`, repairs the header's checksum, opens and uses the file, and changes it
@@ -481,6 +498,7 @@ SUITE(damaged_files) {
         RUN_TESTp(weights_that_are_no_numbers, paths[i], ".input_layernorm.weight", INFINITY);
         RUN_TEST1(verify_notices_a_change, paths[i]);
     }
+    RUN_TEST1(image_token_with_a_zero, GOLDEN "vlm.bin");
     RUN_TEST1(selftest_of_one_that_is_no_number, GOLDEN "vlm.bin");
     for (size_t i = 0; i < LENGTH(MISFITS_Q4); i++)
         RUN_TESTp(entry_is_checked, GOLDEN "text_q4.bin", Q_PROJ, &MISFITS_Q4[i]);
