@@ -81,8 +81,6 @@ int sv_image_paint(const SvImage *image, const uint8_t *background, SvImage *out
                 -> down the columns [height, width, 3]
      or first down the columns, then along the rows: see sv_image_resize                                             */
 
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
-
 enum { PRECISION_BITS = 32 - 8 - 2 };
 
 typedef struct Coeffs {

@@ -388,6 +388,7 @@ int sv_check_size(uint64_t width, uint64_t height, const char *name, SvError *er
 /* image.c: allocates a picture of a size that passed sv_check_size; the pixels are not initialised. */
 int sv_new_image(uint64_t width, uint64_t height, const char *name, SvImage *image, SvError *error);
 
+static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 static inline uint64_t sv_larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 /* Bytes that a tower or decoder would allocate. */

@@ -43,7 +43,10 @@ static inline uint32_t be16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1
 static inline uint32_t be32(const uint8_t *p) { return be16(p) << 16 | be16(p + 2); }
 static inline uint32_t le16(const uint8_t *p) { return (uint32_t)p[1] << 8 | p[0]; }
 static inline uint32_t le32(const uint8_t *p) { return le16(p + 2) << 16 | le16(p); }
-static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static inline int clamp8(int value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
+
+/* The low 16 bits, as two's complement. */
+static inline int16_t wrap16(int32_t value) { return (int16_t)(uint16_t)((uint32_t)value & 0xffff); }
 static inline bool is_space(uint8_t c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 #endif

@@ -139,9 +139,6 @@ static const uint8_t jpeg_standard_ac[2][178] = {
     }
 };
 
-/* The low 16 bits, as two's complement. */
-static int16_t jpeg_wrap16(int32_t value) { return (int16_t)(uint16_t)((uint32_t)value & 0xffff); }
-static int jpeg_clamp8(int value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
 
 static int jpeg_truncated(const Jpeg *j) {
     return sv_fail(j->error, "%s: the JPEG file is truncated", j->name);
@@ -301,7 +298,7 @@ static void jpeg_block_sequential(Jpeg *j, JpegComponent *c, int16_t *block) {
     const JpegHuffman *ac = c->ac;
     int value, k = 1;
     jpeg_symbol_and_value(&b, c->dc, &value);
-    c->prediction = block[0] = jpeg_wrap16(c->prediction + value);
+    c->prediction = block[0] = wrap16(c->prediction + value);
     for (; k < 64; k++) {
         int symbol = jpeg_symbol_and_value(&b, ac, &value);
         if ((symbol & 15) == 0 && symbol < 0xf0) break;     /* end of block */
@@ -319,11 +316,11 @@ static void jpeg_block_dc_first(Jpeg *j, JpegComponent *c, int16_t *block) {
     int64_t sum = (int64_t)c->prediction + value;
     if (sum < INT32_MIN || sum > INT32_MAX) j->bits.damage |= JPEG_BAD_DC;
     else c->prediction = (int32_t)sum;
-    block[0] = jpeg_wrap16((int32_t)((uint32_t)c->prediction << j->al & 0xffff));
+    block[0] = wrap16((int32_t)((uint32_t)c->prediction << j->al & 0xffff));
 }
 
 static void jpeg_block_dc_refine(Jpeg *j, int16_t *block) {
-    if (jpeg_take(&j->bits, 1)) block[0] = jpeg_wrap16(block[0] | 1 << j->al);
+    if (jpeg_take(&j->bits, 1)) block[0] = wrap16(block[0] | 1 << j->al);
 }
 
 /* Coefficient k in zigzag order; in damaged data k may be past the end. */
@@ -350,7 +347,7 @@ static void jpeg_block_ac_first(Jpeg *j, JpegComponent *c, int16_t *block, uint6
         int symbol = jpeg_symbol_and_value(&b, ac, &value), run = symbol >> 4;
         if (symbol & 15) {
             k += run;
-            jpeg_put(block, nonzero, k, jpeg_wrap16(value * (1 << al)));
+            jpeg_put(block, nonzero, k, wrap16(value * (1 << al)));
         } else if (run == 15) {
             k += 15;
         } else {
@@ -376,7 +373,7 @@ static inline int jpeg_lowest_bit(uint64_t bits)          /* bits is not 0 */
 /* One more bit of a coefficient that is not zero, away from zero. Nothing predicts that bit, so there is no branch. */
 static inline void jpeg_correct(JpegBits *b, int16_t *coefficient, int bit) {
     int old = *coefficient, wanted = (int)jpeg_take(b, 1) & !(old & bit);
-    *coefficient = jpeg_wrap16(old + (old < 0 ? -bit : bit) * wanted);
+    *coefficient = wrap16(old + (old < 0 ? -bit : bit) * wanted);
 }
 
 /* Corrects what is not zero from k on, passing run zeros. Returns where the next zero is, or the end of the band. */
@@ -464,7 +461,7 @@ static const uint8_t *upsample_row(const Jpeg *j, const JpegComponent *c, int mc
    Convert.c makes each colour nk - ink * nk / 255 of it, nk = 255 - black, rounded in its own way. */
 static inline uint8_t jpeg_ink(int stored, int nk) {
     int product = (255 - stored) * nk + 128;
-    return (uint8_t)jpeg_clamp8(nk - ((product + (product >> 8)) >> 8));
+    return (uint8_t)clamp8(nk - ((product + (product >> 8)) >> 8));
 }
 
 static void colour_row(const Jpeg *j, const uint8_t *const row[4], uint8_t *rgb) {
@@ -708,7 +705,7 @@ static int jpeg_fetch_value(JpegFetch *f, int size) {
 static void jpeg_fetch_block(JpegFetch *f, JpegComponent *c, int16_t *block) {
     int value = jpeg_fetch_value(f, jpeg_fetch_symbol(f, c->dc));
     if (f->starved) return;
-    block[0] = jpeg_wrap16(c->prediction + value);
+    block[0] = wrap16(c->prediction + value);
     c->prediction = block[0];
     for (int k = 1; k < 64; k++) {
         int symbol = jpeg_fetch_symbol(f, c->ac);
@@ -1269,7 +1266,7 @@ static void jpeg_smooth_block(const JpegComponent *c, const int precisions[10], 
         sum *= c->quant[0];
         int64_t guess = ((q << 7) + (sum < 0 ? -sum : sum)) / (q << 8);
         if (k > 0 && precision > 0 && guess >= 1 << precision) guess = (1 << precision) - 1;
-        block[at] = jpeg_wrap16((int32_t)((sum < 0 ? -guess : guess) & 0xffff));
+        block[at] = wrap16((int32_t)((sum < 0 ? -guess : guess) & 0xffff));
     }
 }
 

@@ -28,11 +28,7 @@
 #include <arm_neon.h>
 #endif
 
-static int clamp8(int value) { return value < 0 ? 0 : value > 255 ? 255 : value; }
 static int32_t clamp16(int32_t value) { return value < -32768 ? -32768 : value > 32767 ? 32767 : value; }
-
-/* The low 16 bits, as two's complement. */
-static int16_t wrap16(int32_t value) { return (int16_t)(uint16_t)((uint32_t)value & 0xffff); }
 
 /* ----------------------------------------------------------------------------- the inverse DCT
 
