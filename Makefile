@@ -93,12 +93,15 @@ endif
 OBJECTS = $(PARTS:%=$(BUILD)/%.o) $(CODEC_PARTS:%=$(BUILD)/codecs/%.o) $(KERNEL_SETS:%=$(BUILD)/kernels/%.o)
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 
-smolvlm$(EXE) $(BUILD)/smolvlm$(EXE): $(BUILD)/main.o $(OBJECTS)
+# The command line, which any other program may replace.
+CLI = $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
+
+smolvlm$(EXE) $(BUILD)/smolvlm$(EXE): $(CLI) $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -o $@ $^ -lm
 
 objects: $(OBJECTS)
 
-# What was built with other flags is built again. (Not FLAGS itself: on the way from main.o it would be main.o's.)
+# What was built with other flags is built again. (Not FLAGS itself: on the way from a file with flags of its own it would have those.)
 SEEN := $(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS) $(CODEC_FLAGS) $(GREATEST)
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
@@ -111,7 +114,10 @@ $(BUILD)/codecs/%.o: codecs/%.c codecs/codec.h smolvlm.h model.h Makefile $(BUIL
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(BASE) -c -o $@ $<
 
-$(BUILD)/main.o: FLAGS += $(CODEC_FLAGS)
+$(BUILD)/cli/%.o: cli/%.c cli/cli.h smolvlm.h model.h Makefile $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) $(CODEC_FLAGS) -c -o $@ $<
+
 $(BUILD)/model.o: FLAGS += '-DSV_SETS(X)=$(foreach set,$(KERNEL_SETS),X($(set)))'
 
 $(BUILD)/kernels/%.o: kernels/set.c $(KERNEL_HEADERS) smolvlm.h model.h Makefile $(BUILD)/flags
@@ -139,7 +145,7 @@ book: smolvlm
 	$(PYTHON) tests/book.py
 
 layers: smolvlm
-	@tests/layers.sh $(BUILD) $(BUILD)/main.o $(OBJECTS)
+	@tests/layers.sh $(BUILD) $(CLI) $(OBJECTS)
 
 # gcc's OpenMP runtime is not instrumented, and one thread finds the same errors (see races for the others).
 sanitize:
@@ -190,7 +196,7 @@ $(BUILD)/bench: tests/bench.c $(OBJECTS)
 $(BUILD)/decode: tests/decode.c $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
 
-# as main.c sets it for itself
+# as cli/main.c sets it for itself
 bench: $(BUILD)/bench
 	GOMP_SPINCOUNT=$${GOMP_SPINCOUNT-2000} $(BUILD)/bench --image tests/pictures/coffee.jpg $(BENCH) demo/demo.bin $(MODEL)
 

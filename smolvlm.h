@@ -1,4 +1,4 @@
-/* smolvlm.h: SmolVLM2 in plain C, the public interface. A complete program (link all other .c files but main.c):
+/* smolvlm.h: SmolVLM2 in plain C, the public interface. A complete program (link all .c files but those of cli/):
 
      #include "smolvlm.h"
      #include <stdio.h>

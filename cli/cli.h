@@ -1,0 +1,76 @@
+/* cli.h: what the files of the command line share. smolvlm.h's interface is all that answering a question takes; model.h
+   is for --info and the kernel sets. Printing and exit codes are in this folder and nowhere else.
+
+   main.c      the uses of the program
+   options.c   the table of options: parsing, --help
+   info.c      --info, --selftest
+   output.c    files that are read and written, JSON, activations as .npy
+
+   stdout: the answer (or JSON, ids, information). stderr: progress, one line of timings, errors.
+   Exit code 0; 1: something is wrong with an input, said in one sentence; 2: wrong usage. */
+#ifndef SV_CLI_H
+#define SV_CLI_H
+
+#include "../model.h"
+
+typedef struct Arguments {
+    const char *model, *prompt, *system, *dump, *tiles, *kernels;
+    char *texts[2];                                         /* what -p and -s had read, to be freed */
+    const char **images;
+    int n_images;
+    SvOptions options;
+    bool raw, json, tokenize, detokenize, info, selftest, quiet;
+} Arguments;
+
+/* options.c: one sentence on stderr, and the exit code for a wrong input, 1. */
+SV_PRINTF(1, 2) int complain(const char *format, ...);
+
+/* The same for wrong usage, 2. */
+SV_PRINTF(1, 2) int misused(const char *format, ...);
+
+bool blank(const char *text);                               /* nothing but white space */
+
+/* Fills *a from the command line; a->images has room for argc names. Returns -1 to go on, or the exit code. */
+int parse_arguments(int argc, char **argv, Arguments *a);
+
+/* info.c: --info and --selftest; both return the exit code. chosen: the one kernel set to test, or NULL for all. */
+int print_info(const SvModel *m, int threads);
+int selftest(SvModel *m, const SvKernels *chosen, int threads);
+
+/* output.c. A file is written under another name and renamed when it is whole. All that return bool complain before they
+   return false. */
+typedef struct Output { FILE *file; char path[1024], temporary[1040]; } Output;
+bool output_open(Output *o, const char *directory, const char *name);
+bool output_close(Output *o);
+
+/* Makes the directory, if it is not there, and a file in it: so one that cannot be written is known beforehand. */
+bool directory_ready(const char *path);
+
+/* --tiles: a picture; all tiles of a prompt. */
+bool write_ppm(const char *directory, const char *name, const uint8_t *rgb, int width, int height);
+bool write_tiles(const char *directory, const SvPrompt *prompt);
+
+/* --dump: one .npy a module. Its pieces arrive in order and are appended; the header, of fixed size, is written again
+   at the end, when the joined axis's length is known. Numbers are in this machine's byte order, as .npy can say. */
+typedef struct Dump { Output output; char module[96]; int dims, shape[5], axis; } Dump;
+typedef struct Dumps { const char *directory; Dump *list; int count; bool failed; } Dumps;
+void dump_activation(Dumps *dumps, const SvActivation *a);
+
+/* keep: the answer succeeded, so the files get their names; otherwise they are removed. */
+bool dump_close(Dumps *dumps, bool keep);
+bool dump_ids(const char *directory, const SvPrompt *prompt);
+
+extern const char STDIN[];                                  /* what errors call it */
+
+/* All of a file, zero-terminated, to be freed; NULL with a complaint if it cannot be held. */
+char *read_text(FILE *file, const char *name, size_t *size);
+
+/* What -p or -s names: - is stdin, @FILE a file, both without the line end at their end, so that echo and editors give
+   what was meant; anything else is the text itself. *read: what is to be freed. Returns false with a complaint. */
+bool find_text(const char **text, char **read);
+
+/* To stdout. */
+void print_json_string(const char *text, size_t size);
+void print_ids(const int32_t *ids, size_t count, const char *separator);
+
+#endif

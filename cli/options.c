@@ -1,0 +1,304 @@
+/* options.c: the command line's words to an Arguments; --help; and how errors are said. */
+#include "cli.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void sentence(const char *format, va_list args, const char *end) {
+    fflush(stdout);                                         /* where both go to one place, in this order */
+    fputs("smolvlm: ", stderr);
+    vfprintf(stderr, format, args);
+    fputs(end, stderr);
+}
+
+SV_PRINTF(1, 2) int complain(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    sentence(format, args, "\n");
+    va_end(args);
+    return 1;
+}
+
+SV_PRINTF(1, 2) int misused(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    sentence(format, args, " (see --help)\n");
+    va_end(args);
+    return 2;
+}
+
+bool blank(const char *text) { return !text[strspn(text, " \t\r\n")]; }
+
+/* ---------------------------------------------------------------------------------------------------------- options */
+
+/* Every option: from this table come the parsing, --help and "did you mean". letter: 0 for none. value: what --help
+   calls its value, or NULL. field: of Arguments, which it sets; low, high: the bounds of a number. */
+enum { SWITCH, TEXT, PICTURE, WHOLE, SEED, REAL, COLOUR, HELP, VERSION };
+#define INTO(field) offsetof(Arguments, field)
+static const struct Option {
+    char letter;
+    const char *name, *value;
+    int kind;
+    size_t field;
+    long long low, high;
+    const char *help;
+} OPTIONS[] = {
+    { 'i', "image", "FILE", PICTURE, INTO(images), 0, 0,
+      "a picture: PNG, JPEG, PNM (- reads stdin); may be repeated" },
+    { 'p', "prompt", "TEXT", TEXT, INTO(prompt), 0, 0,
+      "the question; - reads it from stdin, @FILE from a file, both without the line end at their end" },
+    { 's', "system", "TEXT", TEXT, INTO(system), 0, 0, "an instruction before the question; - and @FILE as with -p" },
+    { 0, "raw", NULL, SWITCH, INTO(raw), 0, 0,
+      "-p is the prompt as it stands, without a chat template; special tokens count, and the image token (<image>) "
+      "stands where each picture goes" },
+    { 'n', "max-tokens", "N", WHOLE, INTO(options.max_tokens), 0, 1 << 24,
+      "end the answer after N tokens (default 256; 0 prints the prompt as the model gets it)" },
+    { 't', "temperature", "T", REAL, INTO(options.temperature), 0, 100,
+      "0 (the default) always takes the likeliest token; 1 samples as the model learnt" },
+    { 0, "top-p", "P", REAL, INTO(options.top_p), 0, 1,
+      "sample among the likeliest tokens that together reach P (default 1: all)" },
+    { 0, "top-k", "K", WHOLE, INTO(options.top_k), 0, 1 << 24, "sample among the K likeliest (default 0: all)" },
+    { 0, "seed", "S", SEED, INTO(options.seed), 0, INT64_MAX, "the sampling's random numbers (default 0)" },
+    { 'j', "threads", "N", WHOLE, INTO(options.threads), 1, 1024,
+      "default: all cores, or OMP_NUM_THREADS (1 without OpenMP)" },
+    { 0, "no-split", NULL, SWITCH, INTO(options.no_split), 0, 0,
+      "look only at the whole picture, not at its tiles: faster, less detail" },
+    { 0, "longest-edge", "PX", WHOLE, INTO(options.longest_edge), 1, SV_MAX_SIDE,
+      "scale a picture's longer side to PX before it is cut into tiles: fewer tiles, less detail, less time (default: "
+      "the checkpoint's; more than 4096 is 4096)" },
+    { 0, "background", "RGB", COLOUR, INTO(options.background), 0, 0,
+      "paint what is transparent in a picture: white, black or RRGGBB (default: as transformers does, which makes one "
+      "transparent colour white, but shows the colours that an alpha channel hides)" },
+    { 0, "json", NULL, SWITCH, INTO(json), 0, 0,
+      "one JSON object on stdout: text, ids, prompt_ids, finish_reason, timings in seconds, tokens per second" },
+    { 0, "dump", "DIR", TEXT, INTO(dump), 0, 0,
+      "write every activation of the prompt as DIR/<Hugging Face module>.npy" },
+    { 0, "tiles", "DIR", TEXT, INTO(tiles), 0, 0,
+      "write each picture as decoded and its tiles, as DIR/imageK*.ppm" },
+    { 0, "tokenize", NULL, SWITCH, INTO(tokenize), 0, 0, "print the ids of the text on stdin, on one line" },
+    { 0, "detokenize", NULL, SWITCH, INTO(detokenize), 0, 0, "print the text of the ids on stdin" },
+    { 0, "info", NULL, SWITCH, INTO(info), 0, 0,
+      "what the checkpoint holds and the memory it needs; verifies its checksum" },
+    { 0, "selftest", NULL, SWITCH, INTO(selftest), 0, 0,
+      "compute the same with each kernel set that this machine has, with the fastest also on one thread and token by "
+      "token, and compare the bits, also with those that the file says it must give" },
+    { 0, "kernels", "SET", TEXT, INTO(kernels), 0, 0,
+      "use this set (--selftest lists them) instead of the fastest" },
+    { 'q', "quiet", NULL, SWITCH, INTO(quiet), 0, 0, "no progress and no timings on stderr" },
+    { 'h', "help", NULL, HELP, 0, 0, 0, "" },
+    { 0, "version", NULL, VERSION, 0, 0, 0, "" },
+};
+enum { N_OPTIONS = sizeof OPTIONS / sizeof OPTIONS[0] };
+
+static const char HELP_BEFORE[] =
+    "smolvlm: ask a small vision-language model about pictures, on the CPU, offline.\n"
+    "\n"
+    "  smolvlm MODEL -i photo.jpg -p \"What is this?\"\n"
+    "  smolvlm MODEL -i before.png -i after.png -p \"What has changed?\" --json\n"
+    "  smolvlm MODEL -i page.png -p \"Read the title.\" -n 20 --longest-edge 1024\n"
+    "  smolvlm MODEL --info\n"
+    "  smolvlm MODEL --selftest\n"
+    "\n"
+    "MODEL is a file made by export.py from a Hugging Face directory.\n"
+    "\n";
+static const char HELP_AFTER[] =
+    "\n"
+    "-q -i FILE may be written -qi FILE or -qiFILE, --image FILE as --image=FILE; after -- no word is an option. The\n"
+    "answer goes to stdout (without white space before its first word; --json has all of it), progress and timings to\n"
+    "stderr. Exit code 0; 1 if something is wrong with an input (one sentence says what); 2 for wrong usage.\n";
+
+static void print_help(void) {
+    enum { INDENT = 25, WIDTH = 116 };
+    fputs(HELP_BEFORE, stdout);
+    for (int i = 0; i < N_OPTIONS; i++) {
+        const struct Option *o = &OPTIONS[i];
+        char letter[8] = "    ";
+        if (o->letter) snprintf(letter, sizeof letter, "-%c, ", o->letter);
+        int at = printf("  %s--%s%s%s", letter, o->name, o->value ? " " : "", o->value ? o->value : "");
+        for (const char *word = o->help; *word; word += strspn(word, " ")) {
+            int length = (int)strcspn(word, " ");
+            if (at + 1 + length > WIDTH) putchar('\n'), at = 0;
+            at += printf("%*s%.*s", at < INDENT ? INDENT - at : 1, "", length, word);
+            word += length;
+        }
+        putchar('\n');
+    }
+    fputs(HELP_AFTER, stdout);
+}
+
+/* How many letters must be inserted, left out, replaced or swapped with the next one to make b of a's first n. */
+static int distance(const char *a, size_t n, const char *b) {
+    enum { LONGEST = 40 };
+    int d[LONGEST + 1][LONGEST + 1];                        /* d[i][j]: of a's first i and b's first j */
+    size_t m = strlen(b);
+    if (n > LONGEST || m > LONGEST) return LONGEST;
+    for (size_t i = 0; i <= n; i++)
+        for (size_t j = 0; j <= m; j++) {
+            int least = i == 0 ? (int)j : j == 0 ? (int)i : d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+            if (i > 0 && d[i - 1][j] + 1 < least) least = d[i - 1][j] + 1;
+            if (j > 0 && d[i][j - 1] + 1 < least) least = d[i][j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < least)
+                least = d[i - 2][j - 2] + 1;
+            d[i][j] = least;
+        }
+    return d[n][m];
+}
+
+/* Wrong usage: a word that names no option. Says which ones it may mean: those that it is the beginning of, else the
+   nearest, if so near that a slip of the hand is likelier than another name. Capitals do not count, and _ is -. */
+static int no_such_option(const char *word) {
+    char name[41], meant[128] = "";
+    const char *begin = word + strspn(word, "-");
+    size_t length = 0;
+    for (; length + 1 < sizeof name && begin[length] && begin[length] != '='; length++) {
+        char letter = begin[length];
+        name[length] = letter == '_' ? '-' : letter >= 'A' && letter <= 'Z' ? (char)(letter - 'A' + 'a') : letter;
+    }
+    name[length] = 0;
+    int best = (int)length / 3, scores[N_OPTIONS];
+    for (int i = 0; i < N_OPTIONS; i++) {
+        bool begins = length > 1 && strncmp(name, OPTIONS[i].name, length) == 0;
+        scores[i] = begins ? 0 : distance(name, length, OPTIONS[i].name);
+        if (length == 1 && word[1] == '-' && name[0] == OPTIONS[i].letter) scores[i] = 0;           /* --p */
+        if (scores[i] < best) best = scores[i];
+    }
+    for (int i = 0; i < N_OPTIONS && length > 0; i++)
+        if (scores[i] == best)
+            snprintf(meant + strlen(meant), sizeof meant - strlen(meant), "%s--%s",
+                     *meant ? " or " : "; did you mean ", OPTIONS[i].name);
+    return misused("%.*s: no such option%s%s", (int)strcspn(word, "="), word, meant, *meant ? "?" : "");
+}
+
+/* -------------------------------------------------------------------------------------------- parsing the arguments */
+
+static bool whole_number(const char *text, long long low, long long high, long long *value) {
+    char *end;
+    errno = 0;
+    *value = strtoll(text, &end, 10);
+    return *text && !*end && errno == 0 && *value >= low && *value <= high;
+}
+
+static bool real_number(const char *text, double low, double high, float *value) {
+    char *end;
+    double number = strtod(text, &end);
+    if (!*text || *end || !(number >= low && number <= high)) return false;
+    *value = (float)number;
+    return true;
+}
+
+/* white, black or RRGGBB */
+static bool colour(const char *text, uint8_t *rgb) {
+    const char *digits = strcmp(text, "white") == 0 ? "ffffff" : strcmp(text, "black") == 0 ? "000000" : text;
+    if (strlen(digits) != 6 || strspn(digits, "0123456789abcdefABCDEF") != 6) return false;
+    unsigned long number = strtoul(digits, NULL, 16);
+    for (int i = 0; i < 3; i++) rgb[i] = (uint8_t)(number >> (16 - 8 * i));
+    return true;
+}
+
+/* Puts the value where the option's goes; shown is the option as it was written. Returns -1 to go on, or the exit
+   code. */
+static int set_option(Arguments *a, const struct Option *o, const char *shown, const char *value) {
+    void *field = (char *)a + o->field;
+    long long number;
+    switch (o->kind) {
+    case SWITCH: *(bool *)field = true; break;
+    case TEXT: *(const char **)field = value; break;
+    case PICTURE: a->images[a->n_images++] = value; break;
+    case WHOLE: case SEED:
+        if (!whole_number(value, o->low, o->high, &number))
+            return misused("%s %s: not a whole number from %lld to %lld", shown, value, o->low, o->high);
+        if (o->kind == WHOLE) *(int *)field = (int)number;
+        else *(uint64_t *)field = (uint64_t)number;
+        break;
+    case REAL:
+        if (!real_number(value, (double)o->low, (double)o->high, field))
+            return misused("%s %s: not a number from %lld to %lld", shown, value, o->low, o->high);
+        break;
+    case COLOUR:
+        if (!colour(value, field))
+            return misused("%s %s: neither white nor black nor a colour as RRGGBB", shown, value);
+        a->options.paint = true;
+        break;
+    case HELP: print_help(); return 0;
+    case VERSION: puts("smolvlm " SV_VERSION_STRING); return 0;
+    default: break;
+    }
+    return -1;
+}
+
+static const struct Option *find_option(const char *name, size_t length, char letter) {
+    for (const struct Option *o = OPTIONS; o < OPTIONS + N_OPTIONS; o++)
+        if (letter ? o->letter == letter : strlen(o->name) == length && strncmp(o->name, name, length) == 0) return o;
+    return NULL;
+}
+
+/* One word of options, as getopt_long reads it, but that a name must be whole: --name, --name=value or --name value;
+   letters, of which the first that takes a value takes the rest of the word, or else the next word. Returns -1 to go
+   on, or the exit code. */
+static int take_options(int argc, char **argv, int *i, Arguments *a) {
+    const char *word = argv[*i], *at = word + 1;
+    bool by_name = word[1] == '-';
+    size_t length = strcspn(word, "=");
+    if (!by_name && length > 2 && find_option(at, length - 1, 0)) return no_such_option(word);      /* -image */
+    do {
+        const struct Option *o = by_name ? find_option(word + 2, length - 2, 0) : find_option(NULL, 0, *at);
+        const char *value = by_name ? (word[length] ? word + length + 1 : NULL) : at[1] ? at + 1 : NULL;
+        char shown[48];
+        if (!o && at > word + 1) return misused("-%s: no such option, in %s", at, word);
+        if (!o) return no_such_option(word);
+        if (by_name) snprintf(shown, sizeof shown, "--%s", o->name);
+        else snprintf(shown, sizeof shown, "-%c", *at);
+        if (o->value && !value && *i + 1 == argc) return misused("%s: needs a value", shown);
+        if (o->value && !value) value = argv[++*i];
+        if (!o->value && value && by_name) return misused("%s: takes no value", shown);
+        int code = set_option(a, o, shown, value);
+        if (code >= 0 || o->value) return code;
+        at++;
+    } while (!by_name && *at);
+    return -1;
+}
+
+int parse_arguments(int argc, char **argv, Arguments *a) {
+    bool options = true;
+    const char *text = NULL, *follower = NULL;
+    for (int i = 1; i < argc; i++) {
+        const char *word = argv[i];
+        if (options && strcmp(word, "--") == 0) {
+            options = false;
+        } else if (options && word[0] == '-' && word[1]) {
+            const char *prompt = a->prompt, *system = a->system;
+            int code = take_options(argc, argv, &i, a);
+            if (code >= 0) return code;
+            text = a->prompt != prompt ? a->prompt : a->system != system ? a->system : NULL;
+        } else {
+            /* A text of one word and another word behind it: its quotes may be missing. */
+            if (text && !text[strcspn(text, " \t\r\n")] && !follower) follower = word;
+            if (a->model && follower)
+                return misused("%s: a second model; a text of several words needs quotes (\"%s %s ...\"), and each "
+                               "picture a -i of its own", word, text, follower);
+            if (a->model) return misused("%s: a second model; each picture needs a -i of its own", word);
+            a->model = word;
+        }
+    }
+    int others = a->tokenize + a->detokenize + a->info + a->selftest;
+    if (others > 1) return misused("--tokenize, --detokenize, --info, --selftest: one at a time");
+    if (others && (a->prompt || a->system || a->n_images || a->raw || a->json || a->dump || a->tiles))
+        return misused("-p, -s, -i, --raw, --json, --dump and --tiles go with none of --tokenize, --detokenize, "
+                       "--info, --selftest");
+    if (!a->model) return misused("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
+    if (!a->prompt && !others)
+        return misused("what is the question? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
+    if (a->prompt && blank(a->prompt)) return misused("-p: the prompt is empty");
+    if (a->raw && a->system) return misused("-s goes not with --raw: the prompt is the whole of it");
+    int inputs = (a->prompt && strcmp(a->prompt, "-") == 0) + (a->system && strcmp(a->system, "-") == 0);
+    for (int i = 0; i < a->n_images; i++) inputs += strcmp(a->images[i], "-") == 0;
+    if (inputs > 1) return misused("-p -, -s - and -i -: standard input can be read only once");
+    const SvOptions *o = &a->options, usual = sv_default_options();
+    bool samples = o->top_k != usual.top_k || o->seed != usual.seed || o->top_p < usual.top_p;
+    if (samples && !(o->temperature > 0) && !a->quiet)
+        fputs("smolvlm: --top-p, --top-k and --seed change nothing without -t, as the likeliest token is taken\n",
+              stderr);
+    return -1;
+}
