@@ -1534,7 +1534,7 @@ def gather(directory, layout, name=None):
         model, graph, frequencies = read_config(config)
     text_only = model in TEXT_DEFAULTS
     fields.update(graph, eos_token_id=read_eos(directory, config, graph["vocab_size"]),
-                  name=name or name_of(directory))
+                  name=name or name_of(directory), repetition_penalty=1.0)
 
     tokenizer, settings = read_tokenizer(directory, fields["vocab_size"])
     with naming(os.path.join(directory, "tokenizer.json")):

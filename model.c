@@ -116,6 +116,8 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     REQUIRE(c->num_attention_heads % c->num_key_value_heads == 0, path,
             "num_key_value_heads does not divide num_attention_heads");
     REQUIRE(c->head_dim % 2 == 0, path, "head_dim is odd, RoPE rotates pairs");
+    REQUIRE(c->turned <= 1, path, "a setting that is 0 or 1 is neither");
+    REQUIRE(c->repetition_penalty > 0 && c->repetition_penalty < 1e6f, path, "repetition_penalty is out of range");
     REQUIRE(c->rms_norm_eps >= 0 && c->rms_norm_eps < 1, path, "rms_norm_eps is out of range");
     for (uint32_t i = 0; i < c->eos_token_id.count; i++)
         REQUIRE(c->eos_token_id.id[i] < c->vocab_size, path, "an eos_token_id is not below vocab_size");
@@ -141,6 +143,11 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
     for (int i = 0; i < 3; i++) {
         REQUIRE(fabsf(c->image_mean[i]) < 1e6f, path, "image_mean is out of range");
         REQUIRE(c->image_std[i] > 1e-6f && c->image_std[i] < 1e6f, path, "image_std is out of range");
+    }
+    REQUIRE(c->video_num_frames <= 1u << 20, path, "video_num_frames is out of range");
+    if (c->video_num_frames > 0) {
+        REQUIRE(c->video_fps > 0 && c->video_fps < 1e6, path, "video_fps is out of range");
+        BETWEEN(video_longest_edge, 1, SV_LONGEST_EDGE)
     }
     REQUIRE(c->image_token_id < c->vocab_size, path, "image_token_id is not below vocab_size");
     REQUIRE(c->image_token.size > 0, path, "image_token is empty");

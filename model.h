@@ -44,7 +44,7 @@ extern "C" {
    export.py reads the lists below from this header, so the layout is stated only here. */
 
 #define SV_FILE_MAGIC   "SMOLVLM\n"
-#define SV_FILE_VERSION 4
+#define SV_FILE_VERSION 5
 
 /* How a tensor's numbers are stored. f32 and bf16: row after row, unchanged, with group = 0.
 
@@ -128,7 +128,12 @@ enum { SV_NORMALIZED = 1, SV_LSTRIP = 2, SV_RSTRIP = 4, SV_SINGLE_WORD = 8 };
     STR(chat_text_image)             /* ... a text and a picture                                                    */ \
     STR(chat_image_text)             /* ... a picture and a text                                                    */ \
     STR(chat_image_image)            /* ... two pictures                                                            */ \
-    STR(chat_generation_prompt)      /* what the answer continues                                                   */
+    STR(chat_generation_prompt)      /* what the answer continues                                                   */ \
+    U32(turned)                      /* 1: the decoder's numbers are turned by Hadamard matrices (docs/FORMATS.md)  */ \
+    F32(repetition_penalty)          /* what sampling divides the logits of tokens seen before by; 1: nothing       */ \
+    U32(video_num_frames)            /* of a video at most so many; 0: the model takes no video                     */ \
+    F64(video_fps)                   /* ... and so many a second                                                    */ \
+    U32(video_longest_edge)          /* a frame's longer side before it is made one tile                            */
 
 /* chat_accepts: the conversations that these strings render as the template does. sv_prompt refuses all others, because
    the template renders them differently, or refuses them too. With none of these flags, only user messages are

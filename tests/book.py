@@ -103,7 +103,7 @@ def exercises():
 def copy_tree():
     """The tree to build/book, except what is unchanged there, so that make builds only what changed."""
     os.makedirs(COPY, exist_ok=True)
-    for name in ("Makefile", "export.py", "codecs", "kernels", "demo/demo.bin", "demo/pictures", "demo/hf",
+    for name in ("Makefile", "export.py", "cli", "codecs", "kernels", "demo/demo.bin", "demo/pictures", "demo/hf",
                  *(f for f in os.listdir(ROOT) if f.endswith((".c", ".h")))):
         source = os.path.join(ROOT, name)
         for folder, _, files in os.walk(source) if os.path.isdir(source) else [(ROOT, [], [name])]:

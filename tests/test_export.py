@@ -94,7 +94,7 @@ def read_file(path):
     """The file as model.h's comment describes it: config {}, tensors {name: array}, formats {name: int} and more."""
     data = read(path)
     magic, version, metadata_crc, data_offset, size, weights_crc, n_tensors = struct.unpack_from("<8sIIQQII", data)
-    assert (magic, version, size, data_offset % 64) == (b"SMOLVLM\n", 4, len(data), 0)
+    assert (magic, version, size, data_offset % 64) == (b"SMOLVLM\n", 5, len(data), 0)
     assert metadata_crc == zlib.crc32(data[16:data_offset]) and weights_crc == zlib.crc32(data[data_offset:])
     at = 40
 
