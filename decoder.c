@@ -95,12 +95,12 @@ static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *e
         cpu->rms_norm(d->norm, x, layer->input_layernorm.data, count, dim, c->rms_norm_eps);
         SvProduct qkv[] = { { d->q, &layer->q_proj, NULL }, { d->k, &layer->k_proj, NULL },
                             { d->v, &layer->v_proj, NULL } };
-        cpu->matmul(qkv, 3, d->norm, count, d->scratch);
+        sv_matmul(d->model, qkv, 3, d->norm, count, d->scratch);
         rope(d, d->q, count, heads);
         rope(d, d->k, count, kv_heads);
         cpu->cache(&cache, d->k, d->v, d->position, count);
         cpu->attention(d->attention, d->q, &cache, count, d->position + count, heads, SV_CAUSAL, d->scratch);
-        cpu->matmul(&(SvProduct){ d->delta, &layer->o_proj, NULL }, 1, d->attention, count, d->scratch);
+        sv_matmul(d->model, &(SvProduct){ d->delta, &layer->o_proj, NULL }, 1, d->attention, count, d->scratch);
         cpu->add(x, d->delta, count, dim);
 
         /* x += down_proj(silu(gate_proj(norm)) * up_proj(norm)), norm = post_attention_layernorm(x)
@@ -108,9 +108,9 @@ static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *e
            Each position by itself. up_proj proposes numbers, gate_proj says how much of each goes through. */
         cpu->rms_norm(d->norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps);
         SvProduct gate_up[] = { { d->gate, &layer->gate_proj, NULL }, { d->up, &layer->up_proj, NULL } };
-        cpu->matmul(gate_up, 2, d->norm, count, d->scratch);
+        sv_matmul(d->model, gate_up, 2, d->norm, count, d->scratch);
         cpu->silu_mul(d->gate, d->up, count, c->intermediate_size);
-        cpu->matmul(&(SvProduct){ d->delta, &layer->down_proj, NULL }, 1, d->gate, count, d->scratch);
+        sv_matmul(d->model, &(SvProduct){ d->delta, &layer->down_proj, NULL }, 1, d->gate, count, d->scratch);
         cpu->add(x, d->delta, count, dim);
 
         sv_team_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
@@ -121,7 +121,7 @@ static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *e
 static void lm_head(const SvDecoder *d, const float *x, float *logits) {
     const SvConfig *c = &d->model->config;
     d->model->kernels->rms_norm(d->norm, x, d->model->text.norm.data, 1, c->hidden_size, c->rms_norm_eps);
-    d->model->kernels->matmul(&(SvProduct){ logits, &d->model->text.lm_head, NULL }, 1, d->norm, 1, d->scratch);
+    sv_matmul(d->model, &(SvProduct){ logits, &d->model->text.lm_head, NULL }, 1, d->norm, 1, d->scratch);
 }
 
 void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x) {

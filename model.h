@@ -241,12 +241,17 @@ typedef struct SvText {
 
 typedef struct SvEntry { SvString name; uint32_t format, group, rows, cols; uint64_t offset, size; } SvEntry;
 
+struct SvProduct;
+typedef void SvWatch(void *watcher, const struct SvProduct *products, int count, const float *x, size_t n);
+
 struct SvModel {
     SvConfig config;
     SvVision vision;                    /* layers = NULL in a text-only model */
     SvText text;
     SvTokenizer *tokenizer;
     const struct SvKernels *kernels;    /* sv_kernels(0); another set may be put here before the model is used */
+    SvWatch *watch;                     /* NULL, or told of every product before it is computed (see sv_matmul) */
+    void *watcher;                      /* its first argument */
     SvEntry *entries;                   /* the tensor table, for programs that list it */
     uint32_t n_entries, weights_crc;
     char *path;
@@ -339,6 +344,14 @@ typedef struct SvKernels {
     uint64_t (*attention_scratch)(uint64_t n_k, uint64_t heads, int threads);
     uint64_t (*cache_floats)(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim);
 } SvKernels;
+
+/* How the forward passes call matmul: whoever watches the model sees each product's input first. All threads of the
+   team call watch together, perhaps before the others have finished their rows of x. */
+static inline void sv_matmul(const SvModel *m, const SvProduct *products, int count, const float *x, size_t n,
+                             float *scratch) {
+    if (m->watch) m->watch(m->watcher, products, count, x, n);
+    m->kernels->matmul(products, count, x, n, scratch);
+}
 
 /* The kernels that this machine can run, the fastest first; NULL past the last. */
 const SvKernels *sv_kernels(int i);

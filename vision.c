@@ -86,7 +86,7 @@ static void embeddings(const SvModel *m, const Batch *b, const SvEvents *events)
 
     /* x = patch_embedding(pixel_values) + position_embedding */
     SvProduct patch_embedding = { b->x, &w->patch_embedding_weight, w->patch_embedding_bias.data };
-    m->kernels->matmul(&patch_embedding, 1, b->pixels, b->rows, b->scratch);
+    sv_matmul(m, &patch_embedding, 1, b->pixels, b->rows, b->scratch);
     for (size_t t = 0; t < b->tiles; t++)
         m->kernels->add(b->x + t * b->patches * width, w->position_embedding.data, b->patches, width);
 #pragma omp barrier
@@ -113,23 +113,23 @@ static void encoder(const SvModel *m, const Batch *b, const SvEvents *events) {
         SvProduct qkv[] = { { b->q, &layer->q_proj_weight, layer->q_proj_bias.data },
                             { b->k, &layer->k_proj_weight, layer->k_proj_bias.data },
                             { b->v, &layer->v_proj_weight, layer->v_proj_bias.data } };
-        cpu->matmul(qkv, 3, b->norm, b->rows, b->scratch);
+        sv_matmul(m, qkv, 3, b->norm, b->rows, b->scratch);
         for (size_t at = 0; at < b->rows * width; at += n * width) {            /* tile after tile */
             cpu->cache(&b->cache, b->k + at, b->v + at, 0, n);
             cpu->attention(b->attention + at, b->q + at, &b->cache, n, n, heads, SV_BIDIRECTIONAL, b->scratch);
         }
         SvProduct out_proj = { b->delta, &layer->out_proj_weight, layer->out_proj_bias.data };
-        cpu->matmul(&out_proj, 1, b->attention, b->rows, b->scratch);
+        sv_matmul(m, &out_proj, 1, b->attention, b->rows, b->scratch);
         cpu->add(b->x, b->delta, b->rows, width);
 
         /* x += fc2(gelu_tanh(fc1(layer_norm2(x)))): what each patch makes of what it has gathered, by itself */
         cpu->layer_norm(b->norm, b->x, layer->layer_norm2_weight.data, layer->layer_norm2_bias.data, b->rows, width,
                         c->layer_norm_eps);
         SvProduct fc1 = { b->mlp, &layer->fc1_weight, layer->fc1_bias.data };
-        cpu->matmul(&fc1, 1, b->norm, b->rows, b->scratch);
+        sv_matmul(m, &fc1, 1, b->norm, b->rows, b->scratch);
         cpu->gelu_tanh(b->mlp, b->rows, c->vision_intermediate_size);
         SvProduct fc2 = { b->delta, &layer->fc2_weight, layer->fc2_bias.data };
-        cpu->matmul(&fc2, 1, b->mlp, b->rows, b->scratch);
+        sv_matmul(m, &fc2, 1, b->mlp, b->rows, b->scratch);
         cpu->add(b->x, b->delta, b->rows, width);
 
         sv_team_emit(events, "model.vision_model.encoder.layers.%d", (int)l, b->x, 3,
@@ -153,7 +153,7 @@ static void connector(const SvModel *m, const Batch *b, float *features, const S
     for (int64_t t = 0; t < (int64_t)b->tiles; t++)
         pixel_shuffle(c, b->norm + (size_t)t * b->patches * width, b->shuffled + (size_t)t * b->patches * width);
     SvProduct projection = { features, &m->vision.modality_projection, NULL };
-    m->kernels->matmul(&projection, 1, b->shuffled, b->tiles * tokens, b->scratch);
+    sv_matmul(m, &projection, 1, b->shuffled, b->tiles * tokens, b->scratch);
     sv_team_emit(events, "model.connector", 0, features, 3,
                  (int[]){ (int)b->tiles, (int)tokens, (int)c->hidden_size }, 0);
 }
