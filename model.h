@@ -365,6 +365,16 @@ uint64_t sv_tensor_size(uint32_t format, uint32_t group, uint32_t rows, uint32_t
 float sv_exp(float x);                                                    /* e^x within 2 ulp, x clamped to +-87 */
 void sv_sin_cos(double angle, float *sine, float *cosine);                /* |angle| <= 2^23 */
 
+/* ------------------------------------------------------------------------------------- the next token (sample.c) */
+
+/* A token that may be sampled: its logit, later its weight. */
+typedef struct SvCandidate { float weight; int32_t id; } SvCandidate;
+
+/* The next token; candidates: room for vocab, needed at a temperature above 0. -1 if a logit is NaN or the largest is
+   infinite. */
+int32_t sv_sample(const float *logits, uint32_t vocab, const SvOptions *options, uint64_t *random,
+                  SvCandidate *candidates);
+
 /* ---------------------------------------------------------------------------------------- what they share (base.c) */
 
 /* Makes the compiler check a function's arguments against its format. In mingw, "printf" means Microsoft's formats. */

@@ -8,25 +8,21 @@
        |   features = sv_vision(tiles)                   [N, tokens of a tile, hidden]   get_image_features
        |   x = embed(ids); x[ids == image_token] = features        [T, hidden]           inputs_merger
        |   logits = decoder(x)                                     [vocab_size]          prefill
-       |   loop: id = sample(logits); logits = decoder(embed(id))                        decode
+       |   loop: id = sv_sample(logits); logits = decoder(embed(id))                     decode
      SvAnswer: ids, text */
 #include "model.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* A token that may be sampled: its logit, later its weight. */
-typedef struct Candidate { float weight; int32_t id; } Candidate;
 
 uint64_t sv_memory_needed(const SvModel *m, int positions, int tiles, int threads) {
     const SvConfig *c = &m->config;
     uint64_t n = (uint64_t)positions, t = (uint64_t)tiles;
     return sv_decoder_memory(m, positions, threads) + sv_vision_memory(m, tiles, threads) +
            (n + t * (uint64_t)sv_image_tokens(c)) * c->hidden_size * sizeof(float) +
-           c->vocab_size * (sizeof(float) + sizeof(Candidate)) + t * 3 * c->image_size * c->image_size;
+           c->vocab_size * (sizeof(float) + sizeof(SvCandidate)) + t * 3 * c->image_size * c->image_size;
 }
 
 /* ------------------------------------------------------------------------------------------- conversation -> prompt */
@@ -289,52 +285,6 @@ void sv_prompt_free(SvPrompt *prompt) {
     *prompt = (SvPrompt){ 0 };
 }
 
-/* --------------------------------------------------------------------------------------------- logits -> next token */
-
-static int by_weight(const void *a, const void *b) {
-    const Candidate *x = a, *y = b;
-    if (x->weight != y->weight) return x->weight < y->weight ? 1 : -1;
-    return x->id < y->id ? -1 : 1;
-}
-
-/* splitmix64 (Steele, Lea, Flood 2014), its top 24 bits as a number in [0, 1). */
-static float uniform(uint64_t *state) {
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    z ^= z >> 31;
-    return (float)(z >> 40) * (1.0f / 16777216);
-}
-
-/* Greedy at temperature 0. Otherwise, in the order of HF's logits processors: divide by the temperature, keep the top
-   k, keep the likeliest of these that together reach p, draw one. Tokens e^-30 less likely than the best are dropped
-   before sorting: all of them together weigh less than a millionth. Returns -1 if a logit is NaN or the largest is
-   infinite. */
-static int32_t sample(const float *logits, uint32_t vocab, const SvOptions *o, uint64_t *random,
-                      Candidate *candidates) {
-    int32_t best = 0;
-    for (uint32_t i = 0; i < vocab; i++) {
-        if (isnan(logits[i])) return -1;
-        if (logits[i] > logits[best]) best = (int32_t)i;
-    }
-    if (isinf(logits[best])) return -1;
-    if (!(o->temperature > 0)) return best;
-
-    size_t n = 0, kept = 0;
-    for (uint32_t i = 0; i < vocab; i++)
-        if (logits[i] - logits[best] >= -30 * o->temperature) candidates[n++] = (Candidate){ logits[i], (int32_t)i };
-    qsort(candidates, n, sizeof *candidates, by_weight);
-    if (o->top_k > 0 && (size_t)o->top_k < n) n = (size_t)o->top_k;
-    float total = 0, reached = 0;
-    for (size_t i = 0; i < n; i++)
-        total += candidates[i].weight = sv_exp((candidates[i].weight - logits[best]) / o->temperature);
-    while (kept < n && (kept == 0 || reached < o->top_p * total)) reached += candidates[kept++].weight;
-    float draw = uniform(random) * reached;
-    for (size_t i = 0; i < kept; i++)
-        if ((draw -= candidates[i].weight) < 0) return candidates[i].id;
-    return candidates[kept - 1].id;
-}
-
 /* ------------------------------------------------------------------------------------------------- prompt -> answer */
 
 /* x [n_ids, hidden]: the tokens' embeddings, and at the <image> positions, in order, the rows of features. */
@@ -423,7 +373,7 @@ int sv_generate(const SvModel *m, const SvPrompt *prompt, const SvOptions *optio
     void *block = sv_floats(3, (uint64_t[]){ n * (uint64_t)c->hidden_size, tokens * c->hidden_size, c->vocab_size },
                             part);
     float *x = part[0], *features = part[1], *logits = part[2];
-    Candidate *candidates = options->temperature > 0 ? malloc(c->vocab_size * sizeof *candidates) : NULL;
+    SvCandidate *candidates = options->temperature > 0 ? malloc(c->vocab_size * sizeof *candidates) : NULL;
     answer->ids = malloc((max + 1) * sizeof *answer->ids);
     Text text = { 0 };
     put(&text, "", 0);                                      /* terminated even if nothing is added */
@@ -449,7 +399,7 @@ int sv_generate(const SvModel *m, const SvPrompt *prompt, const SvOptions *optio
     uint64_t random = options->seed;
     bool told_to_stop = false;
     while (answer->n_ids < max) {
-        int32_t id = sample(logits, c->vocab_size, options, &random, candidates);
+        int32_t id = sv_sample(logits, c->vocab_size, options, &random, candidates);
         if (id < 0) {
             sv_fail(error, "%s: the logits are not numbers: the weights are damaged or out of range", m->path);
             goto done;
@@ -557,13 +507,13 @@ int sv_selftest(const SvModel *m, int threads, bool one_by_one, uint64_t *hash, 
         if (sv_decoder_forward(decoder, x + i * dim, one_by_one ? 1 : n, logits, NULL, error) != 0) goto done;
     for (int i = 0; i < MORE; i++) {
         *hash = hash_floats(*hash, logits, c->vocab_size);
-        int32_t best = sample(logits, c->vocab_size, &(SvOptions){ 0 }, NULL, NULL);
+        int32_t best = sv_sample(logits, c->vocab_size, &(SvOptions){ 0 }, NULL, NULL);
         if (best < 0) break;                                /* a NaN's payload differs between machines */
         sv_embed(m, &best, 1, x);
         if (sv_decoder_forward(decoder, x, 1, logits, NULL, error) != 0) goto done;
     }
     *hash = hash_floats(*hash, logits, c->vocab_size);
-    if (sample(logits, c->vocab_size, &(SvOptions){ 0 }, NULL, NULL) < 0)
+    if (sv_sample(logits, c->vocab_size, &(SvOptions){ 0 }, NULL, NULL) < 0)
         sv_fail(error, "%s: the logits are not numbers, so the weights are damaged", m->path);
     else result = 0;
 

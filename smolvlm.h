@@ -24,7 +24,7 @@
      tokenizer.c  prompt text -> token ids, and back           tokenizers: byte-level BPE
      vision.c     tiles -> image tokens                        SmolVLMVisionTransformer, SmolVLMConnector
      decoder.c    embeddings -> logits                         LlamaModel, lm_head
-     smolvlm.c    logits -> next token -> answer               generate()
+     sample.c     logits -> next token -> answer               generate()
      quant.c      the arithmetic under all of it, as it is defined; kernels/ has the same, fast
      model.c      checkpoint file -> SvModel                   from_pretrained
 
