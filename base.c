@@ -22,6 +22,23 @@ int sv_fail(SvError *error, const char *format, ...) {
     return -1;
 }
 
+void sv_put(SvBytes *t, const char *data, size_t size) {
+    if (t->failed) return;
+    if (size >= t->room - t->size) {
+        size_t room = 2 * t->room + size + 256;
+        char *grown = room > t->room && room < SIZE_MAX / 2 ? realloc(t->data, room) : NULL;
+        if (!grown) {
+            t->failed = true;
+            return;
+        }
+        t->data = grown;
+        t->room = room;
+    }
+    memcpy(t->data + t->size, data, size);
+    t->size += size;
+    t->data[t->size] = 0;
+}
+
 /* Each array starts a multiple of 64 bytes after the first. */
 uint64_t sv_sum(int count, const uint64_t *sizes) {
     uint64_t total = 0;

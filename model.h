@@ -390,6 +390,11 @@ int32_t sv_sample(const float *logits, uint32_t vocab, const SvOptions *options,
    every function here fails. */
 SV_PRINTF(2, 3) int sv_fail(SvError *error, const char *format, ...);
 
+/* A growing text, zero-terminated once something was put there. After a failed allocation, `failed` is set and nothing
+   more is added. */
+typedef struct SvBytes { char *data; size_t size, room; bool failed; } SvBytes;
+void sv_put(SvBytes *text, const char *data, size_t size);
+
 /* Allocates `count` arrays of sizes[i] floats as one block, all zero, and sets parts[i] to each. The caller frees the
    block. NULL if out of memory. */
 void *sv_floats(int count, const uint64_t *sizes, float **parts);
@@ -409,6 +414,10 @@ void sv_team_emit(const SvEvents *events, const char *module, int layer, const f
 /* Reports an activation of a forward pass, if the caller asked for such events; %d in module is the layer. */
 void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
              int axis);
+
+/* smolvlm.c: checks, before anything is computed: ids in the vocabulary, a prompt within the context, features for each
+   <image>. */
+int sv_check_prompt(const SvModel *model, const SvPrompt *prompt, SvError *error);
 
 /* image.c: refuses empty pictures and sizes above the limits (SV_MAX_SIDE, SV_MAX_PIXELS). */
 int sv_check_size(uint64_t width, uint64_t height, const char *name, SvError *error);

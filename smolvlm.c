@@ -1,15 +1,9 @@
-/* smolvlm.c: the pipeline. Turns a conversation into a prompt, and a prompt into an answer.
+/* smolvlm.c: a conversation to a prompt, and the self-test.
 
      messages (text, pictures)
        | sv_prompt: chat template, pictures cut into tiles, each tile as its tokens     SmolVLMProcessor
        | (sv_prompt_raw: the same for a text that is already the prompt)
-     SvPrompt: ids [T], tiles [N]
-       | sv_generate
-       |   features = sv_vision(tiles)                   [N, tokens of a tile, hidden]   get_image_features
-       |   x = embed(ids); x[ids == image_token] = features        [T, hidden]           inputs_merger
-       |   logits = decoder(x)                                     [vocab_size]          prefill
-       |   loop: id = sv_sample(logits); logits = decoder(embed(id))                     decode
-     SvAnswer: ids, text */
+     SvPrompt: ids [T], tiles [N] */
 #include "model.h"
 
 #include <inttypes.h>
@@ -31,53 +25,33 @@ SvOptions sv_default_options(void) {
     return (SvOptions){ .threads = 0, .max_tokens = 256, .temperature = 0, .top_k = 0, .top_p = 1, .seed = 0 };
 }
 
-/* A growing text. After a failed allocation, `failed` is set and nothing more is added. */
-typedef struct Text { char *data; size_t size, room; bool failed; } Text;
-
-static void put(Text *t, const char *data, size_t size) {
-    if (t->failed) return;
-    if (size >= t->room - t->size) {
-        size_t room = 2 * t->room + size + 256;
-        char *grown = room > t->room && room < SIZE_MAX / 2 ? realloc(t->data, room) : NULL;
-        if (!grown) {
-            t->failed = true;
-            return;
-        }
-        t->data = grown;
-        t->room = room;
-    }
-    memcpy(t->data + t->size, data, size);
-    t->size += size;
-    t->data[t->size] = 0;
-}
-
-static void put_string(Text *t, SvString s) { put(t, s.data, s.size); }
+static void put_string(SvBytes *t, SvString s) { sv_put(t, s.data, s.size); }
 
 /* One tile's tokens: <fake_token_around_image>, its tag, and one <image> for each of its image tokens. */
-static void put_tile(Text *t, const SvConfig *c, const char *tag, size_t size) {
+static void put_tile(SvBytes *t, const SvConfig *c, const char *tag, size_t size) {
     put_string(t, c->fake_image_token);
-    put(t, tag, size);
+    sv_put(t, tag, size);
     for (int i = 0; i < sv_image_tokens(c); i++) put_string(t, c->image_token);
 }
 
 /* get_image_prompt_string: the tiles row by row, then the global picture. */
-static void put_picture(Text *t, const SvConfig *c, const SvTiles *tiles) {
+static void put_picture(SvBytes *t, const SvConfig *c, const SvTiles *tiles) {
     for (int row = 1; row <= tiles->rows; row++) {
         for (int col = 1; col <= tiles->cols; col++) {
             char tag[48];
             int size = snprintf(tag, sizeof tag, "<row_%d_col_%d>", row, col);
             put_tile(t, c, tag, (size_t)size);
         }
-        put(t, "\n", 1);
+        sv_put(t, "\n", 1);
     }
-    if (tiles->rows > 0) put(t, "\n", 1);
+    if (tiles->rows > 0) sv_put(t, "\n", 1);
     put_tile(t, c, c->global_image_token.data, c->global_image_token.size);
     put_string(t, c->fake_image_token);
 }
 
 /* Cuts the next picture into tiles and adds their tokens to the text. */
 static int add_picture(const SvModel *m, const SvContent *content, const SvOptions *options, SvPrompt *prompt,
-                       Text *text, SvError *error) {
+                       SvBytes *text, SvError *error) {
     const SvConfig *c = &m->config;
     int longest_edge = options->longest_edge ? options->longest_edge : (int)c->longest_edge;
     bool split = c->do_image_splitting && !options->no_split;
@@ -158,7 +132,7 @@ static int check_conversation(const SvModel *m, const Role *roles, const SvMessa
 /* Renders the conversation with the chat template's strings from the checkpoint. Each picture is cut when it is
    reached. */
 static int render(const SvModel *m, const SvMessage *messages, int count, const SvOptions *options, SvPrompt *prompt,
-                  Text *text, SvError *error) {
+                  SvBytes *text, SvError *error) {
     const SvConfig *c = &m->config;
     const SvString between[2][2] = { { c->chat_text_text, c->chat_text_image },
                                      { c->chat_image_text, c->chat_image_image } };
@@ -193,7 +167,7 @@ static int render(const SvModel *m, const SvMessage *messages, int count, const 
                 return sv_fail(error, "the prompt contains %.*s, which stands for a picture",
                                (int)c->image_token.size, c->image_token.data);
             if (!is_blank(content->text)) empty = false;
-            put(text, content->text, strlen(content->text));
+            sv_put(text, content->text, strlen(content->text));
         }
         if (role) put_string(text, role->end[image]);
     }
@@ -204,7 +178,7 @@ static int render(const SvModel *m, const SvMessage *messages, int count, const 
 
 /* The text unchanged, with a picture's tokens in place of each image token. */
 static int render_raw(const SvModel *m, const char *words, const SvContent *pictures, int count,
-                      const SvOptions *options, SvPrompt *prompt, Text *text, SvError *error) {
+                      const SvOptions *options, SvPrompt *prompt, SvBytes *text, SvError *error) {
     SvString token = m->config.image_token;
     int places = 0;
     for (const char *at = words; (at = find(at, token)) != NULL; at += token.size) places++;
@@ -217,11 +191,11 @@ static int render_raw(const SvModel *m, const char *words, const SvContent *pict
     for (int i = 0; i < count; i++) {
         const char *at = find(words, token);
         if (!pictures[i].image || pictures[i].text) return sv_fail(error, "picture %d: is none", i + 1);
-        put(text, words, (size_t)(at - words));
+        sv_put(text, words, (size_t)(at - words));
         if (add_picture(m, &pictures[i], options, prompt, text, error) != 0) return -1;
         words = at + token.size;
     }
-    put(text, words, strlen(words));
+    sv_put(text, words, strlen(words));
     return 0;
 }
 
@@ -254,7 +228,7 @@ static int make_prompt(const SvModel *m, const SvMessage *messages, const char *
     prompt->pictures = calloc(n_pictures + 1, sizeof *prompt->pictures);
     if (!prompt->pictures) return sv_fail(error, "out of memory for %zu pictures", n_pictures);
 
-    Text text = { 0 };
+    SvBytes text = { 0 };
     int result = messages ? render(m, messages, count, options, prompt, &text, error)
                           : render_raw(m, words, pictures, count, options, prompt, &text, error);
     prompt->text = text.data;
@@ -276,33 +250,11 @@ int sv_prompt_raw(const SvModel *m, const char *text, const SvContent *pictures,
     return make_prompt(m, NULL, text, pictures, count, options, prompt, error);
 }
 
-void sv_prompt_free(SvPrompt *prompt) {
-    for (int i = 0; i < prompt->n_pictures && !prompt->tiles; i++) sv_tiles_free(&prompt->pictures[i]);
-    free(prompt->tiles);
-    free(prompt->pictures);
-    free(prompt->ids);
-    free(prompt->text);
-    *prompt = (SvPrompt){ 0 };
-}
-
-/* ------------------------------------------------------------------------------------------------- prompt -> answer */
-
-/* x [n_ids, hidden]: the tokens' embeddings, and at the <image> positions, in order, the rows of features. */
-static void embed_prompt(const SvModel *m, const SvPrompt *prompt, const float *features, float *x) {
-    size_t dim = m->config.hidden_size;
-    sv_embed(m, prompt->ids, prompt->n_ids, x);
-    for (size_t i = 0; i < prompt->n_ids && prompt->n_tiles > 0; i++) {
-        if ((uint32_t)prompt->ids[i] != m->config.image_token_id) continue;
-        memcpy(x + i * dim, features, dim * sizeof(float));
-        features += dim;
-    }
-}
-
 /* How many tokens shorter the prompt would be if its pictures were not split, each being one tile. */
 static size_t saved_unsplit(const SvModel *m, const SvPrompt *prompt) {
     size_t saved = 0, count, unsplit = (size_t)sv_image_tokens(&m->config) + 3;
     for (int i = 0; i < prompt->n_pictures; i++) {
-        Text text = { 0 };
+        SvBytes text = { 0 };
         int32_t *ids;
         put_picture(&text, &m->config, &prompt->pictures[i]);
         if (!text.failed && sv_tokenize(m->tokenizer, text.data, text.size, &ids, &count, NULL) == 0) {
@@ -314,9 +266,7 @@ static size_t saved_unsplit(const SvModel *m, const SvPrompt *prompt) {
     return saved;
 }
 
-/* Checks, before anything is computed: ids in the vocabulary, a prompt within the context, features for each
-   <image>. */
-static int check_prompt(const SvModel *m, const SvPrompt *prompt, SvError *error) {
+int sv_check_prompt(const SvModel *m, const SvPrompt *prompt, SvError *error) {
     const SvConfig *c = &m->config;
     size_t n = prompt->n_ids, found = 0, expected = (size_t)prompt->n_tiles * (size_t)sv_image_tokens(c);
     if (n == 0) return sv_fail(error, "the prompt is empty");
@@ -337,99 +287,13 @@ static int check_prompt(const SvModel *m, const SvPrompt *prompt, SvError *error
     return sv_fail(error, "%s: the prompt has %zu image tokens, its pictures %zu", m->path, found, expected);
 }
 
-static bool is_end(const SvConfig *c, int32_t id) {
-    for (uint32_t i = 0; i < c->eos_token_id.count; i++)
-        if (c->eos_token_id.id[i] == (uint32_t)id) return true;
-    return false;
-}
-
-/* Appends the characters that token id completes to the answer and passes them to the token event. Returns true to
-   stop. */
-static bool deliver(const SvModel *m, const SvEvents *events, SvUtf8 *utf8, Text *text, int32_t id, bool end) {
-    size_t size = 0, before = text->size;
-    const char *bytes = end ? "" : sv_token_bytes(m->tokenizer, id, &size);
-    char small[768], *out = size + 4 <= sizeof small / 3 ? small : malloc(3 * (size + 4));
-    if (!out) {
-        text->failed = true;
-        return true;
-    }
-    put(text, out, sv_utf8_feed(utf8, bytes, size, end, out));
-    if (out != small) free(out);
-    if (!events || !events->token || (end && text->size == before)) return false;
-    return events->token(events->user, id, text->size > before ? text->data + before : "", text->size - before);
-}
-
-int sv_generate(const SvModel *m, const SvPrompt *prompt, const SvOptions *options, const SvEvents *events,
-                SvAnswer *answer, SvError *error) {
-    const SvConfig *c = &m->config;
-    size_t n = prompt->n_ids, max = options->max_tokens > 0 ? (size_t)options->max_tokens : 0;
-    *answer = (SvAnswer){ 0 };
-    if (check_prompt(m, prompt, error) != 0) return -1;
-    if (max > c->max_position_embeddings - n) max = c->max_position_embeddings - n;
-
-    SvDecoder *decoder = NULL;
-    uint64_t tokens = (uint64_t)prompt->n_tiles * (uint64_t)sv_image_tokens(c);
-    float *part[3] = { NULL };
-    void *block = sv_floats(3, (uint64_t[]){ n * (uint64_t)c->hidden_size, tokens * c->hidden_size, c->vocab_size },
-                            part);
-    float *x = part[0], *features = part[1], *logits = part[2];
-    SvCandidate *candidates = options->temperature > 0 ? malloc(c->vocab_size * sizeof *candidates) : NULL;
-    answer->ids = malloc((max + 1) * sizeof *answer->ids);
-    Text text = { 0 };
-    put(&text, "", 0);                                      /* terminated even if nothing is added */
-    int result = -1;
-    if (!block || (options->temperature > 0 && !candidates) || !answer->ids || text.failed) {
-        sv_fail(error, "%s: out of memory for a prompt of %zu tokens", m->path, n);
-        goto done;
-    }
-    if (sv_decoder_new(m, (int)(n + max), options->threads, &decoder, error) != 0) goto done;
-
-    double start = sv_seconds();
-    if (prompt->n_tiles &&
-        sv_vision(m, prompt->tiles, prompt->n_tiles, options->threads, features, events, error) != 0) goto done;
-    answer->vision_seconds = sv_seconds() - start;
-
-    start = sv_seconds();
-    embed_prompt(m, prompt, features, x);
-    if (sv_decoder_forward(decoder, x, n, logits, events, error) != 0) goto done;
-    answer->prefill_seconds = sv_seconds() - start;
-
-    start = sv_seconds();
-    SvUtf8 utf8 = { { 0 }, 0 };
-    uint64_t random = options->seed;
-    bool told_to_stop = false;
-    while (answer->n_ids < max) {
-        int32_t id = sv_sample(logits, c->vocab_size, options, &random, candidates);
-        if (id < 0) {
-            sv_fail(error, "%s: the logits are not numbers: the weights are damaged or out of range", m->path);
-            goto done;
-        }
-        answer->stopped = is_end(c, id);
-        if (answer->stopped) break;
-        answer->ids[answer->n_ids++] = id;
-        answer->stopped = told_to_stop = deliver(m, events, &utf8, &text, id, false);
-        if (told_to_stop || answer->n_ids == max) break;
-        sv_embed(m, &id, 1, x);
-        if (sv_decoder_forward(decoder, x, 1, logits, NULL, error) != 0) goto done;
-    }
-    deliver(m, told_to_stop ? NULL : events, &utf8, &text, -1, true);
-    answer->decode_seconds = sv_seconds() - start;
-    result = text.failed ? sv_fail(error, "%s: out of memory for the answer", m->path) : 0;
-
-done:
-    answer->text = text.data;
-    answer->size = text.size;
-    sv_decoder_free(decoder);
-    free(block);
-    free(candidates);
-    if (result != 0) sv_answer_free(answer);
-    return result;
-}
-
-void sv_answer_free(SvAnswer *answer) {
-    free(answer->text);
-    free(answer->ids);
-    *answer = (SvAnswer){ 0 };
+void sv_prompt_free(SvPrompt *prompt) {
+    for (int i = 0; i < prompt->n_pictures && !prompt->tiles; i++) sv_tiles_free(&prompt->pictures[i]);
+    free(prompt->tiles);
+    free(prompt->pictures);
+    free(prompt->ids);
+    free(prompt->text);
+    *prompt = (SvPrompt){ 0 };
 }
 
 /* ------------------------------------------------------------------------------------------------------- self-test */

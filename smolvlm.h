@@ -24,7 +24,8 @@
      tokenizer.c  prompt text -> token ids, and back           tokenizers: byte-level BPE
      vision.c     tiles -> image tokens                        SmolVLMVisionTransformer, SmolVLMConnector
      decoder.c    embeddings -> logits                         LlamaModel, lm_head
-     sample.c     logits -> next token -> answer               generate()
+     sample.c     logits -> next token                         the logits processors
+     chat.c       all of it: prompt -> answer                  generate()
      quant.c      the arithmetic under all of it, as it is defined; kernels/ has the same, fast
      model.c      checkpoint file -> SvModel                   from_pretrained
 
