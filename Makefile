@@ -6,6 +6,7 @@
 # make sanitize   the same under AddressSanitizer and UndefinedBehaviorSanitizer
 # make layers     which file calls which, by nm; fails on a call that goes up
 # make fuzz       JPEGs damaged at random: are the pixels Pillow's? Under the same sanitizers; FUZZ="--files 20000 --seed 7"
+# make fuzz-json  the same for JSON texts and Python's json; FUZZ="--texts 200000 --seed 7"
 # make book       MODEL.md's line numbers, and its exercises
 # make races      the tests with threads under ThreadSanitizer: clang and libomp
 # make parity     against Hugging Face transformers, in a venv made by itself
@@ -95,6 +96,8 @@ TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 
 # The command line, which any other program may replace.
 CLI = $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
+# What of it stands alone, and is tested by itself.
+CLI_TESTED = $(BUILD)/cli/json.o
 
 smolvlm$(EXE) $(BUILD)/smolvlm$(EXE): $(CLI) $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -o $@ $^ -lm
@@ -114,7 +117,7 @@ $(BUILD)/codecs/%.o: codecs/%.c codecs/codec.h smolvlm.h model.h Makefile $(BUIL
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(BASE) -c -o $@ $<
 
-$(BUILD)/cli/%.o: cli/%.c cli/cli.h smolvlm.h model.h Makefile $(BUILD)/flags
+$(BUILD)/cli/%.o: cli/%.c $(wildcard cli/*.h) smolvlm.h model.h Makefile $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(CODEC_FLAGS) -c -o $@ $<
 
@@ -124,8 +127,9 @@ $(BUILD)/kernels/%.o: kernels/set.c $(KERNEL_HEADERS) smolvlm.h model.h Makefile
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(KERNEL_FLAGS) $(if $(filter base,$*),$(BASE) -DSV_BASE,$(SET_$*)) -c -o $@ $<
 
-$(BUILD)/test_%$(EXE): tests/test_%.c tests/greatest.h tests/golden.h $(GREATEST) $(OBJECTS)
-	$(CC) $(FLAGS) $(LDFLAGS) $(if $(GREATEST),-DGREATEST='"$(abspath $(GREATEST))"') -I. -o $@ $< $(OBJECTS) -lm
+$(BUILD)/test_%$(EXE): tests/test_%.c tests/greatest.h tests/golden.h $(GREATEST) $(CLI_TESTED) $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) $(if $(GREATEST),-DGREATEST='"$(abspath $(GREATEST))"') -I. -o $@ $< $(CLI_TESTED) \
+	    $(OBJECTS) -lm
 
 demo: smolvlm
 	@demo/demo.sh
@@ -156,6 +160,14 @@ fuzz: $(VENV)/ready
 	$(MAKE) build/sanitize/decode BUILD=build/sanitize OMP=0 \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 	$(VENV)/bin/python tests/fuzz_jpeg.py --decode build/sanitize/decode $(FUZZ)
+
+$(BUILD)/json: tests/json.c $(CLI_TESTED) $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(CLI_TESTED) $(OBJECTS) -lm
+
+fuzz-json:
+	$(MAKE) build/sanitize/json BUILD=build/sanitize OMP=0 \
+	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+	$(PYTHON) tests/fuzz_json.py --json build/sanitize/json $(FUZZ)
 
 # Whether threads wait for each other where they must, by clang's ThreadSanitizer, to which libomp's archer explains
 # OpenMP; with teams however small the work.
@@ -231,5 +243,5 @@ install: smolvlm $(BUILD)/smolvlm.1
 clean:
 	rm -rf build smolvlm smolvlm.exe
 
-.PHONY: FORCE objects book layers install demo eval test sanitize fuzz races parity parity-full released bench \
+.PHONY: FORCE objects book layers install demo eval test sanitize fuzz fuzz-json races parity parity-full released bench \
         bench-jpeg bench-peers accuracy formats clean

@@ -4,7 +4,8 @@
    main.c      the uses of the program
    options.c   the table of options: parsing, --help
    info.c      --info, --selftest
-   output.c    files that are read and written, JSON, activations as .npy
+   output.c    files that are read and written, activations as .npy
+   json.c      JSON, read and written; json.h
 
    stdout: the answer (or JSON, ids, information). stderr: progress, one line of timings, errors.
    Exit code 0; 1: something is wrong with an input, said in one sentence; 2: wrong usage. */
@@ -12,6 +13,7 @@
 #define SV_CLI_H
 
 #include "../model.h"
+#include "json.h"
 
 typedef struct Arguments {
     const char *model, *prompt, *system, *dump, *tiles, *kernels;
@@ -70,7 +72,6 @@ char *read_text(FILE *file, const char *name, size_t *size);
 bool find_text(const char **text, char **read);
 
 /* To stdout. */
-void print_json_string(const char *text, size_t size);
 void print_ids(const int32_t *ids, size_t count, const char *separator);
 
 #endif

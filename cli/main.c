@@ -87,7 +87,7 @@ static double decode_rate(const SvAnswer *a) {
 
 static void print_json(const SvPrompt *prompt, const SvAnswer *a, double load, double image) {
     fputs("{\"text\": ", stdout);
-    print_json_string(a->text ? a->text : "", a->size);
+    json_put_string(stdout, a->text ? a->text : "", a->size);
     fputs(", \"ids\": [", stdout);
     print_ids(a->ids, a->n_ids, ", ");
     fputs("], \"prompt_ids\": [", stdout);

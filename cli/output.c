@@ -1,4 +1,4 @@
-/* output.c: files that are read and written, JSON, activations as .npy. */
+/* output.c: files that are read and written, activations as .npy. */
 #include "cli.h"
 
 #include <errno.h>
@@ -177,18 +177,6 @@ bool find_text(const char **text, char **read) {
 }
 
 /* -------------------------------------------------------------------------------------------------- what is printed */
-
-void print_json_string(const char *text, size_t size) {
-    putchar('"');
-    for (size_t i = 0; i < size; i++) {
-        unsigned char byte = (unsigned char)text[i];
-        if (byte == '"' || byte == '\\') printf("\\%c", byte);
-        else if (byte == '\n') fputs("\\n", stdout);
-        else if (byte < 32 || byte == 127) printf("\\u%04x", byte);
-        else putchar(byte);
-    }
-    putchar('"');
-}
 
 void print_ids(const int32_t *ids, size_t count, const char *separator) {
     for (size_t i = 0; i < count; i++) printf("%s%" PRId32, i ? separator : "", ids[i]);

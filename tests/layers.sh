@@ -6,7 +6,8 @@ build=$1
 shift
 for object in "$@"; do ${NM:-nm} "$object" | sed "s|^|$object |"; done | awk -v build="$build/" '
 BEGIN {
-    n = split("cli/main cli/info cli/output cli/options chat smolvlm sample codecs/codecs codecs/png codecs/jpeg codecs/jpeg_pixels codecs/pnm codecs/picture vision " \
+    n = split("cli/main cli/info cli/output cli/options cli/json " \
+              "chat smolvlm sample codecs/codecs codecs/png codecs/jpeg codecs/jpeg_pixels codecs/pnm codecs/picture vision " \
               "decoder model tokenizer image kernels/avx512 kernels/avx2 kernels/dotprod kernels/base quant base " \
               "system", name)
     for (i = 1; i <= n; i++) level[name[i]] = i
