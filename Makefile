@@ -97,7 +97,7 @@ TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 # The command line, which any other program may replace.
 CLI = $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 # What of it stands alone, and is tested by itself.
-CLI_TESTED = $(BUILD)/cli/json.o
+CLI_TESTED = $(BUILD)/cli/json.o $(BUILD)/cli/conversation.o
 
 smolvlm$(EXE) $(BUILD)/smolvlm$(EXE): $(CLI) $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -o $@ $^ -lm

@@ -5,6 +5,7 @@
    options.c   the table of options: parsing, --help
    info.c      --info, --selftest
    output.c    files that are read and written, activations as .npy
+   conversation.c  what is asked, of arguments or JSON, to messages
    json.c      JSON, read and written; json.h
 
    stdout: the answer (or JSON, ids, information). stderr: progress, one line of timings, errors.
@@ -16,7 +17,7 @@
 #include "json.h"
 
 typedef struct Arguments {
-    const char *model, *prompt, *system, *dump, *tiles, *kernels;
+    const char *model, *prompt, *system, *messages, *dump, *tiles, *kernels;
     char *texts[2];                                         /* what -p and -s had read, to be freed */
     const char **images;
     int n_images;
@@ -70,6 +71,33 @@ char *read_text(FILE *file, const char *name, size_t *size);
 /* What -p or -s names: - is stdin, @FILE a file, both without the line end at their end, so that echo and editors give
    what was meant; anything else is the text itself. *read: what is to be freed. Returns false with a complaint. */
 bool find_text(const char **text, char **read);
+
+/* conversation.c: messages with their pictures. The texts are the caller's, and must outlive it. Freeing one that is
+   zeroed, or could not be made, does nothing. */
+typedef struct Conversation {
+    SvMessage *messages;
+    int count;
+    SvContent *contents;                                    /* of all messages, one message after the other */
+    int n_contents;
+    SvImage *images;                                        /* in the order of the contents */
+    int n_images;
+    char **kept;                                            /* names and texts made here */
+    int n_kept;
+} Conversation;
+void conversation_free(Conversation *conversation);
+
+/* Of -s (or NULL), -p and -i: pictures stand where the prompt has {image}, or before it where it has none. raw: {image}
+   is a text like any other, and the pictures are the first contents. */
+int conversation_ask(const char *system, const char *prompt, const char *const *images, int n_images, bool raw,
+                     Conversation *conversation, SvError *error);
+
+/* Of JSON. folder: what paths are relative to, with a / at its end, or "" for the working directory. given: pictures for those contents that
+   name none. */
+int conversation_read(const Json *messages, const char *folder, const char *const *given, int n_given,
+                      Conversation *conversation, SvError *error);
+
+/* Refuses an object with a member that is not among keys (with NULL at their end); what: the object's name, or "". */
+int json_known(const Json *object, const char *what, const char *const *keys, SvError *error);
 
 /* To stdout. */
 void print_ids(const int32_t *ids, size_t count, const char *separator);

@@ -4,6 +4,7 @@
 #endif
 #include "cli.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +14,6 @@
 #define stderr_is_terminal() isatty(2)
 #else
 #define stderr_is_terminal() 0
-#endif
-
-#ifdef SV_NO_CODECS                                         /* make CODECS=0 */
-#define sv_image_read(path, image, error) \
-    ((void)(image), sv_fail(error, "%s: this program was built without codecs/, so it reads no picture files", path))
 #endif
 
 /* ------------------------------------------------------------------------------------------- what happens meanwhile */
@@ -156,39 +152,62 @@ static int detokenize(const SvModel *m) {
     return result;
 }
 
+#if defined(_WIN32)
+#define SEPARATORS "/\\:"
+#else
+#define SEPARATORS "/"
+#endif
+
+/* The conversation that --messages names; the document must outlive it. */
+static int read_messages(const Arguments *a, JsonDocument *document, Conversation *talk, SvError *error) {
+    bool standard = strcmp(a->messages, "-") == 0;
+    const char *name = standard ? STDIN : a->messages;
+    FILE *file = standard ? stdin : sv_fopen(a->messages, "rb");
+    size_t size, length = strlen(a->messages);
+    SvError why;
+    if (!file) return sv_fail(error, "%s: %s", name, strerror(errno));
+    char *text = read_text(file, name, &size), *folder = malloc(length + 1);
+    if (!standard) fclose(file);
+    int result = -1;
+    if (!text || !folder) {
+        error->text[0] = 0;                                 /* read_text has said why */
+    } else if (json_parse(text, size, name, document, error) == 0) {
+        memcpy(folder, a->messages, length + 1);
+        while (length > 0 && !strchr(SEPARATORS, folder[length - 1])) length--;
+        folder[length] = 0;
+        result = conversation_read(document->root, folder, a->images, a->n_images, talk, &why);
+        if (result != 0) sv_fail(error, "%s: %s", name, why.text);
+    }
+    free(text);
+    free(folder);
+    return result;
+}
+
 static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     SvError error;
     SvPrompt prompt = { 0 };
     SvAnswer result = { 0 };
+    Conversation talk = { 0 };
+    JsonDocument document = { 0 };
     Show show = { .arguments = a, .dumps = { .directory = a->dump }, .terminal = stderr_is_terminal() };
     SvEvents events = { &show, show_progress, show_token, a->dump ? show_activation : NULL };
-    SvImage *images = calloc((size_t)a->n_images + 1, sizeof *images);
-    SvContent *contents = calloc((size_t)a->n_images + 1, sizeof *contents);
     int code = 1;
-    if (!images || !contents) {
-        complain("out of memory");
-        goto done;
-    }
     if ((a->dump && !directory_ready(a->dump)) || (a->tiles && !directory_ready(a->tiles))) goto done;
 
     double start = sv_seconds();
-    for (int i = 0; i < a->n_images; i++) {
+    if (a->messages ? read_messages(a, &document, &talk, &error)
+                    : conversation_ask(a->system, a->prompt, a->images, a->n_images, a->raw, &talk, &error)) goto failed;
+    for (int i = 0; i < talk.n_images; i++) {
+        const SvImage *image = &talk.images[i];
         char name[48];
-        if (sv_image_read(a->images[i], &images[i], &error) != 0) goto failed;
-        if (images[i].note.text[0] && !(images[i].alpha && a->options.paint))
-            complain("%s%s", images[i].note.text, images[i].alpha ? " (--background white paints them over)" : "");
-        contents[i].image = &images[i];
-        contents[i].name = a->images[i];
+        if (image->note.text[0] && !(image->alpha && a->options.paint))
+            complain("%s%s", image->note.text, image->alpha ? " (--background white paints them over)" : "");
         snprintf(name, sizeof name, "image%d.ppm", i);
-        if (a->tiles && !write_ppm(a->tiles, name, images[i].rgb, images[i].width, images[i].height)) goto done;
+        if (a->tiles && !write_ppm(a->tiles, name, image->rgb, image->width, image->height)) goto done;
     }
-    contents[a->n_images].text = a->prompt;
-    SvContent system = { .text = a->system };
-    SvMessage messages[2] = { { "system", &system, 1 }, { "user", contents, a->n_images + 1 } };
-    if (a->raw ? sv_prompt_raw(m, a->prompt, contents, a->n_images, &a->options, &prompt, &error)
-               : sv_prompt(m, messages + !a->system, 1 + (a->system != NULL), &a->options, &prompt, &error))
-        goto failed;
-    for (int i = 0; i < a->n_images; i++) sv_image_free(&images[i]);
+    if (a->raw ? sv_prompt_raw(m, a->prompt, talk.contents, talk.n_images, &a->options, &prompt, &error)
+               : sv_prompt(m, talk.messages, talk.count, &a->options, &prompt, &error)) goto failed;
+    conversation_free(&talk);
     double image_seconds = sv_seconds() - start;
 
     if (a->tiles && !write_tiles(a->tiles, &prompt)) goto done;
@@ -208,11 +227,10 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     goto done;
 
 failed:
-    complain("%s", error.text);
+    if (error.text[0]) complain("%s", error.text);
 done:
-    for (int i = 0; images && i < a->n_images; i++) sv_image_free(&images[i]);
-    free(images);
-    free(contents);
+    conversation_free(&talk);
+    json_free(&document);
     sv_prompt_free(&prompt);
     sv_answer_free(&result);
     return code;

@@ -48,8 +48,12 @@ static const struct Option {
     { 'i', "image", "FILE", PICTURE, INTO(images), 0, 0,
       "a picture: PNG, JPEG, PNM (- reads stdin); may be repeated" },
     { 'p', "prompt", "TEXT", TEXT, INTO(prompt), 0, 0,
-      "the question; - reads it from stdin, @FILE from a file, both without the line end at their end" },
+      "the question; - reads it from stdin, @FILE from a file, both without the line end at their end. {image} marks "
+      "where each picture stands; without it they come first" },
     { 's', "system", "TEXT", TEXT, INTO(system), 0, 0, "an instruction before the question; - and @FILE as with -p" },
+    { 0, "messages", "FILE", TEXT, INTO(messages), 0, 0,
+      "instead of -s and -p, a whole conversation as JSON in Hugging Face's form (docs/BATCH.md); - reads stdin. Paths "
+      "in it are relative to the file; a picture without a path is the next -i" },
     { 0, "raw", NULL, SWITCH, INTO(raw), 0, 0,
       "-p is the prompt as it stands, without a chat template; special tokens count, and the image token (<image>) "
       "stands where each picture goes" },
@@ -284,17 +288,20 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
     }
     int others = a->tokenize + a->detokenize + a->info + a->selftest;
     if (others > 1) return misused("--tokenize, --detokenize, --info, --selftest: one at a time");
-    if (others && (a->prompt || a->system || a->n_images || a->raw || a->json || a->dump || a->tiles))
-        return misused("-p, -s, -i, --raw, --json, --dump and --tiles go with none of --tokenize, --detokenize, "
-                       "--info, --selftest");
+    if (others && (a->prompt || a->system || a->messages || a->n_images || a->raw || a->json || a->dump || a->tiles))
+        return misused("-p, -s, -i, --messages, --raw, --json, --dump and --tiles go with none of --tokenize, "
+                       "--detokenize, --info, --selftest");
     if (!a->model) return misused("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
-    if (!a->prompt && !others)
+    if (a->messages && (a->prompt || a->system || a->raw))
+        return misused("-p, -s and --raw go not with --messages, which is the whole conversation");
+    if (!a->prompt && !a->messages && !others)
         return misused("what is the question? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
     if (a->prompt && blank(a->prompt)) return misused("-p: the prompt is empty");
     if (a->raw && a->system) return misused("-s goes not with --raw: the prompt is the whole of it");
-    int inputs = (a->prompt && strcmp(a->prompt, "-") == 0) + (a->system && strcmp(a->system, "-") == 0);
+    int inputs = (a->prompt && strcmp(a->prompt, "-") == 0) + (a->system && strcmp(a->system, "-") == 0) +
+                 (a->messages && strcmp(a->messages, "-") == 0);
     for (int i = 0; i < a->n_images; i++) inputs += strcmp(a->images[i], "-") == 0;
-    if (inputs > 1) return misused("-p -, -s - and -i -: standard input can be read only once");
+    if (inputs > 1) return misused("-p -, -s -, -i - and --messages -: standard input can be read only once");
     const SvOptions *o = &a->options, usual = sv_default_options();
     bool samples = o->top_k != usual.top_k || o->seed != usual.seed || o->top_p < usual.top_p;
     if (samples && !(o->temperature > 0) && !a->quiet)

@@ -43,7 +43,7 @@ quiet() { [ "$code" -eq 0 ] && [ ! -s "$tmp/err" ]; }
 run --help
 check '--help' succeeded
 for option in --image --prompt --system --max-tokens --temperature --top-p --top-k --seed --threads --no-split \
-    --longest-edge --background --json --dump --tiles --tokenize --detokenize --info --selftest --kernels --quiet \
+    --longest-edge --background --messages --json --dump --tiles --tokenize --detokenize --info --selftest --kernels --quiet \
     --help --version; do
     check "--help names $option" grep -qe " $option" "$tmp/out"
 done
@@ -415,6 +415,43 @@ for escape in '\"' '\n' '\u00'; do
 done
 run $vlm -p hello -n 0 --json -q
 check '--json -n 0' grep -q '^{"text": "", "ids": \[\], "prompt_ids": \[[0-9]' "$tmp/out"
+
+# -------------------------------------------------------------------------------------------------------- conversations
+
+cp $golden/a.png $golden/b.ppm "$tmp"
+cat > "$tmp/talk.json" <<EOF
+[{"role": "system", "content": "Be kind."},
+ {"role": "user", "content": [{"type": "image", "path": "a.png"}, {"type": "text", "text": "$question"}]}]
+EOF
+run $vlm -q -n 8 --json -i $golden/a.png -s 'Be kind.' -p "$question"
+sed 's/, "finish_reason.*//' "$tmp/out" > "$tmp/expected"
+# same_ids: text, ids and prompt ids are those of the run with -s, -i and -p
+same_ids() { sed 's/, "finish_reason.*//' "$tmp/out" | cmp -s - "$tmp/expected"; }
+run $vlm -q -n 8 --json --messages "$tmp/talk.json"
+check '--messages: the same ids as -s, -i and -p' same_ids
+sed "s/, \"path\": \"a.png\"//" "$tmp/talk.json" > "$tmp/bare.json"
+run $vlm -q -n 8 --json --messages "$tmp/bare.json" -i $golden/a.png
+check '--messages: a picture given by -i' same_ids
+sed "s|a.png|$tmp/a.png|" "$tmp/talk.json" > "$tmp/there.json"
+run_with "$tmp/there.json" $vlm -q -n 8 --json --messages -
+check '--messages -: paths from the working directory' same_ids
+run $vlm -q -n 8 --json -s 'Be kind.' -i $golden/a.png -p "{image}$question"
+check '{image} before the question' same_ids
+run $vlm -q --messages "$tmp/bare.json"
+check '--messages: a picture without a path' sentence 1 "$tmp/bare.json: message 2, content 1: needs a \"path\""
+run $vlm -q --messages "$tmp/missing.json"
+check '--messages: no such file' sentence 1 "$tmp/missing.json: No such file"
+run $vlm -q --messages tests
+check '--messages: a directory' sentence 1 'tests: '
+run $vlm -q --messages $golden/a.png
+check '--messages: a picture' sentence 1 "$golden/a.png: line 1, column 1: a value is expected"
+head -c 52 "$tmp/talk.json" > "$tmp/cut.json"
+run $vlm -q --messages "$tmp/cut.json"
+check '--messages: the line and column of a mistake' sentence 1 "$tmp/cut.json: line 2, column 9: a colon"
+run $vlm -q --messages "$tmp/talk.json" -p x
+check '--messages beside -p' sentence 2 'go not with --messages'
+run $vlm -q -p 'Is {image} like {image}?' -i $golden/a.png
+check '{image} twice, one picture' sentence 1 'the prompt has {image} 2 times, but there is 1 picture'
 
 # --------------------------------------------------------------------------------------------------------------- tokens
 
