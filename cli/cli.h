@@ -91,8 +91,8 @@ void conversation_free(Conversation *conversation);
 int conversation_ask(const char *system, const char *prompt, const char *const *images, int n_images, bool raw,
                      Conversation *conversation, SvError *error);
 
-/* Of JSON. folder: what paths are relative to, with a / at its end, or "" for the working directory. given: pictures for those contents that
-   name none. */
+/* Of JSON. folder: what paths are relative to, with a / at its end, or "" for the working directory. given: pictures
+   for those contents that name none. */
 int conversation_read(const Json *messages, const char *folder, const char *const *given, int n_given,
                       Conversation *conversation, SvError *error);
 

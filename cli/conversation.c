@@ -11,7 +11,8 @@
 #include <string.h>
 
 #ifdef SV_NO_CODECS                                         /* make CODECS=0 */
-#define NO_CODECS(name, error) sv_fail(error, "%s: this program was built without codecs/, so it reads no pictures", name)
+#define NO_CODECS(name, error) \
+    sv_fail(error, "%s: this program was built without codecs/, so it reads no picture files", name)
 #define sv_image_read(path, image, error) ((void)(image), NO_CODECS(path, error))
 #define sv_image_decode(data, size, name, image, error) ((void)(data), (void)(image), NO_CODECS(name, error))
 #endif
@@ -199,7 +200,7 @@ static int read_content(const Json *value, const char *folder, const char *const
     const char *name = path ? text_of(path, what, error) : NULL;
     if (path && !name) return -1;
     if (!path && *used == n_given)
-        return sv_fail(error, "%s: needs a \"path\"%s", what, n_given ? ", as all pictures given beside are taken" : "");
+        return sv_fail(error, "%s: needs a \"path\"%s", what, n_given ? ", as all that were given are taken" : "");
     if (!path) return add_file(c, message, given[(*used)++], error);
     char *whole = locate(c, folder, name);
     if (!whole) return out_of_memory(error);

@@ -263,7 +263,7 @@ void json_free(JsonDocument *document) {
     *document = (JsonDocument){ 0 };
 }
 
-/* ------------------------------------------------------------------------------------------------------ what it says */
+/* ----------------------------------------------------------------------------------------------------- what it says */
 
 const Json *json_get(const Json *object, const char *key) {
     size_t size = strlen(key);
@@ -300,7 +300,7 @@ bool json_equal(const Json *a, const Json *b) {
     return true;
 }
 
-/* ----------------------------------------------------------------------------------------------------------- writing */
+/* ---------------------------------------------------------------------------------------------------------- writing */
 
 void json_put_string(FILE *file, const char *text, size_t size) {
     const unsigned char *at = (const unsigned char *)text;

@@ -1,4 +1,4 @@
-/* json.h: JSON (RFC 8259) read and written, by one small parser. It stands alone: cli.h includes it, and so may a test. */
+/* json.h: JSON (RFC 8259) read and written, by one small parser. It needs no other file of this folder. */
 #ifndef SV_JSON_H
 #define SV_JSON_H
 
@@ -11,13 +11,13 @@ enum { JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, J
 typedef struct Json Json;
 struct Json {
     int kind;
-    const char *key;            /* of an object's member: UTF-8, zero-terminated; NULL elsewhere                       */
-    size_t key_size;            /* a key and a string may have zero bytes in them                                      */
-    const char *text;           /* a string's characters, UTF-8, zero-terminated; a number as written (not terminated) */
-    size_t size;                /* ... and how many bytes they are                                                     */
-    double number;              /* finite                                                                              */
-    size_t count;               /* how many members or items                                                           */
-    const Json *first, *next;   /* ... the first of them; the next one of the list that this value is in               */
+    const char *key;            /* of an object's member: UTF-8, zero-terminated; NULL elsewhere                    */
+    size_t key_size;            /* a key and a string may have zero bytes in them                                   */
+    const char *text;           /* a string's characters, UTF-8, zero-terminated; a number as written (no zero)     */
+    size_t size;                /* ... and how many bytes they are                                                  */
+    double number;              /* finite                                                                           */
+    size_t count;               /* how many members or items                                                        */
+    const Json *first, *next;   /* ... the first of them; the next one of the list that this value is in            */
 };
 
 /* Reads one JSON text: UTF-8, at most JSON_DEPTH arrays and objects within each other, no key twice in an object, no

@@ -196,7 +196,8 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
 
     double start = sv_seconds();
     if (a->messages ? read_messages(a, &document, &talk, &error)
-                    : conversation_ask(a->system, a->prompt, a->images, a->n_images, a->raw, &talk, &error)) goto failed;
+                    : conversation_ask(a->system, a->prompt, a->images, a->n_images, a->raw, &talk, &error))
+        goto failed;
     for (int i = 0; i < talk.n_images; i++) {
         const SvImage *image = &talk.images[i];
         char name[48];

@@ -19,8 +19,8 @@ static bool has(const char *words) { return strstr(error.text, words) != NULL; }
 
 static const struct Case { SvModel **model; const char *golden, *name, *json, *given; bool no_split; int longest_edge; }
 CASES[] = {
-    { &vlm, "vlm", "question", "[" USER("[" CONTENT_IMAGE("a.png") ", " CONTENT_TEXT("What is in this picture?") "]") "]",
-      NULL, false, 0 },
+    { &vlm, "vlm", "question",
+      "[" USER("[" CONTENT_IMAGE("a.png") ", " CONTENT_TEXT("What is in this picture?") "]") "]", NULL, false, 0 },
     { &vlm, "vlm", "question", "[" USER("[" BARE ", " CONTENT_TEXT("What is in this picture?") "]") "]",
       GOLDEN "a.png", false, 0 },
     { &vlm, "vlm", "two_pictures",
@@ -81,8 +81,9 @@ TEST places_of_pictures(void) {
     static const struct { const char *prompt, *json; } cases[] = {
         { "What is in this picture?", "[" USER("[" CONTENT_IMAGE("a.png") "," CONTENT_IMAGE("b.ppm") ","
                                                CONTENT_TEXT("What is in this picture?") "]") "]" },
-        { "Look: {image} and {image}.", "[" USER("[" CONTENT_TEXT("Look: ") "," CONTENT_IMAGE("a.png") ","
-                                        CONTENT_TEXT(" and ") "," CONTENT_IMAGE("b.ppm") "," CONTENT_TEXT(".") "]") "]" },
+        { "Look: {image} and {image}.",
+          "[" USER("[" CONTENT_TEXT("Look: ") "," CONTENT_IMAGE("a.png") "," CONTENT_TEXT(" and ") ","
+                   CONTENT_IMAGE("b.ppm") "," CONTENT_TEXT(".") "]") "]" },
         { "{image}{image}", "[" USER("[" CONTENT_IMAGE("a.png") "," CONTENT_IMAGE("b.ppm") "]") "]" },
         { "{image} x {image}", "[" USER("[" CONTENT_IMAGE("a.png") "," CONTENT_TEXT(" x ") "," CONTENT_IMAGE("b.ppm")
                                         "]") "]" },

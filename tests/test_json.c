@@ -80,7 +80,8 @@ static const struct { const char *text, *words; } BAD[] = {
     { "{", "a key in quotes" }, { "{1: 2}", "a key in quotes" }, { "{a: 2}", "a key in quotes" },
     { "{\"a\"}", "a colon is expected" }, { "{\"a\" 1}", "a colon is expected" }, { "{\"a\":}", "a value is expected" },
     { "{\"a\": 1,}", "column 9: a key in quotes" }, { "{\"a\": 1 \"b\": 2}", "a comma or }" },
-    { "{\"a\": 1]", "a comma or }" }, { "{\"a\": 1, \"b\": 2, \"a\": 3}", "column 1: the object has the key \"a\" twice" },
+    { "{\"a\": 1]", "a comma or }" },
+    { "{\"a\": 1, \"b\": 2, \"a\": 3}", "column 1: the object has the key \"a\" twice" },
     { "[{\"\\u0061\": 1, \"a\": 1}]", "column 2: the object has the key \"a\" twice" },
 };
 
@@ -120,8 +121,8 @@ TEST depth(void) {
 }
 
 TEST values(void) {
-    static const char text[] = "{\"a\": 3, \"b\": 2.5, \"c\": \"x\\u0000y\", \"d\": [null, {\"a\": -9007199254740992}], "
-                               "\"e\": 1e2, \"f\": false, \"g\": 9e18}";
+    static const char text[] = "{\"a\": 3, \"b\": 2.5, \"c\": \"x\\u0000y\", \"d\": [null, {\"a\": -9007199254740992}"
+                               "], \"e\": 1e2, \"f\": false, \"g\": 9e18}";
     JsonDocument document;
     int64_t whole = 0;
     ASSERT_EQm(error.text, 0, json_parse(text, strlen(text), "x", &document, &error));
@@ -149,7 +150,8 @@ TEST equal_values(void) {
     static const struct { const char *a, *b; bool equal; } cases[] = {
         { "1", "1.0", true }, { "1", "10e-1", true }, { "1", "2", false }, { "1", "\"1\"", false },
         { "\"a\"", "\"\\u0061\"", true }, { "\"a\"", "\"a \"", false }, { "[1, 2]", "[1, 2]", true },
-        { "[1, 2]", "[2, 1]", false }, { "[1, 2]", "[1]", false }, { "{\"a\": 1, \"b\": 2}", "{\"b\": 2, \"a\": 1}", true },
+        { "[1, 2]", "[2, 1]", false }, { "[1, 2]", "[1]", false },
+        { "{\"a\": 1, \"b\": 2}", "{\"b\": 2, \"a\": 1}", true },
         { "{\"a\": 1, \"b\": 2}", "{\"a\": 1, \"c\": 2}", false }, { "{}", "[]", false }, { "null", "null", true },
         { "true", "false", false },
     };
