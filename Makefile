@@ -189,6 +189,7 @@ $(VENV)/ready: tests/requirements.txt
 # make parity [MODEL=hf_dir IMAGE=photo.jpg PROMPT="..."]
 parity: smolvlm $(VENV)/ready
 	$(if $(MODEL),,$(VENV)/bin/python tests/test_export.py)
+	$(if $(MODEL),,$(VENV)/bin/python tests/test_calibration.py)
 	$(if $(MODEL),,$(VENV)/bin/python tests/random_pngs.py)
 	$(VENV)/bin/python tests/parity.py $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),--image "$(IMAGE)") \
 	    $(if $(PROMPT),--prompt "$(PROMPT)")

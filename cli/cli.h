@@ -4,6 +4,7 @@
    main.c      the uses of the program
    options.c   the table of options: parsing, --help
    info.c      --info, --selftest
+   calibrate.c --hessians: what export.py --calibrate rounds by
    output.c    files that are read and written, activations as .npy
    conversation.c  what is asked, of arguments or JSON, to messages
    json.c      JSON, read and written; json.h
@@ -17,7 +18,7 @@
 #include "json.h"
 
 typedef struct Arguments {
-    const char *model, *prompt, *system, *messages, *dump, *tiles, *kernels;
+    const char *model, *prompt, *system, *messages, *dump, *tiles, *kernels, *hessians, *items, *layers;
     char *texts[2];                                         /* what -p and -s had read, to be freed */
     const char **images;
     int n_images;
@@ -40,8 +41,11 @@ int parse_arguments(int argc, char **argv, Arguments *a);
 int print_info(const SvModel *m, int threads);
 int selftest(SvModel *m, const SvKernels *chosen, int threads);
 
-/* output.c. A file is written under another name and renamed when it is whole. All that return bool complain before they
-   return false. */
+/* calibrate.c: --hessians; returns the exit code. */
+int gather_hessians(const Arguments *a, const SvModel *model);
+
+/* output.c. A file is written under another name and renamed when it is whole; directory NULL: name is its path. All
+   that return bool complain before they return false. */
 typedef struct Output { FILE *file; char path[1024], temporary[1040]; } Output;
 bool output_open(Output *o, const char *directory, const char *name);
 bool output_close(Output *o);
@@ -67,6 +71,7 @@ extern const char STDIN[];                                  /* what errors call 
 
 /* All of a file, zero-terminated, to be freed; NULL with a complaint if it cannot be held. */
 char *read_text(FILE *file, const char *name, size_t *size);
+char *read_file(const char *path, size_t *size);
 
 /* What -p or -s names: - is stdin, @FILE a file, both without the line end at their end, so that echo and editors give
    what was meant; anything else is the text itself. *read: what is to be freed. Returns false with a complaint. */

@@ -287,6 +287,7 @@ int main(int argc, char **argv) {
             if (chosen) model->kernels = chosen;
             if (a.info) code = print_info(model, a.options.threads);
             else if (a.selftest) code = selftest(model, chosen, a.options.threads);
+            else if (a.hessians) code = gather_hessians(&a, model);
             else if (a.tokenize) code = tokenize(model);
             else if (a.detokenize) code = detokenize(model);
             else code = answer(&a, model, load);

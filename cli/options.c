@@ -88,6 +88,11 @@ static const struct Option {
     { 0, "selftest", NULL, SWITCH, INTO(selftest), 0, 0,
       "compute the same with each kernel set that this machine has, with the fastest also on one thread and token by "
       "token, and compare the bits, also with those that the file says it must give" },
+    { 0, "hessians", "OUT", TEXT, INTO(hessians), 0, 0,
+      "run calibration items and write what export.py --calibrate rounds by, X^T X of every matrix's input" },
+    { 0, "items", "LIST", TEXT, INTO(items), 0, 0, "the items for --hessians, as in calibration/items.tsv" },
+    { 0, "layers", "A-B", TEXT, INTO(layers), 0, 0,
+      "--hessians of some layers only, which takes less memory; counted from 0, the vision tower's first" },
     { 0, "kernels", "SET", TEXT, INTO(kernels), 0, 0,
       "use this set (--selftest lists them) instead of the fastest" },
     { 'q', "quiet", NULL, SWITCH, INTO(quiet), 0, 0, "no progress and no timings on stderr" },
@@ -286,11 +291,13 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
             a->model = word;
         }
     }
-    int others = a->tokenize + a->detokenize + a->info + a->selftest;
-    if (others > 1) return misused("--tokenize, --detokenize, --info, --selftest: one at a time");
+    int others = a->tokenize + a->detokenize + a->info + a->selftest + (a->hessians != NULL);
+    if (others > 1) return misused("--tokenize, --detokenize, --info, --selftest, --hessians: one at a time");
     if (others && (a->prompt || a->system || a->messages || a->n_images || a->raw || a->json || a->dump || a->tiles))
         return misused("-p, -s, -i, --messages, --raw, --json, --dump and --tiles go with none of --tokenize, "
-                       "--detokenize, --info, --selftest");
+                       "--detokenize, --info, --selftest, --hessians");
+    if (a->hessians && !a->items) return misused("--hessians: of which items? --items calibration/items.tsv");
+    if ((a->items || a->layers) && !a->hessians) return misused("--items and --layers go only with --hessians");
     if (!a->model) return misused("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
     if (a->messages && (a->prompt || a->system || a->raw))
         return misused("-p, -s and --raw go not with --messages, which is the whole conversation");

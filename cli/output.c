@@ -9,8 +9,9 @@
 /* ------------------------------------------------------------------------------------------------------------ files */
 
 bool output_open(Output *o, const char *directory, const char *name) {
-    int length = snprintf(o->path, sizeof o->path, "%s/%s", directory, name);
-    if (length < 0 || (size_t)length >= sizeof o->path) return complain("%s: the name is too long", directory), false;
+    int length = snprintf(o->path, sizeof o->path, "%s%s%s", directory ? directory : "", directory ? "/" : "", name);
+    if (length < 0 || (size_t)length >= sizeof o->path)
+        return complain("%s: the name is too long", directory ? directory : name), false;
     snprintf(o->temporary, sizeof o->temporary, "%s.part", o->path);
     o->file = sv_fopen(o->temporary, "wb+");
     if (!o->file) complain("%s: %s", o->temporary, strerror(errno));
@@ -150,6 +151,14 @@ char *read_text(FILE *file, const char *name, size_t *size) {
         }
     } while (!feof(file));
     data[*size] = 0;
+    return data;
+}
+
+char *read_file(const char *path, size_t *size) {
+    FILE *file = sv_fopen(path, "rb");
+    if (!file) return complain("%s: %s", path, strerror(errno)), NULL;
+    char *data = read_text(file, path, size);
+    fclose(file);
     return data;
 }
 

@@ -43,8 +43,8 @@ quiet() { [ "$code" -eq 0 ] && [ ! -s "$tmp/err" ]; }
 run --help
 check '--help' succeeded
 for option in --image --prompt --system --max-tokens --temperature --top-p --top-k --seed --threads --no-split \
-    --longest-edge --background --messages --json --dump --tiles --tokenize --detokenize --info --selftest --kernels --quiet \
-    --help --version; do
+    --longest-edge --background --messages --json --dump --tiles --tokenize --detokenize --info --selftest --hessians \
+    --items --layers --kernels --quiet --help --version; do
     check "--help names $option" grep -qe " $option" "$tmp/out"
 done
 check '--help writes to stdout only' test ! -s "$tmp/err"
@@ -112,7 +112,8 @@ run --prompt=What is this $vlm
 check 'a prompt without quotes before the model' sentence 2 'needs quotes ("What is ...")'
 run -p 'What is this?' $vlm $golden/a.png
 check 'a second model after a prompt with quotes' sentence 2 'a.png: a second model; each picture needs a -i of its own'
-for option in -i --image -p --prompt -s -n -t --top-p --top-k --seed -j --longest-edge --background --dump --tiles; do
+for option in -i --image -p --prompt -s -n -t --top-p --top-k --seed -j --longest-edge --background --dump --tiles \
+    --hessians --items --layers; do
     run $vlm "$option"
     check "$option without a value" sentence 2 "$option: needs a value"
 done
@@ -566,6 +567,81 @@ if [ -c /dev/full ]; then
 else
     skip 'a full disk: there is no /dev/full'
 fi
+
+# ----------------------------------------------------------------------------------------------------------- --hessians
+
+# What is in the file: tests/test_calibration.py.
+cp $golden/a.png "$tmp/a.png"
+cp README.md "$tmp/text.txt"
+printf '# items\n\ntext.txt\na.png\tWhat is it?\tA tree.\r\n\tWhy?\t' > "$tmp/items"
+hessians="--hessians $tmp/h --items $tmp/items"
+# shellcheck disable=SC2086
+{
+    run $vlm $hessians
+    check '--hessians' succeeded
+    check '--hessians says what it is at' test "$(tail -n 1 "$tmp/err")" = "item 5/5"
+    names=$(grep -ao 'model[a-z0-9_.]*weight\|lm_head.weight' "$tmp/h" | sort | uniq -c | awk '$1 == 1' | wc -l)
+    check '--hessians names each matrix once' test "$names" -eq 29
+    cp "$tmp/h" "$tmp/all"
+    for layers in 0 1 2 3 0-1 1-2 2-3 0-3; do
+        run $vlm -q $hessians --layers $layers
+        check "--layers $layers" quiet
+        cp "$tmp/h" "$tmp/layers$layers"
+    done
+    check '--layers of all' cmp -s "$tmp/all" "$tmp/layers0-3"
+    sum() { cat "$@" | wc -c; }
+    check '--layers 0 and 1 are 0-1' test "$(sum "$tmp/layers0" "$tmp/layers1")" -eq "$(($(sum "$tmp/layers0-1") + 24))"
+    check '--layers one by one are all' test \
+        "$(sum "$tmp/layers0" "$tmp/layers1" "$tmp/layers2" "$tmp/layers3")" -eq "$(($(sum "$tmp/all") + 72))"
+    cp demo/pictures/scene.png "$tmp/scene.png"
+    printf 'scene.png\tWhat?\tA cat.\ntext.txt' > "$tmp/items"
+    for threads in 1 2 3; do
+        run demo/demo.bin -q $hessians -j $threads --items "$tmp/items"
+        check "--hessians with $threads threads" quiet
+        mv "$tmp/h" "$tmp/h$threads"
+    done
+    check '--hessians has the same bits with 2 threads' cmp -s "$tmp/h1" "$tmp/h2"
+    check '--hessians has the same bits with 3 threads' cmp -s "$tmp/h1" "$tmp/h3"
+    run $vlm -q --hessians "$tmp/h"
+    check '--hessians without items' sentence 2 'of which items?'
+    run $vlm -q -p x --items "$tmp/items"
+    check '--items without --hessians' sentence 2 'go only with --hessians'
+    run $vlm -q -p x $hessians
+    check '--hessians and a question' sentence 2 'go with none of'
+    for layers in '' a 1- 3-2 0-4 4 -1 0-99999999999999999999; do
+        run $vlm -q $hessians --layers "$layers"
+        check "--layers '$layers'" sentence 2 "--layers $layers: not a range"
+    done
+    run $vlm -q --hessians "$tmp/h" --items "$tmp/none"
+    check '--items of no file' sentence 1 "$tmp/none: No such file"
+    for item in none.txt 'none.png\tWhat?\t' 'text.txt\tWhat?\t' 'a.png\tWhat?' 'a.png\tWhat?\tA\tB' \
+        'a.png\t \tB\n#' ''; do
+        # shellcheck disable=SC2059
+        printf "$item" > "$tmp/items"
+        rm -f "$tmp/h"
+        run $vlm -q $hessians
+        case $item in
+        none*) words='No such file' ;;
+        text*) words='not a picture' ;;
+        a.png*B*B | 'a.png\tWhat?') words='neither one field nor three' ;;
+        '') words='no item' ;;
+        esac
+        case $item in
+        *'#') check "an item, $item" quiet ;;
+        *)
+            check "an item, $item" sentence 1 "$words"
+            check "an item, $item: nothing written" test ! -e "$tmp/h" -a ! -e "$tmp/h.part"
+            ;;
+        esac
+    done
+    run $text -q $hessians
+    check 'a text-only model and no text' sentence 1 'no item'
+    printf 'a.png\tWhat?\tA tree.\n\tWhy?\tSo.' > "$tmp/items"
+    run $text -q $hessians
+    check 'a text-only model leaves pictures out' quiet
+    run $vlm -q --hessians "$tmp/no/h" --items "$tmp/items"
+    check '--hessians into a missing folder' sentence 1 "$tmp/no/h.part: "
+}
 
 $RUN "$smolvlm" $vlm -p hello -q -n 2 --dump "$tmp/dump5" >&- 2> "$tmp/err"
 code=$?
