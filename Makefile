@@ -97,7 +97,7 @@ TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 # The command line, which any other program may replace.
 CLI = $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 # What of it stands alone, and is tested by itself.
-CLI_TESTED = $(BUILD)/cli/json.o $(BUILD)/cli/conversation.o
+CLI_TESTED = $(patsubst %,$(BUILD)/cli/%.o,json conversation line width)
 
 smolvlm$(EXE) $(BUILD)/smolvlm$(EXE): $(CLI) $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -o $@ $^ -lm
