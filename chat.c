@@ -1,27 +1,211 @@
-/* chat.c: a prompt to an answer.
+/* chat.c: a prompt to an answer, and the next prompt without computing anything twice.
 
      SvPrompt: ids [T], tiles [N]
-       |   features = sv_vision(tiles)                   [N, tokens of a tile, hidden]   get_image_features
-       |   x = embed(ids); x[ids == image_token] = features        [T, hidden]           inputs_merger
-       |   logits = decoder(x)                                     [vocab_size]          prefill
-       |   loop: id = sv_sample(logits); logits = decoder(embed(id))                     decode
-     SvAnswer: ids, text */
+       | kept = what ids and tiles have in common with the cache                [the first `kept` of T]
+       | features = sv_vision(tiles that were never seen)     [tokens of a tile, hidden] each    get_image_features
+       | x = embed(ids); x[ids == image_token] = features     [T - kept, hidden]                 inputs_merger
+       | logits = decoder(x)                                  [vocab_size]                       prefill
+       | loop: id = sv_sample(logits); logits = decoder(embed(id))                               decode
+     SvAnswer: ids, text
+
+   The KV cache holds what each position gave the later ones. No position depends on a later one, so where a prompt
+   begins with the ids that are in the cache, and their image tokens are of the same tiles, that much of the cache is
+   right as it is. A conversation's next prompt is the last one, the answer, and a question: only the question is new.
+   Where the answer's tokens are not those that its text is read as ("to" and "day", but "today"), the two differ from
+   there on, and only that is computed anew. With Q8 or Q4 weights the bits are the same as without a cache.
+
+   A tile is known by its bytes: a hash finds it, and a comparison makes sure. So the same page again, a blank tile, or
+   a video's still frame goes through the vision tower once. A chat keeps the tiles of its conversation's pictures, and
+   of others those that were used last, until there are as many as the model's context has room for. A tile takes, in
+   the 500M model, 512 * 512 * 3 bytes, and 64 * 960 * 4 of features: all of the 128 tiles of 64 tokens 132 MB. */
 #include "model.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* number: no other tile of the chat has had it. used: the number of the answer that it was last looked up for. shown:
+   in how many places the conversation's pictures have it. */
+typedef struct Tile {
+    uint64_t hash, number, used;
+    int shown;
+    const uint8_t *bytes;                   /* [image_size, image_size, 3] */
+    float *features;                        /* [image tokens of a tile, hidden_size]; NULL: not computed yet */
+} Tile;
+
+/* A message's picture: its tiles, and in shape their rows and columns without pixels. */
+typedef struct Picture { SvTiles shape; Tile **tiles; } Picture;
+
+/* pictures: those of the contents that are no text, in their order. */
+typedef struct Message { SvMessage is; SvContent *contents; Picture *pictures; int n_pictures; char *texts; } Message;
+
+struct SvChat {
+    const SvModel *model;
+    int threads;
+    bool once;                              /* for one prompt, whose tiles' bytes need no copy                        */
+    SvDecoder *decoder;
+    size_t capacity, position;              /* positions that the decoder has room for; that are in its cache         */
+    int32_t *ids;                           /* [capacity + 1]       the ids at these positions                        */
+    uint64_t *numbers;                      /* [capacity + 1]       of the tiles whose image tokens are among them    */
+    Tile **tiles;                           /* all tiles that it knows                                                */
+    size_t n_tiles;
+    uint64_t last_number, answers;          /* the last tile's number; how many answers there were                    */
+    Message *messages;
+    int n_messages;
+};
+
+/* -------------------------------------------------------------------------------------------------------- the tiles */
+
+static size_t tile_bytes(const SvModel *m) { return 3 * (size_t)m->config.image_size * m->config.image_size; }
+
+static uint64_t hash_tile(const uint8_t *bytes, size_t size) {
+    uint64_t hash = size, word = 0;
+    for (size_t i = 0; i + sizeof word <= size; i += sizeof word) {
+        memcpy(&word, bytes + i, sizeof word);
+        hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
+        hash ^= hash >> 32;
+    }
+    for (size_t i = size / sizeof word * sizeof word; i < size; i++) hash = (hash ^ bytes[i]) * 0x9e3779b97f4a7c15u;
+    return hash;
+}
+
+static void free_tile(const SvChat *chat, Tile *tile) {
+    if (!chat->once) free((void *)tile->bytes);
+    free(tile->features);
+    free(tile);
+}
+
+/* Forgets those that were not used for longest while there are more than the context has room for, but none that is
+   needed now. */
+static void forget_tiles(SvChat *chat) {
+    size_t most = chat->model->config.max_position_embeddings / (size_t)sv_image_tokens(&chat->model->config);
+    while (chat->n_tiles > most) {
+        Tile **oldest = NULL;
+        for (Tile **t = chat->tiles; t < chat->tiles + chat->n_tiles; t++)
+            if (!(*t)->shown && (*t)->used < chat->answers && (!oldest || (*t)->used < (*oldest)->used)) oldest = t;
+        if (!oldest) return;
+        free_tile(chat, *oldest);
+        *oldest = chat->tiles[--chat->n_tiles];
+    }
+}
+
+/* The chat's tile of these bytes, an own one if they were not seen. NULL if out of memory. */
+static Tile *find_tile(SvChat *chat, const uint8_t *bytes) {
+    size_t size = tile_bytes(chat->model);
+    uint64_t hash = hash_tile(bytes, size);
+    for (size_t i = 0; i < chat->n_tiles; i++) {
+        Tile *tile = chat->tiles[i];
+        if (tile->hash != hash || memcmp(tile->bytes, bytes, size) != 0) continue;
+        tile->used = chat->answers;
+        return tile;
+    }
+    Tile *tile = malloc(sizeof *tile), **grown = realloc(chat->tiles, (chat->n_tiles + 1) * sizeof(Tile *));
+    if (grown) chat->tiles = grown;
+    uint8_t *copy = chat->once ? NULL : malloc(size);
+    if (!tile || !grown || (!copy && !chat->once)) {
+        free(copy);
+        free(tile);
+        return NULL;
+    }
+    if (copy) bytes = memcpy(copy, bytes, size);
+    *tile = (Tile){ .hash = hash, .number = ++chat->last_number, .used = chat->answers, .bytes = bytes };
+    chat->tiles[chat->n_tiles++] = tile;
+    forget_tiles(chat);
+    return tile;
+}
+
+/* The n tiles from bytes on, as a list to be freed; NULL if out of memory. */
+static Tile **find_tiles(SvChat *chat, const uint8_t *bytes, size_t n) {
+    Tile **list = calloc(n + 1, sizeof *list);
+    for (size_t i = 0; i < n && list; i++)
+        if (!(list[i] = find_tile(chat, bytes + i * tile_bytes(chat->model)))) {
+            free(list);
+            return NULL;
+        }
+    return list;
+}
+
+/* Progress over all tiles, of which `before` need not be computed. */
+typedef struct Rest { const SvEvents *events; int before, total; } Rest;
+static bool progress_of_rest(void *user, const char *phase, int at, int total) {
+    Rest *rest = user;
+    (void)total;
+    return rest->events->progress(rest->events->user, phase, rest->before + at, rest->total);
+}
+
+/* Computes the features of those of n tiles that have none. Returns how many these were; -1 on failure. */
+static int look(SvChat *chat, Tile **tiles, size_t n, const SvEvents *events, SvError *error) {
+    const SvModel *m = chat->model;
+    bool all = events && events->activation;
+    size_t floats = (size_t)sv_image_tokens(&m->config) * m->config.hidden_size, size = tile_bytes(m), count = 0;
+    bool in_a_row = chat->once;                             /* their bytes */
+    Tile **list = malloc((n + 1) * sizeof *list);
+    if (!list) return sv_fail(error, "%s: out of memory for %zu tiles", m->path, n);
+    for (size_t i = 0; i < n; i++) {
+        size_t same = 0;
+        while (same < count && list[same] != tiles[i]) same++;
+        if (!all && (tiles[i]->features || same < count)) continue;
+        in_a_row = in_a_row && (count == 0 || tiles[i]->bytes == list[count - 1]->bytes + size);
+        list[count++] = tiles[i];
+    }
+    uint8_t *bytes = count && !in_a_row && count <= SIZE_MAX / size ? malloc(count * size) : NULL;
+    float *features = count ? malloc(count * floats * sizeof *features) : NULL;
+    int result = -1;
+    if (count && (!features || (!bytes && !in_a_row))) {
+        sv_fail(error, "%s: out of memory for %zu tiles", m->path, count);
+        goto done;
+    }
+    for (size_t i = 0; i < count && bytes; i++) memcpy(bytes + i * size, list[i]->bytes, size);
+    Rest rest = { events, (int)(n - count), (int)n };
+    SvEvents of_rest = { .user = &rest, .progress = progress_of_rest };
+    if (n > count && events && events->progress) events = &of_rest;
+    if (count && sv_vision(m, bytes ? bytes : list[0]->bytes, (int)count, chat->threads, features, events, error) != 0)
+        goto done;
+    for (size_t i = 0; i < count; i++) {
+        Tile *tile = list[i];
+        if (!tile->features && !(tile->features = malloc(floats * sizeof *features))) {
+            sv_fail(error, "%s: out of memory for %zu tiles", m->path, count);
+            goto done;
+        }
+        memcpy(tile->features, features + i * floats, floats * sizeof *features);
+    }
+    result = (int)count;
+
+done:
+    free(features);
+    free(bytes);
+    free(list);
+    return result;
+}
+
 /* ------------------------------------------------------------------------------------------------- prompt -> answer */
 
-/* x [n_ids, hidden]: the tokens' embeddings, and at the <image> positions, in order, the rows of features. */
-static void embed_prompt(const SvModel *m, const SvPrompt *prompt, const float *features, float *x) {
-    size_t dim = m->config.hidden_size;
-    sv_embed(m, prompt->ids, prompt->n_ids, x);
-    for (size_t i = 0; i < prompt->n_ids && prompt->n_tiles > 0; i++) {
-        if ((uint32_t)prompt->ids[i] != m->config.image_token_id) continue;
-        memcpy(x + i * dim, features, dim * sizeof(float));
-        features += dim;
+static bool is_image(const SvConfig *c, int32_t id) {
+    return c->vision_num_hidden_layers > 0 && (uint32_t)id == c->image_token_id;
+}
+
+/* How many positions of the cache these ids and tiles begin with; *seen: the image tokens among them. The last id is
+   never one of them, as its logits are not kept. */
+static size_t in_common(const SvChat *chat, const int32_t *ids, size_t n, Tile **tiles, size_t *seen) {
+    const SvConfig *c = &chat->model->config;
+    size_t most = smaller(n - 1, chat->position), of_tile = (size_t)sv_image_tokens(c), at = 0;
+    *seen = 0;
+    for (; at < most && ids[at] == chat->ids[at]; at++) {
+        if (!is_image(c, ids[at])) continue;
+        if (tiles[*seen / of_tile]->number != chat->numbers[*seen / of_tile]) break;
+        ++*seen;
+    }
+    return at;
+}
+
+/* x [n, hidden]: the tokens' embeddings, and at the <image> positions, in order, the features from this row on. */
+static void embed_prompt(const SvModel *m, const int32_t *ids, size_t n, Tile **tiles, size_t row, float *x) {
+    size_t dim = m->config.hidden_size, of_tile = (size_t)sv_image_tokens(&m->config);
+    sv_embed(m, ids, n, x);
+    for (size_t i = 0; i < n; i++) {
+        if (!is_image(&m->config, ids[i])) continue;
+        memcpy(x + i * dim, tiles[row / of_tile]->features + row % of_tile * dim, dim * sizeof(float));
+        row++;
     }
 }
 
@@ -31,62 +215,102 @@ static bool is_end(const SvConfig *c, int32_t id) {
     return false;
 }
 
-/* Appends the characters that token id completes to the answer and passes them to the token event. Returns true to
-   stop. */
-static bool deliver(const SvModel *m, const SvEvents *events, SvUtf8 *utf8, SvBytes *text, int32_t id, bool end) {
-    size_t size = 0, before = text->size;
-    const char *bytes = end ? "" : sv_token_bytes(m->tokenizer, id, &size);
-    char small[768], *out = size + 4 <= sizeof small / 3 ? small : malloc(3 * (size + 4));
-    if (!out) {
-        text->failed = true;
-        return true;
-    }
-    sv_put(text, out, sv_utf8_feed(utf8, bytes, size, end, out));
-    if (out != small) free(out);
-    if (!events || !events->token || (end && text->size == before)) return false;
-    return events->token(events->user, id, text->size > before ? text->data + before : "", text->size - before);
+/* The answer's text, of which `told` bytes went to the token event. */
+typedef struct Delivery {
+    const SvModel *model;
+    const SvOptions *options;
+    const SvEvents *events;
+    SvUtf8 utf8;
+    SvBytes text;
+    size_t told;
+} Delivery;
+
+/* Cuts the text before the first stop text in it, if there is one; what was told has no beginning of one. Else *certain
+   is as much of it as cannot be a stop text's beginning. */
+static bool find_stop(const SvOptions *o, SvBytes *text, size_t told, size_t *certain) {
+    *certain = text->size;
+    for (size_t at = told; at < text->size; at++)
+        for (int i = 0; i < o->n_stop; i++) {
+            size_t length = strlen(o->stop[i]), rest = text->size - at;
+            if (length == 0 || memcmp(text->data + at, o->stop[i], smaller(length, rest)) != 0) continue;
+            if (length <= rest) {
+                text->data[text->size = *certain = at] = 0;
+                return true;
+            }
+            *certain = smaller(*certain, at);
+        }
+    return false;
 }
 
-int sv_generate(const SvModel *m, const SvPrompt *prompt, const SvOptions *options, const SvEvents *events,
-                SvAnswer *answer, SvError *error) {
-    const SvConfig *c = &m->config;
-    size_t n = prompt->n_ids, max = options->max_tokens > 0 ? (size_t)options->max_tokens : 0;
-    *answer = (SvAnswer){ 0 };
-    if (sv_check_prompt(m, prompt, error) != 0) return -1;
-    if (max > c->max_position_embeddings - n) max = c->max_position_embeddings - n;
+/* Adds the characters that token id completes to the text and passes on what is certain. Returns true to stop. */
+static bool deliver(Delivery *d, int32_t id, bool end) {
+    size_t size = 0, certain = 0;
+    const char *bytes = end ? "" : sv_token_bytes(d->model->tokenizer, id, &size);
+    char small[768], *out = size + 4 <= sizeof small / 3 ? small : malloc(3 * (size + 4));
+    if (!out) {
+        d->text.failed = true;
+        return true;
+    }
+    sv_put(&d->text, out, sv_utf8_feed(&d->utf8, bytes, size, end, out));
+    if (out != small) free(out);
+    if (d->text.failed) return true;
+    bool stop = find_stop(d->options, &d->text, d->told, &certain);
+    if (stop) d->utf8.count = 0;                            /* what follows it */
+    if (end) certain = d->text.size;
+    const char *news = d->text.data + d->told;
+    size = certain - d->told;
+    d->told = certain;
+    if (!d->events || !d->events->token || (end && size == 0)) return stop;
+    return d->events->token(d->events->user, id, news, size) || stop;
+}
 
-    SvDecoder *decoder = NULL;
-    uint64_t tokens = (uint64_t)prompt->n_tiles * (uint64_t)sv_image_tokens(c);
-    float *part[3] = { NULL };
-    void *block = sv_floats(3, (uint64_t[]){ n * (uint64_t)c->hidden_size, tokens * c->hidden_size, c->vocab_size },
-                            part);
-    float *x = part[0], *features = part[1], *logits = part[2];
+/* The answer to these ids and tiles; at least one more position must be free. */
+static int answer_ids(SvChat *chat, const int32_t *ids, size_t n, Tile **tiles, size_t n_tiles,
+                      const SvOptions *options, const SvEvents *events, SvAnswer *answer, SvError *error) {
+    const SvModel *m = chat->model;
+    const SvConfig *c = &m->config;
+    size_t max = options->max_tokens > 0 ? (size_t)options->max_tokens : 0, row = 0;
+    if (max > chat->capacity - n) max = chat->capacity - n;
+    size_t kept = events && events->activation ? 0 : in_common(chat, ids, n, tiles, &row), left = n - kept;
+    float penalty = options->repetition_penalty > 0 ? options->repetition_penalty : c->repetition_penalty;
+
+    float *part[2] = { NULL };
+    void *block = sv_floats(2, (uint64_t[]){ left * (uint64_t)c->hidden_size, c->vocab_size }, part);
+    float *x = part[0], *logits = part[1];
     SvCandidate *candidates = options->temperature > 0 ? malloc(c->vocab_size * sizeof *candidates) : NULL;
-    answer->ids = malloc((max + 1) * sizeof *answer->ids);
-    SvBytes text = { 0 };
-    sv_put(&text, "", 0);                                      /* terminated even if nothing is added */
+    uint8_t *seen = penalty != 1 ? calloc(c->vocab_size, 1) : NULL;
+    Delivery delivery = { .model = m, .options = options, .events = events };
+    *answer = (SvAnswer){ .n_prompt = n, .n_kept = kept, .ids = malloc((max + 1) * sizeof *answer->ids) };
+    sv_put(&delivery.text, "", 0);                          /* terminated even if nothing is added */
     int result = -1;
-    if (!block || (options->temperature > 0 && !candidates) || !answer->ids || text.failed) {
+    if (!block || (options->temperature > 0 && !candidates) || (penalty != 1 && !seen) || !answer->ids ||
+        delivery.text.failed) {
         sv_fail(error, "%s: out of memory for a prompt of %zu tokens", m->path, n);
         goto done;
     }
-    if (sv_decoder_new(m, (int)(n + max), options->threads, &decoder, error) != 0) goto done;
 
     double start = sv_seconds();
-    if (prompt->n_tiles &&
-        sv_vision(m, prompt->tiles, prompt->n_tiles, options->threads, features, events, error) != 0) goto done;
+    size_t of_tile = (size_t)sv_image_tokens(c), first = n_tiles ? row / of_tile : 0;
+    answer->tiles = look(chat, tiles + first, n_tiles - first, events, error);
+    if (answer->tiles < 0) goto done;
     answer->vision_seconds = sv_seconds() - start;
 
     start = sv_seconds();
-    embed_prompt(m, prompt, features, x);
-    if (sv_decoder_forward(decoder, x, n, logits, events, error) != 0) goto done;
+    embed_prompt(m, ids + kept, left, tiles, row, x);
+    sv_decoder_rewind(chat->decoder, kept);
+    memcpy(chat->ids + kept, ids + kept, left * sizeof *ids);
+    for (size_t i = first; i < n_tiles; i++) chat->numbers[i] = tiles[i]->number;
+    int failed = sv_decoder_forward(chat->decoder, x, left, logits, events, error);
+    chat->position = sv_decoder_rewind(chat->decoder, n);   /* where it gave up in the middle, that is less */
+    if (failed) goto done;
     answer->prefill_seconds = sv_seconds() - start;
 
     start = sv_seconds();
-    SvUtf8 utf8 = { { 0 }, 0 };
     uint64_t random = options->seed;
     bool told_to_stop = false;
     while (answer->n_ids < max) {
+        if (events && events->logits) events->logits(events->user, logits, (int)c->vocab_size);
+        if (seen) sv_penalize(logits, chat->ids, n + answer->n_ids, penalty, seen);
         int32_t id = sv_sample(logits, c->vocab_size, options, &random, candidates);
         if (id < 0) {
             sv_fail(error, "%s: the logits are not numbers: the weights are damaged or out of range", m->path);
@@ -94,22 +318,25 @@ int sv_generate(const SvModel *m, const SvPrompt *prompt, const SvOptions *optio
         }
         answer->stopped = is_end(c, id);
         if (answer->stopped) break;
-        answer->ids[answer->n_ids++] = id;
-        answer->stopped = told_to_stop = deliver(m, events, &utf8, &text, id, false);
+        chat->ids[n + answer->n_ids] = answer->ids[answer->n_ids] = id;
+        answer->n_ids++;
+        answer->stopped = told_to_stop = deliver(&delivery, id, false);
         if (told_to_stop || answer->n_ids == max) break;
         sv_embed(m, &id, 1, x);
-        if (sv_decoder_forward(decoder, x, 1, logits, NULL, error) != 0) goto done;
+        if (sv_decoder_forward(chat->decoder, x, 1, logits, NULL, error) != 0) goto done;
+        chat->position++;
     }
-    deliver(m, told_to_stop ? NULL : events, &utf8, &text, -1, true);
+    if (told_to_stop) delivery.events = NULL;
+    deliver(&delivery, -1, true);
     answer->decode_seconds = sv_seconds() - start;
-    result = text.failed ? sv_fail(error, "%s: out of memory for the answer", m->path) : 0;
+    result = delivery.text.failed ? sv_fail(error, "%s: out of memory for the answer", m->path) : 0;
 
 done:
-    answer->text = text.data;
-    answer->size = text.size;
-    sv_decoder_free(decoder);
+    answer->text = delivery.text.data;
+    answer->size = delivery.text.size;
     free(block);
     free(candidates);
+    free(seen);
     if (result != 0) sv_answer_free(answer);
     return result;
 }
@@ -118,4 +345,229 @@ void sv_answer_free(SvAnswer *answer) {
     free(answer->text);
     free(answer->ids);
     *answer = (SvAnswer){ 0 };
+}
+
+/* ------------------------------------------------------------------------------------------ a cache between prompts */
+
+int sv_chat_new(const SvModel *m, int capacity, int threads, SvChat **out, SvError *error) {
+    SvChat *chat = calloc(1, sizeof *chat);
+    *out = NULL;
+    if (!chat) return sv_fail(error, "%s: out of memory", m->path);
+    if (capacity == 0) capacity = (int)m->config.max_position_embeddings;
+    chat->model = m;
+    chat->threads = threads;
+    if (sv_decoder_new(m, capacity, threads, &chat->decoder, error) != 0) {
+        free(chat);
+        return -1;
+    }
+    chat->capacity = (size_t)capacity;
+    chat->ids = malloc((chat->capacity + 1) * sizeof *chat->ids);
+    chat->numbers = malloc((chat->capacity + 1) * sizeof *chat->numbers);
+    *out = chat;
+    if (chat->ids && chat->numbers) return 0;
+    sv_chat_free(chat);
+    *out = NULL;
+    return sv_fail(error, "%s: out of memory for a context of %d tokens", m->path, capacity);
+}
+
+void sv_chat_free(SvChat *chat) {
+    if (!chat) return;
+    sv_chat_keep(chat, 0);
+    for (size_t i = 0; i < chat->n_tiles; i++) free_tile(chat, chat->tiles[i]);
+    free(chat->tiles);
+    free(chat->messages);
+    free(chat->ids);
+    free(chat->numbers);
+    sv_decoder_free(chat->decoder);
+    free(chat);
+}
+
+int sv_chat_prompt(SvChat *chat, const SvPrompt *prompt, const SvOptions *options, const SvEvents *events,
+                   SvAnswer *answer, SvError *error) {
+    const char *path = chat->model->path;
+    *answer = (SvAnswer){ 0 };
+    if (sv_check_prompt(chat->model, prompt, error) != 0) return -1;
+    if (prompt->n_ids > chat->capacity)
+        return sv_fail(error, "%s: the prompt has %zu tokens, the chat has room for %zu", path, prompt->n_ids,
+                       chat->capacity);
+    if (prompt->n_tiles > 0 && !(prompt->tiles && chat->model->vision.layers))
+        return sv_fail(error, "%s: %s", path, prompt->tiles ? "a text-only model, it takes no pictures" :
+                                                              "the prompt's tiles have no pixels");
+    size_t n_tiles = (size_t)prompt->n_tiles;
+    chat->answers++;
+    Tile **tiles = find_tiles(chat, prompt->tiles, n_tiles);
+    if (!tiles) return sv_fail(error, "%s: out of memory for %zu tiles", path, n_tiles);
+    int result = answer_ids(chat, prompt->ids, prompt->n_ids, tiles, n_tiles, options, events, answer, error);
+    free(tiles);
+    return result;
+}
+
+int sv_generate(const SvModel *m, const SvPrompt *prompt, const SvOptions *options, const SvEvents *events,
+                SvAnswer *answer, SvError *error) {
+    size_t context = m->config.max_position_embeddings;
+    size_t more = options->max_tokens > 0 ? (size_t)options->max_tokens : 0;
+    SvChat *chat;
+    *answer = (SvAnswer){ 0 };
+    if (sv_check_prompt(m, prompt, error) != 0) return -1;
+    if (sv_chat_new(m, (int)smaller(prompt->n_ids + more, context), options->threads, &chat, error) != 0) return -1;
+    chat->once = true;
+    int result = sv_chat_prompt(chat, prompt, options, events, answer, error);
+    sv_chat_free(chat);
+    return result;
+}
+
+/* ------------------------------------------------------------------------------------------------- the conversation */
+
+static void free_message(Message *message) {
+    for (int i = 0; i < message->n_pictures; i++) {
+        Picture *picture = &message->pictures[i];
+        for (int t = 0; t < picture->shape.count && picture->tiles; t++) picture->tiles[t]->shown--;
+        free(picture->tiles);
+    }
+    free(message->pictures);
+    free(message->contents);
+    free(message->texts);
+}
+
+/* Copies a string to *to and moves *to behind it; NULL stays NULL. */
+static const char *copy_text(char **to, const char *text) {
+    if (!text) return NULL;
+    char *copy = strcpy(*to, text);
+    *to += strlen(text) + 1;
+    return copy;
+}
+
+static size_t length_of(const char *text) { return text ? strlen(text) + 1 : 0; }
+
+int sv_chat_add(SvChat *chat, const SvMessage *message, const SvOptions *options, SvError *error) {
+    const char *path = chat->model->path;
+    size_t count = message->count > 0 ? (size_t)message->count : 0, size = length_of(message->role);
+    for (size_t i = 0; i < count; i++)
+        size += length_of(message->content[i].text) + length_of(message->content[i].name);
+    Message *grown = realloc(chat->messages, ((size_t)chat->n_messages + 1) * sizeof *grown);
+    if (!grown) return sv_fail(error, "%s: out of memory for a message", path);
+    chat->messages = grown;
+
+    Message own = { .contents = calloc(count + 1, sizeof *own.contents), .texts = malloc(size + 1),
+                    .pictures = calloc(count + 1, sizeof *own.pictures) };
+    char *to = own.texts;
+    if (!own.contents || !own.texts || !own.pictures) {
+        sv_fail(error, "%s: out of memory for a message", path);
+        goto failed;
+    }
+    own.is = (SvMessage){ copy_text(&to, message->role), own.contents, (int)count };
+    for (size_t i = 0; i < count; i++) {
+        const SvContent *content = &message->content[i];
+        SvTiles tiles = { 0 };
+        own.contents[i].text = copy_text(&to, content->text);
+        own.contents[i].name = copy_text(&to, content->name);
+        if (content->text) continue;
+        if (!content->image && !(content->tiles && content->tiles->rgb)) {
+            sv_fail(error, "a content is either a text or a picture");
+            goto failed;
+        }
+        if (sv_cut(chat->model, content, options, &tiles, error) != 0) goto failed;
+        Picture *picture = &own.pictures[own.n_pictures++];
+        picture->shape = tiles;
+        picture->shape.rgb = NULL;
+        picture->tiles = find_tiles(chat, tiles.rgb, (size_t)tiles.count);
+        sv_tiles_free(&tiles);
+        if (!picture->tiles) {
+            sv_fail(error, "%s: out of memory for %d tiles", path, picture->shape.count);
+            goto failed;
+        }
+        for (int t = 0; t < picture->shape.count; t++) picture->tiles[t]->shown++;
+        own.contents[i].tiles = &picture->shape;
+    }
+    chat->messages[chat->n_messages++] = own;
+    return 0;
+
+failed:
+    free_message(&own);
+    return -1;
+}
+
+int sv_chat_keep(SvChat *chat, int count) {
+    while (chat->n_messages > count && chat->n_messages > 0) free_message(&chat->messages[--chat->n_messages]);
+    return chat->n_messages;
+}
+
+/* Drops the oldest turn, a question and what follows it, but no system message. Returns how many messages that were: 0
+   for the last turn, which is what is to be answered. */
+static int drop_turn(SvChat *chat) {
+    int first = 0, next, dropped = 0;
+    while (first < chat->n_messages && strcmp(chat->messages[first].is.role, "system") == 0) first++;
+    for (next = first + 1; next < chat->n_messages; next++)
+        if (strcmp(chat->messages[next].is.role, "user") == 0) break;
+    if (next >= chat->n_messages) return 0;
+    for (int i = first; i < chat->n_messages; i++) {
+        if (i < next && strcmp(chat->messages[i].is.role, "system") != 0) free_message(&chat->messages[i]), dropped++;
+        else chat->messages[i - dropped] = chat->messages[i];
+    }
+    chat->n_messages -= dropped;
+    return dropped;
+}
+
+/* The prompt of all messages, without tiles. */
+static int prompt_of(const SvChat *chat, const SvOptions *options, SvPrompt *prompt, SvError *error) {
+    SvMessage *list = malloc(((size_t)chat->n_messages + 1) * sizeof *list);
+    if (!list) return sv_fail(error, "%s: out of memory for %d messages", chat->model->path, chat->n_messages);
+    for (int i = 0; i < chat->n_messages; i++) list[i] = chat->messages[i].is;
+    int result = sv_prompt(chat->model, list, chat->n_messages, options, prompt, error);
+    free(list);
+    return result;
+}
+
+/* The prompt as above, of as many turns as leave room for an answer. Where they are too many, turns are dropped until a
+   quarter of the context is free, so that the rest need not be computed anew for each of the next answers. */
+static int fitting_prompt(SvChat *chat, const SvOptions *options, const SvEvents *events, SvPrompt *prompt,
+                          int *dropped, SvError *error) {
+    size_t quarter = chat->capacity / 4, more = options->max_tokens > 0 ? (size_t)options->max_tokens : 0;
+    size_t room = smaller(more, quarter);
+    int total = chat->n_messages, turn;
+    *dropped = 0;
+    if (prompt_of(chat, options, prompt, error) != 0) return -1;
+    while (prompt->n_ids + room > chat->capacity && (turn = drop_turn(chat)) > 0) {
+        *dropped += turn;
+        room = quarter;
+        sv_prompt_free(prompt);
+        if (prompt_of(chat, options, prompt, error) != 0) return -1;
+    }
+    if (*dropped == 0 || !events || !events->progress || !events->progress(events->user, "drop", *dropped, total))
+        return 0;
+    sv_prompt_free(prompt);
+    return sv_fail(error, "stopped before the prompt");
+}
+
+int sv_chat_answer(SvChat *chat, const SvOptions *options, const SvEvents *events, SvAnswer *answer, SvError *error) {
+    const char *path = chat->model->path;
+    SvPrompt prompt;
+    int dropped, result = -1;
+    *answer = (SvAnswer){ 0 };
+    if (fitting_prompt(chat, options, events, &prompt, &dropped, error) != 0) return -1;
+
+    Tile **tiles = calloc((size_t)prompt.n_tiles + 1, sizeof *tiles);
+    if (!tiles) sv_fail(error, "%s: out of memory for %d tiles", path, prompt.n_tiles);
+    else if (sv_check_prompt(chat->model, &prompt, error) != 0) {}
+    else if (prompt.n_ids > chat->capacity)
+        sv_fail(error, "%s: the prompt has %zu tokens, the chat has room for %zu", path, prompt.n_ids, chat->capacity);
+    else {
+        size_t n = 0;
+        chat->answers++;
+        for (int i = 0; i < chat->n_messages; i++)
+            for (int j = 0; j < chat->messages[i].n_pictures; j++)
+                for (int t = 0; t < chat->messages[i].pictures[j].shape.count; t++) {
+                    tiles[n] = chat->messages[i].pictures[j].tiles[t];
+                    tiles[n++]->used = chat->answers;
+                }
+        result = answer_ids(chat, prompt.ids, prompt.n_ids, tiles, n, options, events, answer, error);
+    }
+    free(tiles);
+    sv_prompt_free(&prompt);
+    if (result != 0) return -1;
+    answer->dropped = dropped;
+    SvContent text = { .text = answer->text + strspn(answer->text, " \t\r\n") };
+    result = sv_chat_add(chat, &(SvMessage){ "assistant", &text, 1 }, options, error);
+    if (result != 0) sv_answer_free(answer);
+    return result;
 }

@@ -202,6 +202,8 @@ void sv_decoder_free(SvDecoder *d) {
     free(d);
 }
 
+size_t sv_decoder_rewind(SvDecoder *d, size_t position) { return d->position = smaller(d->position, position); }
+
 /* Multiply-adds of `count` positions in one layer, about: with all weights, and with what the cache then holds. */
 static uint64_t layer_work(const SvDecoder *d, size_t count) {
     const SvConfig *c = &d->model->config;

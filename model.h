@@ -370,10 +370,18 @@ void sv_sin_cos(double angle, float *sine, float *cosine);                /* |an
 /* A token that may be sampled: its logit, later its weight. */
 typedef struct SvCandidate { float weight; int32_t id; } SvCandidate;
 
-/* The next token; candidates: room for vocab, needed at a temperature above 0. -1 if a logit is NaN or the largest is
-   infinite. */
-int32_t sv_sample(const float *logits, uint32_t vocab, const SvOptions *options, uint64_t *random,
-                  SvCandidate *candidates);
+/* The repetition penalty, for each id once: a logit above 0 is divided by it, one below multiplied. seen: as many zeros
+   as there are logits, and again afterwards. */
+void sv_penalize(float *logits, const int32_t *ids, size_t count, float penalty, uint8_t *seen);
+
+/* At a temperature above 0: the tokens that the options leave to choose from, the likeliest first, and how many; each
+   weighs e^((logit - best) / temperature). best: the largest logit. list: room for vocab. *weight: of all together. */
+size_t sv_candidates(const float *logits, uint32_t vocab, float best, const SvOptions *options, SvCandidate *list,
+                     float *weight);
+
+/* The next token: the likeliest, or at a temperature above 0 one of sv_candidates, for which it takes list. -1 if a
+   logit is NaN or the largest is infinite. */
+int32_t sv_sample(const float *logits, uint32_t vocab, const SvOptions *options, uint64_t *random, SvCandidate *list);
 
 /* ---------------------------------------------------------------------------------------- what they share (base.c) */
 
@@ -414,6 +422,9 @@ void sv_team_emit(const SvEvents *events, const char *module, int layer, const f
 /* Reports an activation of a forward pass, if the caller asked for such events; %d in module is the layer. */
 void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
              int axis);
+
+/* smolvlm.c: a content's picture as the options and the checkpoint say. */
+int sv_cut(const SvModel *model, const SvContent *content, const SvOptions *options, SvTiles *tiles, SvError *error);
 
 /* smolvlm.c: checks, before anything is computed: ids in the vocabulary, a prompt within the context, features for each
    <image>. */

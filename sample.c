@@ -1,19 +1,54 @@
 /* sample.c: logits to the next token.
 
-     logits [vocab_size]                                                        LogitsProcessorList of generate()
-       | the likeliest                                       temperature 0      argmax
-       | or, of those kept, one drawn at random              temperature > 0    multinomial
-       |   temperature, top_k, top_p
-     id */
+     logits [vocab_size]                                              LogitsProcessorList of generate(), in its order
+       | sv_penalize: those of ids that were there before             RepetitionPenaltyLogitsProcessor
+       | temperature 0: the likeliest                                 argmax
+       | or: divided by the temperature                               TemperatureLogitsWarper
+       |     the k likeliest                                          TopKLogitsWarper
+       |     of these the likeliest that together reach p             TopPLogitsWarper
+       |     of these those not less likely than min_p * the best     MinPLogitsWarper
+       |     one of them, drawn                                       multinomial
+     id
+
+   Every number here is computed in one order and without libm. So the same logits and the same seed give the same token
+   on every machine. */
 #include "model.h"
 
 #include <math.h>
 #include <stdlib.h>
 
+void sv_penalize(float *logits, const int32_t *ids, size_t count, float penalty, uint8_t *seen) {
+    for (size_t i = 0; i < count; i++) {
+        if (seen[ids[i]]) continue;
+        seen[ids[i]] = 1;
+        float *logit = &logits[ids[i]];
+        *logit = *logit < 0 ? *logit * penalty : *logit / penalty;
+    }
+    for (size_t i = 0; i < count; i++) seen[ids[i]] = 0;
+}
+
 static int by_weight(const void *a, const void *b) {
     const SvCandidate *x = a, *y = b;
     if (x->weight != y->weight) return x->weight < y->weight ? 1 : -1;
     return x->id < y->id ? -1 : 1;
+}
+
+/* Tokens e^-30 less likely than the best are dropped before sorting: all of them together weigh less than a
+   millionth. */
+size_t sv_candidates(const float *logits, uint32_t vocab, float best, const SvOptions *o, SvCandidate *list,
+                     float *weight) {
+    size_t n = 0, all, kept = 0;
+    for (uint32_t i = 0; i < vocab; i++)
+        if (logits[i] - best >= -30 * o->temperature) list[n++] = (SvCandidate){ logits[i], (int32_t)i };
+    qsort(list, all = n, sizeof *list, by_weight);
+    if (o->top_k > 0 && (size_t)o->top_k < n) n = (size_t)o->top_k;
+    while (n < all && list[n].weight == list[n - 1].weight) n++;            /* as likely as the last of the k */
+    float total = 0;
+    for (size_t i = 0; i < n; i++) total += list[i].weight = sv_exp((list[i].weight - best) / o->temperature);
+    *weight = 0;
+    while (kept < n && (kept == 0 || (*weight < o->top_p * total && list[kept].weight >= o->min_p)))
+        *weight += list[kept++].weight;
+    return kept;
 }
 
 /* splitmix64 (Steele, Lea, Flood 2014), its top 24 bits as a number in [0, 1). */
@@ -25,11 +60,7 @@ static float uniform(uint64_t *state) {
     return (float)(z >> 40) * (1.0f / 16777216);
 }
 
-/* Greedy at temperature 0. Otherwise, in the order of HF's logits processors: divide by the temperature, keep the top
-   k, keep the likeliest of these that together reach p, draw one. Tokens e^-30 less likely than the best are dropped
-   before sorting: all of them together weigh less than a millionth. Returns -1 if a logit is NaN or the largest is
-   infinite. */
-int32_t sv_sample(const float *logits, uint32_t vocab, const SvOptions *o, uint64_t *random, SvCandidate *candidates) {
+int32_t sv_sample(const float *logits, uint32_t vocab, const SvOptions *o, uint64_t *random, SvCandidate *list) {
     int32_t best = 0;
     for (uint32_t i = 0; i < vocab; i++) {
         if (isnan(logits[i])) return -1;
@@ -38,17 +69,10 @@ int32_t sv_sample(const float *logits, uint32_t vocab, const SvOptions *o, uint6
     if (isinf(logits[best])) return -1;
     if (!(o->temperature > 0)) return best;
 
-    size_t n = 0, kept = 0;
-    for (uint32_t i = 0; i < vocab; i++)
-        if (logits[i] - logits[best] >= -30 * o->temperature) candidates[n++] = (SvCandidate){ logits[i], (int32_t)i };
-    qsort(candidates, n, sizeof *candidates, by_weight);
-    if (o->top_k > 0 && (size_t)o->top_k < n) n = (size_t)o->top_k;
-    float total = 0, reached = 0;
-    for (size_t i = 0; i < n; i++)
-        total += candidates[i].weight = sv_exp((candidates[i].weight - logits[best]) / o->temperature);
-    while (kept < n && (kept == 0 || reached < o->top_p * total)) reached += candidates[kept++].weight;
-    float draw = uniform(random) * reached;
+    float weight;
+    size_t kept = sv_candidates(logits, vocab, logits[best], o, list, &weight);
+    float draw = uniform(random) * weight;
     for (size_t i = 0; i < kept; i++)
-        if ((draw -= candidates[i].weight) < 0) return candidates[i].id;
-    return candidates[kept - 1].id;
+        if ((draw -= list[i].weight) < 0) return list[i].id;
+    return list[kept - 1].id;
 }

@@ -15,8 +15,8 @@ uint64_t sv_memory_needed(const SvModel *m, int positions, int tiles, int thread
     const SvConfig *c = &m->config;
     uint64_t n = (uint64_t)positions, t = (uint64_t)tiles;
     return sv_decoder_memory(m, positions, threads) + sv_vision_memory(m, tiles, threads) +
-           (n + t * (uint64_t)sv_image_tokens(c)) * c->hidden_size * sizeof(float) +
-           c->vocab_size * (sizeof(float) + sizeof(SvCandidate)) + t * 3 * c->image_size * c->image_size;
+           (n + 2 * t * (uint64_t)sv_image_tokens(c)) * c->hidden_size * sizeof(float) +
+           c->vocab_size * (sizeof(float) + sizeof(SvCandidate) + 1) + t * 3 * c->image_size * c->image_size;
 }
 
 /* ------------------------------------------------------------------------------------------- conversation -> prompt */
@@ -49,19 +49,33 @@ static void put_picture(SvBytes *t, const SvConfig *c, const SvTiles *tiles) {
     put_string(t, c->fake_image_token);
 }
 
-/* Cuts the next picture into tiles and adds their tokens to the text. */
-static int add_picture(const SvModel *m, const SvContent *content, const SvOptions *options, SvPrompt *prompt,
-                       SvBytes *text, SvError *error) {
+/* A picture that was cut before; sv_chat_answer gives its shape alone, without pixels. */
+static int copy_tiles(const SvModel *m, const SvContent *content, SvTiles *tiles, SvError *error) {
+    const SvTiles *from = content->tiles;
+    const char *name = content->name ? content->name : "a picture";
+    int side = (int)m->config.image_size;
+    if (from->side != side || from->rows < 0 || from->cols < 0 || from->rows > SV_LONGEST_EDGE ||
+        from->cols > SV_LONGEST_EDGE || from->count != from->rows * from->cols + 1)
+        return sv_fail(error, "%s: it is not cut into tiles of %d x %d pixels", name, side, side);
+    *tiles = *from;
+    if (!from->rgb) return 0;
+    size_t size = (size_t)from->count * 3 * (size_t)side * (size_t)side;
+    if (!(tiles->rgb = malloc(size))) return sv_fail(error, "%s: out of memory for %d tiles", name, from->count);
+    memcpy(tiles->rgb, from->rgb, size);
+    return 0;
+}
+
+int sv_cut(const SvModel *m, const SvContent *content, const SvOptions *options, SvTiles *tiles, SvError *error) {
     const SvConfig *c = &m->config;
     int longest_edge = options->longest_edge ? options->longest_edge : (int)c->longest_edge;
     bool split = c->do_image_splitting && !options->no_split;
     const SvImage *image = content->image;
-    SvTiles *tiles = &prompt->pictures[prompt->n_pictures];
     SvImage painted = { 0 };
     SvError why;
     int failed = 0;
     if (c->vision_num_hidden_layers == 0)
         return sv_fail(error, "%s: a text-only model, it takes no pictures", m->path);
+    if (content->tiles) return copy_tiles(m, content, tiles, error);
     if (options->paint && (image->alpha || image->has_key)) {
         failed = sv_image_paint(image, options->background, &painted, &why);
         image = &painted;
@@ -69,9 +83,17 @@ static int add_picture(const SvModel *m, const SvContent *content, const SvOptio
     if (!failed) failed = sv_image_split(image, longest_edge, (int)c->image_size, split, tiles, &why);
     sv_image_free(&painted);
     if (failed) return sv_fail(error, "%s: %s", content->name ? content->name : "a picture", why.text);
+    return 0;
+}
+
+/* Takes the next picture, cut into tiles, and adds their tokens to the text. */
+static int add_picture(const SvModel *m, const SvContent *content, const SvOptions *options, SvPrompt *prompt,
+                       SvBytes *text, SvError *error) {
+    SvTiles *tiles = &prompt->pictures[prompt->n_pictures];
+    if (sv_cut(m, content, options, tiles, error) != 0) return -1;
     prompt->n_pictures++;
     prompt->n_tiles += tiles->count;
-    put_picture(text, c, tiles);
+    put_picture(text, &m->config, tiles);
     return 0;
 }
 
@@ -113,8 +135,9 @@ static int check_conversation(const SvModel *m, const Role *roles, const SvMessa
             return sv_fail(error, "message %d: the role is %.40s, but must be system, user or assistant", i + 1,
                            message->role);
         for (int j = 0; j < message->count; j++) {
-            if (message->content[j].image) images++;
-            mixed += (message->content[j].image != NULL) == (j == message->count - 1);
+            bool picture = !message->content[j].text;
+            images += picture;
+            mixed += picture == (j == message->count - 1);
         }
         const char *lacks =
             role == SYSTEM && !(accepts & SV_CHAT_SYSTEM) ? "a system message" :
@@ -141,9 +164,11 @@ static int render(const SvModel *m, const SvMessage *messages, int count, const 
 
     for (int i = 0; i < count; i++) {
         if (messages[i].count < 1) return sv_fail(error, "message %d: has no content", i + 1);
-        for (int j = 0; j < messages[i].count; j++)
-            if (!messages[i].content[j].image == !messages[i].content[j].text)
+        for (int j = 0; j < messages[i].count; j++) {
+            const SvContent *content = &messages[i].content[j];
+            if ((content->text != NULL) + (content->image != NULL) + (content->tiles != NULL) != 1)
                 return sv_fail(error, "message %d: a content is either a text or a picture", i + 1);
+        }
     }
     roles_of(c, roles);
     if (c->chat_template && check_conversation(m, roles, messages, count, error) != 0) return -1;
@@ -153,13 +178,13 @@ static int render(const SvModel *m, const SvMessage *messages, int count, const 
     for (int i = 0; i < count; i++) {
         const SvMessage *message = &messages[i];
         const Role *role = c->chat_template ? &roles[role_of(roles, message->role)] : NULL;
-        bool image = message->content[0].image != NULL;
+        bool image = !message->content[0].text;
         if (i > 0) put_string(text, c->chat_between_messages);
         if (role) put_string(text, role->begin[image]);
         for (int j = 0; j < message->count; j++) {
             const SvContent *content = &message->content[j];
             bool before = image;
-            image = content->image != NULL;
+            image = !content->text;
             if (j > 0) put_string(text, between[before][image]);
             if (image && add_picture(m, content, options, prompt, text, error) != 0) return -1;
             if (image) continue;
@@ -190,7 +215,8 @@ static int render_raw(const SvModel *m, const char *words, const SvContent *pict
     if (count == 0 && is_blank(words)) return sv_fail(error, "the prompt is empty");
     for (int i = 0; i < count; i++) {
         const char *at = find(words, token);
-        if (!pictures[i].image || pictures[i].text) return sv_fail(error, "picture %d: is none", i + 1);
+        if (!pictures[i].image == !pictures[i].tiles || pictures[i].text)
+            return sv_fail(error, "picture %d: is none", i + 1);
         sv_put(text, words, (size_t)(at - words));
         if (add_picture(m, &pictures[i], options, prompt, text, error) != 0) return -1;
         words = at + token.size;
@@ -201,7 +227,7 @@ static int render_raw(const SvModel *m, const char *words, const SvContent *pict
 
 /* Moves all pictures' tiles into one array: a batch of the vision tower may hold tiles of several pictures. */
 static int join_tiles(SvPrompt *prompt, SvError *error) {
-    if (prompt->n_pictures == 0) return 0;
+    if (prompt->n_pictures == 0 || !prompt->pictures[0].rgb) return 0;
     size_t side = (size_t)prompt->pictures[0].side, tile = 3 * side * side;
     bool fits = (size_t)prompt->n_tiles <= SIZE_MAX / tile;
     uint8_t *to = prompt->tiles = fits ? malloc((size_t)prompt->n_tiles * tile) : NULL;
@@ -223,7 +249,7 @@ static int make_prompt(const SvModel *m, const SvMessage *messages, const char *
     *prompt = (SvPrompt){ 0 };
     size_t n_pictures = messages || count < 0 ? 0 : (size_t)count;
     for (int i = 0; messages && i < count; i++)
-        for (int j = 0; j < messages[i].count; j++) n_pictures += messages[i].content[j].image != NULL;
+        for (int j = 0; j < messages[i].count; j++) n_pictures += !messages[i].content[j].text;
     if (!words && count < 1) return sv_fail(error, "the prompt is empty");
     prompt->pictures = calloc(n_pictures + 1, sizeof *prompt->pictures);
     if (!prompt->pictures) return sv_fail(error, "out of memory for %zu pictures", n_pictures);

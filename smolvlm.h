@@ -16,24 +16,15 @@
          sv_answer_free(&answer), sv_prompt_free(&prompt), sv_image_free(&image), sv_close(model);
      }
 
-   A picture flows through the files in this order:
-
-     codecs/      picture file -> RGB pixels                   Pillow
-     image.c      RGB pixels -> tiles                          SmolVLMImageProcessor (the PIL one)
-     smolvlm.c    conversation -> prompt text                  SmolVLMProcessor, chat template
-     tokenizer.c  prompt text -> token ids, and back           tokenizers: byte-level BPE
-     vision.c     tiles -> image tokens                        SmolVLMVisionTransformer, SmolVLMConnector
-     decoder.c    embeddings -> logits                         LlamaModel, lm_head
-     sample.c     logits -> next token                         the logits processors
-     chat.c       all of it: prompt -> answer                  generate()
-     quant.c      the arithmetic under all of it, as it is defined; kernels/ has the same, fast
-     model.c      checkpoint file -> SvModel                   from_pretrained
+   A picture flows through codecs/ (its file to pixels), image.c (to tiles), smolvlm.c (with the conversation to a
+   prompt), tokenizer.c (to ids), vision.c (tiles to image tokens), decoder.c (to logits), sample.c (to the next token);
+   chat.c leads it. model.c opens checkpoints; quant.c defines the arithmetic, and kernels/ has the same, fast.
 
    Conventions. Nothing here prints, exits, or keeps global state. A function that can fail returns 0, or -1 with a
    sentence in *error that names the file and what is wrong (error may be NULL). Whatever a function allocates for the
    caller has a matching sv_..._free, which accepts a zeroed struct, or is a plain array for free(). A model is
-   read-only once open, so any number of threads may share it; an SvDecoder belongs to one thread at a time. Shapes are
-   row-major, [rows, cols]. */
+   read-only once open, so any number of threads may share it; an SvDecoder or SvChat belongs to one thread at a time.
+   Shapes are row-major, [rows, cols]. */
 #ifndef SMOLVLM_H
 #define SMOLVLM_H
 
@@ -78,8 +69,8 @@ int sv_image_read(const char *path, SvImage *image, SvError *error);
 int sv_image_decode(const void *data, size_t size, const char *name, SvImage *image, SvError *error);
 
 /* An opaque picture for the model to see: over a background (red, green, blue) as Pillow's Image.alpha_composite of
-   convert("RGBA") paints it; with background NULL as the convert_to_rgb of the reference's processor, which makes pixels
-   of the key's colour white and takes all others as they are. The caller frees *out. */
+   convert("RGBA") paints it; with background NULL as the convert_to_rgb of the reference's processor, which makes
+   pixels of the key's colour white and takes all others as they are. The caller frees *out. */
 int sv_image_paint(const SvImage *image, const uint8_t *background, SvImage *out, SvError *error);
 
 /* Pillow's Image.resize((width, height), LANCZOS), to the bit. The caller frees *out. */
@@ -100,13 +91,10 @@ typedef struct SvModel SvModel;          /* model.h shows what is in it */
 
 /* Opens a checkpoint: maps it, checks every length, offset and dimension, and that the metadata's checksum holds. Files
    up to SV_VERIFY_SIZE, and those that are read whole, have their weights' checksum verified too: for a larger one that
-   would take longer than an answer, so there it is the caller's choice (sv_verify). Do not
-   truncate or change the file while the model is open: reading a page that is gone raises SIGBUS. Close the model with
-   sv_close. */
+   would take longer than an answer, so there it is the caller's choice (sv_verify). Do not truncate or change the file
+   while the model is open: reading a page that is gone raises SIGBUS. Close the model with sv_close. */
 #define SV_VERIFY_SIZE (64u << 20)
 int sv_open(const char *path, SvModel **model, SvError *error);
-
-/* Compares the weights' checksum, and for that reads the whole file. */
 int sv_verify(const SvModel *model, SvError *error);
 void sv_close(SvModel *model);
 
@@ -114,29 +102,31 @@ void sv_close(SvModel *model);
    buffers of the vision tower for `tiles`, with as many threads as sv_threads(threads). */
 uint64_t sv_memory_needed(const SvModel *model, int positions, int tiles, int threads);
 
-/* ------------------------------------------------------------------------------ conversation to answer (smolvlm.c) */
+/* ---------------------------------------------------------------------- conversation to answer (smolvlm.c, chat.c) */
 
 /* What happens on the way, told to whoever wants to know; every function may be NULL.
 
-   progress    what is being worked on: phase "tile" or "prefill", up to tile or prompt token `at` of `total`.
-               Return true to give up: sv_generate fails.
-   token       one more token of the answer; text is the characters that became complete with it (maybe none; not
-               terminated). Not called for the end token; with id -1 at the end, if a character stayed unfinished.
-               Return true to end the answer there.
-   activation  one module's output: data is a piece of a tensor, of this shape; the pieces of a module come in order and
-               are joined along axis. The names and the joined shapes are those of the HF modules' outputs. Called by
-               the caller's thread, while the others of its team wait: it must return. */
+   progress    what is being worked on: phase "tile" or "prefill", up to tile or prompt token `at` of `total`; or "drop"
+               (sv_chat_answer). Return true to give up: sv_generate fails.
+   logits      those of the next token, before the options change them. You may, too: -INFINITY bars a token.
+   token       one more token of the answer; text is the characters that became certain with it (maybe none; not
+               terminated): a character is whole, and no stop text can begin there. Not called for the end token; with
+               id -1 for text that is left at the end. Return true to end the answer there.
+   activation  one module's output: data is a piece of a tensor, of this shape; the pieces come in order and are joined
+               along axis. Names and joined shapes are those of the HF modules' outputs. It must return, as threads of
+               the team wait. */
 typedef struct SvActivation { const char *module; const float *data; int dims, shape[5], axis; } SvActivation;
 typedef struct SvEvents {
     void *user;
     bool (*progress)(void *user, const char *phase, int at, int total);
     bool (*token)(void *user, int32_t id, const char *text, size_t size);
     void (*activation)(void *user, const SvActivation *activation);
+    void (*logits)(void *user, float *logits, int count);
 } SvEvents;
 
-/* A conversation: messages with a role ("system", "user", "assistant") and contents, each a text or a picture: exactly
-   one of the two is set. A message has at least one. name: what an error's sentence calls the picture; may be NULL. */
-typedef struct SvContent { const char *text; const SvImage *image; const char *name; } SvContent;
+/* A conversation: messages with a role ("system", "user", "assistant") and at least one content: a text, a picture, or
+   one that sv_image_split has cut, and NULL for the others. name: what an error's sentence calls it; may be NULL. */
+typedef struct SvContent { const char *text; const SvImage *image; const char *name; const SvTiles *tiles; } SvContent;
 typedef struct SvMessage { const char *role; const SvContent *content; int count; } SvMessage;
 
 typedef struct SvOptions {
@@ -145,7 +135,10 @@ typedef struct SvOptions {
     float temperature;          /* 0: greedy, always the likeliest token */
     int top_k;                  /* sample among the k likeliest; 0: all */
     float top_p;                /* ... among the likeliest that together reach p; 1: all */
+    float min_p;                /* ... among those at least min_p times as likely as the likeliest; 0: all */
+    float repetition_penalty;   /* on all ids of the prompt and the answer, greedy too; 0: the checkpoint's; 1: none */
     uint64_t seed;
+    const char *const *stop; int n_stop;    /* the answer ends before the first of these texts */
     bool no_split;              /* only the global picture */
     int longest_edge;           /* 0: the checkpoint's; above 4096, the reference's limit, it is that */
     bool paint;                 /* what is transparent is painted over background; false: as the reference does */
@@ -178,9 +171,10 @@ void sv_prompt_free(SvPrompt *prompt);
 typedef struct SvAnswer {
     char *text;                 /* tokenizer.decode(ids) */
     size_t size;
-    int32_t *ids;               /* without the end token */
-    size_t n_ids;
-    bool stopped;               /* ended by an end token (or by the token event); else by max_tokens or the context */
+    int32_t *ids;               /* without the end token, with those of a stop text; text ends before it */
+    size_t n_ids, n_prompt, n_kept;     /* n_kept: of the prompt's n_prompt ids, those that were in a chat's cache */
+    int tiles, dropped;         /* tiles that went through the vision tower; messages that sv_chat_answer dropped */
+    bool stopped;               /* by an end token, stop text or token event; else by max_tokens or the context */
     double vision_seconds, prefill_seconds, decode_seconds;
 } SvAnswer;
 
@@ -189,13 +183,28 @@ int sv_generate(const SvModel *model, const SvPrompt *prompt, const SvOptions *o
                 SvAnswer *answer, SvError *error);
 void sv_answer_free(SvAnswer *answer);
 
-/* A hash (FNV-1a, 64 bits) of everything that the model computes for an input made up here: two tiles' features, and
-   the logits after a prompt of them and of tokens, and after each of a few more. With Q8 or Q4 it is the same for every
-   machine, compiler, number of threads and set of kernels, and for a prompt that goes through as a whole or one_by_one;
-   so one number proves a port. f32 and bf16 give a number of the machine's own. */
-int sv_selftest(const SvModel *model, int threads, bool one_by_one, uint64_t *hash, SvError *error);
+/* Keeps the KV cache and the tiles' features between answers. capacity: positions, 0: the
+   model's context. sv_chat_prompt is sv_generate, but computes no tile again and not what the last prompt began with,
+   too, unless activations are listened to. */
+typedef struct SvChat SvChat;
+int sv_chat_new(const SvModel *model, int capacity, int threads, SvChat **chat, SvError *error);
+int sv_chat_prompt(SvChat *chat, const SvPrompt *prompt, const SvOptions *options, const SvEvents *events,
+                   SvAnswer *answer, SvError *error);
+void sv_chat_free(SvChat *chat);
 
-/* Whether all of the model's matrices are Q8 or Q4, so that the above holds. */
+/* It also holds a conversation. sv_chat_add appends a copy of a message. sv_chat_answer answers, and appends the answer
+   without white space before it; where the context would not suffice it first drops whole turns, the oldest, but no
+   system message, and tells progress: "drop", `at` of `total` messages. sv_chat_keep forgets all messages but the first
+   `count`, and returns how many there are. */
+int sv_chat_add(SvChat *chat, const SvMessage *message, const SvOptions *options, SvError *error);
+int sv_chat_answer(SvChat *chat, const SvOptions *options, const SvEvents *events, SvAnswer *answer, SvError *error);
+int sv_chat_keep(SvChat *chat, int count);
+
+/* A hash (FNV-1a, 64 bits) of all that the model computes for an input made up here, two tiles and a prompt of them,
+   which goes through as a whole or one_by_one. With Q8 or Q4 it is the same for every machine, compiler, number of
+   threads and set of kernels, so one number proves a port. f32 and bf16 give a number of the machine's own.
+   sv_same_bits: whether all of the model's matrices are Q8 or Q4. */
+int sv_selftest(const SvModel *model, int threads, bool one_by_one, uint64_t *hash, SvError *error);
 bool sv_same_bits(const SvModel *model);
 
 /* -------------------------------------------------------------------------------------------- tokens (tokenizer.c) */
@@ -226,13 +235,14 @@ void sv_decoder_free(SvDecoder *decoder);
 
 /* ids [count] -> x [count, hidden_size]: embed_tokens. */
 void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x);
-
-/* Runs `count` more positions, x [count, hidden_size], through the layers; x is used as the residual stream and
-   overwritten. Writes the last position's logits [vocab_size] unless logits is NULL. Fails for no position, past the
-   capacity, or if the progress event says so, which is told of each chunk of a prompt: chunks that went through before
-   stay in the cache. */
+/* Runs `count` more positions, x [count, hidden_size], through the layers, which overwrite x. Writes the logits of the
+   last, [vocab_size], unless logits is NULL. Fails for no position, past the capacity, or if the progress event says
+   so, which is told of each chunk of a prompt: chunks that went through before stay in the cache. */
 int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits, const SvEvents *events,
                        SvError *error);
+
+/* Forgets what is in the cache from this position on. Returns how many positions are left. */
+size_t sv_decoder_rewind(SvDecoder *decoder, size_t position);
 
 #ifdef __cplusplus
 }

@@ -190,7 +190,8 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     Conversation talk = { 0 };
     JsonDocument document = { 0 };
     Show show = { .arguments = a, .dumps = { .directory = a->dump }, .terminal = stderr_is_terminal() };
-    SvEvents events = { &show, show_progress, show_token, a->dump ? show_activation : NULL };
+    SvEvents events = { .user = &show, .progress = show_progress, .token = show_token,
+                        .activation = a->dump ? show_activation : NULL };
     int code = 1;
     if ((a->dump && !directory_ready(a->dump)) || (a->tiles && !directory_ready(a->tiles))) goto done;
 
