@@ -455,6 +455,9 @@ int sv_remove(const char *path);
 int sv_rename(const char *from, const char *to);
 int sv_mkdir(const char *path);
 
+/* Cuts an open file off behind its first `size` bytes. */
+int sv_truncate(FILE *file, uint64_t size);
+
 /* For Windows; elsewhere they change nothing. sv_arguments: the program's arguments in UTF-8; the caller does not free
    them. sv_console(0): the console takes UTF-8, and stdin and stdout become binary; returns the code page before, with
    which sv_console restores it. */

@@ -17,6 +17,7 @@
 #include <shellapi.h>
 #elif defined(__unix__) || defined(__APPLE__)
 #include <sys/stat.h>
+#include <unistd.h>
 #endif
 
 #if defined(_WIN32)
@@ -71,6 +72,11 @@ int sv_mkdir(const char *path) {
     return result;
 }
 
+int sv_truncate(FILE *file, uint64_t size) {
+    errno = fflush(file) != 0 ? errno : _chsize_s(_fileno(file), (int64_t)size);
+    return errno == 0 ? 0 : -1;
+}
+
 char **sv_arguments(int *argc, char **argv) {
     int count;
     wchar_t **words = CommandLineToArgvW(GetCommandLineW(), &count);
@@ -120,6 +126,16 @@ int sv_mkdir(const char *path) {
     return mkdir(path, 0777);
 #else
     (void)path;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
+int sv_truncate(FILE *file, uint64_t size) {
+#if defined(__unix__) || defined(__APPLE__)
+    return fflush(file) != 0 ? -1 : ftruncate(fileno(file), (off_t)size);
+#else
+    (void)file, (void)size;
     errno = ENOSYS;
     return -1;
 #endif

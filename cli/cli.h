@@ -6,6 +6,7 @@
    info.c      --info, --selftest
    calibrate.c --hessians: what export.py --calibrate rounds by
    output.c    files that are read and written, activations as .npy
+   jsonl.c, request.c  --jsonl: the lines; one request
    conversation.c  what is asked, of arguments or JSON, to messages
    json.c      JSON, read and written; json.h
 
@@ -18,12 +19,12 @@
 #include "json.h"
 
 typedef struct Arguments {
-    const char *model, *prompt, *system, *messages, *dump, *tiles, *kernels, *hessians, *items, *layers;
+    const char *model, *prompt, *system, *messages, *resume, *dump, *tiles, *kernels, *hessians, *items, *layers;
     char *texts[2];                                         /* what -p and -s had read, to be freed */
     const char **images;
     int n_images;
     SvOptions options;
-    bool raw, json, tokenize, detokenize, info, selftest, quiet;
+    bool raw, json, jsonl, tokenize, detokenize, info, selftest, quiet;
 } Arguments;
 
 /* options.c: one sentence on stderr, and the exit code for a wrong input, 1. */
@@ -104,7 +105,22 @@ int conversation_read(const Json *messages, const char *folder, const char *cons
 /* Refuses an object with a member that is not among keys (with NULL at their end); what: the object's name, or "". */
 int json_known(const Json *object, const char *what, const char *const *keys, SvError *error);
 
-/* To stdout. */
-void print_ids(const int32_t *ids, size_t count, const char *separator);
+/* A string or an array of strings: their texts, to be freed as one; none for NULL. name: the member's, for an error. */
+int json_texts(const Json *value, const char *name, const char ***texts, int *count, SvError *error);
+
+void put_ids(FILE *file, const int32_t *ids, size_t count, const char *separator);
+
+/* request.c: answers requests of --jsonl, one after the other, and writes each answer as a line. Freeing what is zeroed
+   but for the first two does nothing. */
+typedef struct Answerer {
+    const Arguments *arguments;                             /* what a request does not say */
+    const SvModel *model;
+    SvChat *chat;
+} Answerer;
+int answer_request(Answerer *answerer, const Json *request, FILE *out, SvError *error);
+void answerer_free(Answerer *answerer);
+
+/* jsonl.c: --jsonl; returns the exit code. */
+int jsonl(const Arguments *a, const SvModel *m);
 
 #endif

@@ -85,9 +85,9 @@ static void print_json(const SvPrompt *prompt, const SvAnswer *a, double load, d
     fputs("{\"text\": ", stdout);
     json_put_string(stdout, a->text ? a->text : "", a->size);
     fputs(", \"ids\": [", stdout);
-    print_ids(a->ids, a->n_ids, ", ");
+    put_ids(stdout, a->ids, a->n_ids, ", ");
     fputs("], \"prompt_ids\": [", stdout);
-    print_ids(prompt->ids, prompt->n_ids, ", ");
+    put_ids(stdout, prompt->ids, prompt->n_ids, ", ");
     printf("], \"finish_reason\": \"%s\", \"timings\": {\"load\": %.6f, \"image\": %.6f, \"vision\": %.6f, "
            "\"prefill\": %.6f, \"decode\": %.6f}, \"tokens_per_second\": {\"prefill\": %.3f, \"decode\": %.3f}}\n",
            a->stopped ? "stop" : "length", load, image, a->vision_seconds, a->prefill_seconds, a->decode_seconds,
@@ -117,7 +117,7 @@ static int tokenize(const SvModel *m) {
     int result = sv_tokenize(m->tokenizer, text, size, &ids, &count, &error);
     free(text);
     if (result != 0) return complain("%s", error.text);
-    print_ids(ids, count, " ");
+    put_ids(stdout, ids, count, " ");
     putchar('\n');
     free(ids);
     return 0;
@@ -291,6 +291,7 @@ int main(int argc, char **argv) {
             else if (a.hessians) code = gather_hessians(&a, model);
             else if (a.tokenize) code = tokenize(model);
             else if (a.detokenize) code = detokenize(model);
+            else if (a.jsonl) code = jsonl(&a, model);
             else code = answer(&a, model, load);
             sv_close(model);
         }

@@ -54,6 +54,11 @@ static const struct Option {
     { 0, "messages", "FILE", TEXT, INTO(messages), 0, 0,
       "instead of -s and -p, a whole conversation as JSON in Hugging Face's form (docs/BATCH.md); - reads stdin. Paths "
       "in it are relative to the file; a picture without a path is the next -i" },
+    { 0, "jsonl", NULL, SWITCH, INTO(jsonl), 0, 0,
+      "answer requests on stdin, a JSON object a line, with a line each on stdout (docs/BATCH.md); the other options "
+      "hold where a request says nothing" },
+    { 0, "resume", "OUT", TEXT, INTO(resume), 0, 0,
+      "with --jsonl: append the answers to OUT instead, and skip requests whose ids it has" },
     { 0, "raw", NULL, SWITCH, INTO(raw), 0, 0,
       "-p is the prompt as it stands, without a chat template; special tokens count, and the image token (<image>) "
       "stands where each picture goes" },
@@ -170,6 +175,7 @@ static int no_such_option(const char *word) {
     for (int i = 0; i < N_OPTIONS; i++) {
         bool begins = length > 1 && strncmp(name, OPTIONS[i].name, length) == 0;
         scores[i] = begins ? 0 : distance(name, length, OPTIONS[i].name);
+        if (strcmp(name, OPTIONS[i].name) == 0) scores[i] = -1;                                     /* -json */
         if (length == 1 && word[1] == '-' && name[0] == OPTIONS[i].letter) scores[i] = 0;           /* --p */
         if (scores[i] < best) best = scores[i];
     }
@@ -291,11 +297,13 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
             a->model = word;
         }
     }
-    int others = a->tokenize + a->detokenize + a->info + a->selftest + (a->hessians != NULL);
-    if (others > 1) return misused("--tokenize, --detokenize, --info, --selftest, --hessians: one at a time");
-    if (others && (a->prompt || a->system || a->messages || a->n_images || a->raw || a->json || a->dump || a->tiles))
+    int others = a->tokenize + a->detokenize + a->info + a->selftest + (a->hessians != NULL) + a->jsonl;
+    if (others > 1) return misused("--tokenize, --detokenize, --info, --selftest, --hessians, --jsonl: one at a time");
+    bool question = a->prompt || a->messages || a->n_images || a->raw || a->json || a->dump || a->tiles;
+    if (others && (question || (a->system && !a->jsonl)))
         return misused("-p, -s, -i, --messages, --raw, --json, --dump and --tiles go with none of --tokenize, "
-                       "--detokenize, --info, --selftest, --hessians");
+                       "--detokenize, --info, --selftest, --hessians, --jsonl (-s does with the last)");
+    if (a->resume && !a->jsonl) return misused("--resume goes with --jsonl alone");
     if (a->hessians && !a->items) return misused("--hessians: of which items? --items calibration/items.tsv");
     if ((a->items || a->layers) && !a->hessians) return misused("--items and --layers go only with --hessians");
     if (!a->model) return misused("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
@@ -306,9 +314,9 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
     if (a->prompt && blank(a->prompt)) return misused("-p: the prompt is empty");
     if (a->raw && a->system) return misused("-s goes not with --raw: the prompt is the whole of it");
     int inputs = (a->prompt && strcmp(a->prompt, "-") == 0) + (a->system && strcmp(a->system, "-") == 0) +
-                 (a->messages && strcmp(a->messages, "-") == 0);
+                 (a->messages && strcmp(a->messages, "-") == 0) + a->jsonl;
     for (int i = 0; i < a->n_images; i++) inputs += strcmp(a->images[i], "-") == 0;
-    if (inputs > 1) return misused("-p -, -s -, -i - and --messages -: standard input can be read only once");
+    if (inputs > 1) return misused("-p -, -s -, -i -, --messages - and --jsonl: standard input can be read only once");
     const SvOptions *o = &a->options, usual = sv_default_options();
     bool samples = o->top_k != usual.top_k || o->seed != usual.seed || o->top_p < usual.top_p;
     if (samples && !(o->temperature > 0) && !a->quiet)

@@ -187,6 +187,6 @@ bool find_text(const char **text, char **read) {
 
 /* -------------------------------------------------------------------------------------------------- what is printed */
 
-void print_ids(const int32_t *ids, size_t count, const char *separator) {
-    for (size_t i = 0; i < count; i++) printf("%s%" PRId32, i ? separator : "", ids[i]);
+void put_ids(FILE *file, const int32_t *ids, size_t count, const char *separator) {
+    for (size_t i = 0; i < count; i++) fprintf(file, "%s%" PRId32, i ? separator : "", ids[i]);
 }

@@ -43,7 +43,7 @@ quiet() { [ "$code" -eq 0 ] && [ ! -s "$tmp/err" ]; }
 run --help
 check '--help' succeeded
 for option in --image --prompt --system --max-tokens --temperature --top-p --top-k --seed --threads --no-split \
-    --longest-edge --background --messages --json --dump --tiles --tokenize --detokenize --info --selftest --hessians \
+    --longest-edge --background --messages --jsonl --resume --json --dump --tiles --tokenize --detokenize --info --selftest --hessians \
     --items --layers --kernels --quiet --help --version; do
     check "--help names $option" grep -qe " $option" "$tmp/out"
 done
@@ -453,6 +453,121 @@ run $vlm -q --messages "$tmp/talk.json" -p x
 check '--messages beside -p' sentence 2 'go not with --messages'
 run $vlm -q -p 'Is {image} like {image}?' -i $golden/a.png
 check '{image} twice, one picture' sentence 1 'the prompt has {image} 2 times, but there is 1 picture'
+
+# ------------------------------------------------------------------------------------------------------- many requests
+
+cat > "$tmp/requests" <<EOF
+{"id": 1, "prompt": "$question", "images": ["$golden/a.png"], "max_tokens": 8, "ids": true, "system": "Be kind."}
+{"id": "two", "messages": [{"role": "user", "content": "hello"}], "temperature": 1, "seed": 9223372036854775807}
+
+{"id": 3, "prompt": "x", "images": ["$tmp/missing.png"]}
+{"id": 4, "prompt": "x", "wings": 2}
+{"id": 5, "prompt": "x", "max_tokens": "many"}
+{"id": 6, "prompt": "x", "messages": []}
+{"id": [7], "prompt": "x"}
+{"id": 8, "prompt":
+[9]
+{"prompt": "$question", "images": ["$golden/a.png"]}
+EOF
+printf '{"id": 11, "prompt": "the last line has no end"}' >> "$tmp/requests"
+run_with "$tmp/requests" $vlm --jsonl -n 3
+cp "$tmp/out" "$tmp/answers"
+check '--jsonl' succeeded
+check '--jsonl: a line each, none for an empty one' test "$(wc -l < "$tmp/out")" -eq 11
+check '--jsonl: in the same order' test \
+    "$(sed 's/^{"id": \([^,]*\),.*/\1/' "$tmp/out" | tr '\n' ' ')" = '1 "two" 3 4 5 6 null null null null 11 '
+check '--jsonl: a summary on stderr' grep -q '^4 requests answered, 7 errors, 0 skipped, ' "$tmp/err"
+check '--jsonl: no other word there' test "$(wc -l < "$tmp/err")" -eq 1
+number='[0-9][0-9]*\.[0-9]*'
+check '--jsonl: what an answer has' grep -qx "{\"id\": \"two\", \"text\": \".*\", \"finish_reason\": \"length\", \"usage\": \
+{\"prompt_tokens\": [0-9]*, \"completion_tokens\": 3, \"total_tokens\": [0-9]*, \"cached_tokens\": [0-9]*}, \"timings\": \
+{\"image\": $number, \"vision\": $number, \"prefill\": $number, \"decode\": $number}}" "$tmp/out"
+# error_of LINE TEXT: the answer on this line is this error
+error_of() { sed -n "$1p" "$tmp/answers" | grep -qF -- "\"error\": \"$2"; }
+check '--jsonl: a missing picture' error_of 3 "$tmp/missing.png: cannot be opened"
+check '--jsonl: an unknown key' error_of 4 '\"wings\": no such key'
+check '--jsonl: a value of another kind' error_of 5 '\"max_tokens\": must be a whole number from 0 to 16777216'
+check '--jsonl: two conversations' error_of 6 '\"messages\" or \"prompt\": one of the two'
+check '--jsonl: an id that is none' error_of 7 '\"id\": neither a string nor a whole number'
+check '--jsonl: no JSON' error_of 8 'request: line 1, column 20: '
+check '--jsonl: the line of a request without an id' grep -q '^{"id": null, "line": 9, "error": ' "$tmp/answers"
+check '--jsonl: no object' error_of 9 'the request is an array, but must be an object'
+run $vlm -q -n 8 --json -i $golden/a.png -s 'Be kind.' -p "$question"
+grep -o '"ids": [^]]*\], "prompt_ids": [^]]*' "$tmp/out" > "$tmp/expected"
+check '--jsonl: the same ids as -s, -i and -p' test \
+    "$(sed -n 1p "$tmp/answers" | grep -o '"ids": [^]]*\], "prompt_ids": [^]]*')" = "$(cat "$tmp/expected")"
+run_with "$tmp/requests" $vlm --jsonl -n 3 -q
+check '--jsonl -q' quiet
+without_times() { sed 's/, "timings": {[^}]*}//' "$1"; }
+without_times "$tmp/out" > "$tmp/expected"
+check '--jsonl: the same again' test "$(without_times "$tmp/answers" | cmp - "$tmp/expected")" = ''
+
+# --resume: nothing lost and nothing twice, wherever the process was killed
+head -n 5 "$tmp/requests" > "$tmp/some"
+for i in 1 2 3 4 5 6; do sed "s/\"id\": 1,/\"id\": \"again $i\",/" "$tmp/some" | head -n 1; done >> "$tmp/some"
+run_with "$tmp/some" $vlm --jsonl -q -n 3 --resume "$tmp/whole"
+check '--resume writes to a file' test "$code" -eq 0 -a ! -s "$tmp/out" -a "$(wc -l < "$tmp/whole")" -eq 10
+without_times "$tmp/whole" | sed 's/"cached_tokens": [0-9]*//' > "$tmp/expected"
+run_with "$tmp/some" $vlm --jsonl -n 3 --resume "$tmp/whole"
+check '--resume: all were answered' grep -q '^0 requests answered, 0 errors, 10 skipped' "$tmp/err"
+size=$(wc -c < "$tmp/whole")
+for cut in 1 2 40 400 $((size / 2)) $((size - 10)) $size; do
+    head -c $((size - cut)) "$tmp/whole" > "$tmp/part"
+    run_with "$tmp/some" $vlm --jsonl -q -n 3 --resume "$tmp/part"
+    check "--resume after a cut of $cut bytes" test \
+        "$(without_times "$tmp/part" | sed 's/"cached_tokens": [0-9]*//' | cmp - "$tmp/expected" 2>&1)" = ''
+done
+if [ -z "$RUN" ]; then
+    rm -f "$tmp/part"
+    for i in 1 2 3 4 5 6 7 8; do
+        "$smolvlm" $vlm --jsonl -q -n 3 --resume "$tmp/part" < "$tmp/some" & pid=$!
+        sleep "0.0$i"
+        kill -9 $pid
+        wait $pid
+    done 2> "$tmp/err"
+    run_with "$tmp/some" $vlm --jsonl -q -n 3 --resume "$tmp/part"
+    check '--resume after kill -9, again and again' test \
+        "$(without_times "$tmp/part" | sed 's/"cached_tokens": [0-9]*//' | cmp - "$tmp/expected" 2>&1)" = ''
+fi
+echo 'not an answer' > "$tmp/part"
+run_with "$tmp/some" $vlm --jsonl -q -n 3 --resume "$tmp/part"
+check '--resume: a file of something else' sentence 1 "$tmp/part: line 1 is no answer of --jsonl"
+check '--resume: which stays as it is' test "$(cat "$tmp/part")" = 'not an answer'
+echo '{"prompt": "x"}' > "$tmp/some"
+rm "$tmp/part"
+for i in 1 2; do run_with "$tmp/some" $vlm --jsonl -q --resume "$tmp/part"; done
+check '--resume: a request without an id is an error, once' grep -qx \
+    '{"id": null, "line": 1, "error": "--resume needs an \\"id\\" in each request"}' "$tmp/part"
+check '--resume: once' test "$(wc -l < "$tmp/part")" -eq 1
+run $vlm -p x --resume "$tmp/part"
+check '--resume without --jsonl' sentence 2 '--resume goes with --jsonl alone'
+run $vlm --jsonl -p x
+check '--jsonl with -p' sentence 2 'go with none of'
+run $vlm --jsonl -s -
+check '--jsonl with -s -' sentence 2 'standard input can be read only once'
+
+# SIGTERM: the line that is being answered is finished, and the exit code tells that others were not
+if [ -z "$RUN" ]; then
+    mkfifo "$tmp/pipe"
+    "$smolvlm" $vlm --jsonl -q < "$tmp/pipe" > "$tmp/out" 2> "$tmp/err" & pid=$!
+    exec 9> "$tmp/pipe"
+    echo '{"id": 1, "prompt": "x", "max_tokens": 2}' >&9
+    tries=0
+    while [ ! -s "$tmp/out" ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+    kill -TERM $pid
+    wait $pid 2> /dev/null
+    code=$?
+    exec 9>&-
+    check 'SIGTERM while it waits for a line' test "$code" -eq 143 -a "$(wc -l < "$tmp/out")" -eq 1
+    yes '{"id": 1, "prompt": "x", "max_tokens": 40}' | head -n 100000 > "$tmp/some"
+    "$smolvlm" $vlm --jsonl -q < "$tmp/some" > "$tmp/out" 2> "$tmp/err" & pid=$!
+    tries=0
+    while [ ! -s "$tmp/out" ] && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+    kill -TERM $pid
+    wait $pid 2> /dev/null
+    code=$?
+    check 'SIGTERM in the middle of a request' test "$code" -eq 143 -a "$(grep -vc '}}$' "$tmp/out")" -eq 0
+fi
 
 # --------------------------------------------------------------------------------------------------------------- tokens
 

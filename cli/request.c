@@ -1,0 +1,207 @@
+/* request.c: one request of --jsonl, from its JSON to the answer's. */
+#include "cli.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What a request may say beside its conversation, and where that goes in SvOptions. */
+enum { COUNT, NUMBER, FLAG };
+#define INTO(field) offsetof(SvOptions, field)
+static const struct Setting { const char *name; int kind; size_t field; int64_t low, high; } SETTINGS[] = {
+    { "max_tokens", COUNT, INTO(max_tokens), 0, 1 << 24 },
+    { "temperature", NUMBER, INTO(temperature), 0, 100 },
+    { "top_k", COUNT, INTO(top_k), 0, 1 << 24 },
+    { "top_p", NUMBER, INTO(top_p), 0, 1 },
+    { "min_p", NUMBER, INTO(min_p), 0, 1 },
+    { "repetition_penalty", NUMBER, INTO(repetition_penalty), 0, 100 },
+    { "no_split", FLAG, INTO(no_split), 0, 1 },
+    { "longest_edge", COUNT, INTO(longest_edge), 1, SV_MAX_SIDE },
+};
+enum { N_SETTINGS = sizeof SETTINGS / sizeof *SETTINGS };
+
+static const char *const KEYS[] = {
+    "id", "messages", "prompt", "images", "system", "seed", "ids", "stop",
+    "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_split", "longest_edge", NULL
+};
+
+static int read_setting(const Json *value, const struct Setting *s, SvOptions *options, SvError *error) {
+    void *field = (char *)options + s->field;
+    int64_t whole = 0;
+    bool number = value->kind == JSON_NUMBER && value->number >= (double)s->low && value->number <= (double)s->high;
+    if (s->kind == FLAG) {
+        if (value->kind != JSON_TRUE && value->kind != JSON_FALSE)
+            return sv_fail(error, "\"%s\": %s, but must be true or false", s->name, json_kind(value));
+        *(bool *)field = value->kind == JSON_TRUE;
+    } else if (s->kind == NUMBER ? !number : !json_whole(value, s->low, s->high, &whole)) {
+        return sv_fail(error, "\"%s\": must be a %snumber from %" PRId64 " to %" PRId64, s->name,
+                       s->kind == NUMBER ? "" : "whole ", s->low, s->high);
+    } else if (s->kind == NUMBER) {
+        *(float *)field = (float)value->number;
+    } else {
+        *(int *)field = (int)whole;
+    }
+    return 0;
+}
+
+/* A seed may have all 63 bits, more than a double holds; so it is read as it is written. */
+static int read_seed(const Json *value, uint64_t *seed, SvError *error) {
+    uint64_t number = 0;
+    bool whole = value->kind == JSON_NUMBER && value->size <= 19;
+    for (size_t i = 0; whole && i < value->size; i++) {
+        whole = value->text[i] >= '0' && value->text[i] <= '9';
+        number = 10 * number + (uint64_t)(value->text[i] - '0');
+    }
+    if (!whole || number > INT64_MAX)
+        return sv_fail(error, "\"seed\": must be a whole number from 0 to %" PRId64 ", in digits alone", INT64_MAX);
+    *seed = number;
+    return 0;
+}
+
+int json_texts(const Json *value, const char *name, const char ***texts, int *count, SvError *error) {
+    *texts = NULL;
+    *count = 0;
+    if (!value) return 0;
+    bool one = value->kind == JSON_STRING;
+    if (!one && value->kind != JSON_ARRAY)
+        return sv_fail(error, "\"%s\": %s, but must be a string or an array of strings", name, json_kind(value));
+    *texts = calloc(value->count + 1, sizeof **texts);
+    if (!*texts) return sv_fail(error, "out of memory");
+    for (const Json *item = one ? value : value->first; item; item = one ? NULL : item->next) {
+        if (item->kind != JSON_STRING || strlen(item->text) != item->size) {
+            free(*texts);
+            *texts = NULL;
+            return sv_fail(error, item->kind != JSON_STRING ? "\"%s\": has something other than a string in it"
+                                                            : "\"%s\": a zero byte in a text", name);
+        }
+        (*texts)[(*count)++] = item->text;
+    }
+    return 0;
+}
+
+/* A string member; *text stays as it is where there is none. */
+static int read_text_member(const Json *root, const char *name, const char **text, SvError *error) {
+    const Json *value = json_get(root, name);
+    if (!value) return 0;
+    if (value->kind != JSON_STRING) return sv_fail(error, "\"%s\": %s, but must be a string", name, json_kind(value));
+    if (strlen(value->text) != value->size) return sv_fail(error, "\"%s\": a zero byte in the text", name);
+    *text = value->text;
+    return 0;
+}
+
+/* Its messages, or its system, prompt and images. */
+static int read_conversation(const Json *root, const Arguments *a, Conversation *talk, SvError *error) {
+    const Json *messages = json_get(root, "messages"), *prompt_given = json_get(root, "prompt");
+    const char *prompt = NULL, *system = a->system, **images;
+    int n_images, result;
+    if (!messages == !prompt_given) return sv_fail(error, "\"messages\" or \"prompt\": one of the two");
+    if (messages && json_get(root, "system"))
+        return sv_fail(error, "\"system\" goes not with \"messages\", which are the whole conversation");
+    if (read_text_member(root, "prompt", &prompt, error) != 0) return -1;
+    if (read_text_member(root, "system", &system, error) != 0) return -1;
+    if (prompt && blank(prompt)) return sv_fail(error, "\"prompt\": is empty");
+    if (json_texts(json_get(root, "images"), "images", &images, &n_images, error) != 0) return -1;
+    for (int i = 0; i < n_images; i++)
+        if (strcmp(images[i], "-") == 0) images[i] = "./-"; /* stdin has the requests */
+    result = messages ? conversation_read(messages, "", images, n_images, talk, error)
+                      : conversation_ask(system, prompt, images, n_images, false, talk, error);
+    free(images);                                           /* its strings are the document's */
+    return result;
+}
+
+/* One answered, or about to be. notes: what is remarkable about its pictures. */
+typedef struct Request {
+    SvOptions options;
+    const char **stop;
+    bool ids;
+    SvError *notes;
+    int n_notes;
+    double image_seconds;
+} Request;
+
+static void put_answer(FILE *out, const Json *id, const Request *r, const SvPrompt *prompt, const SvAnswer *answer) {
+    fputs("{\"id\": ", out);
+    if (id) json_put(out, id);
+    else fputs("null", out);
+    size_t space = strspn(answer->text, " \t\r\n");         /* the prompt's end, not the answer's beginning */
+    fputs(", \"text\": ", out);
+    json_put_string(out, answer->text + space, answer->size - space);
+    fprintf(out, ", \"finish_reason\": \"%s\", \"usage\": {\"prompt_tokens\": %zu, \"completion_tokens\": %zu, "
+            "\"total_tokens\": %zu, \"cached_tokens\": %zu}, \"timings\": {\"image\": %.6f, \"vision\": %.6f, "
+            "\"prefill\": %.6f, \"decode\": %.6f}", answer->stopped ? "stop" : "length", prompt->n_ids, answer->n_ids,
+            prompt->n_ids + answer->n_ids, answer->n_kept, r->image_seconds, answer->vision_seconds,
+            answer->prefill_seconds, answer->decode_seconds);
+    if (r->ids) {
+        fputs(", \"ids\": [", out);
+        put_ids(out, answer->ids, answer->n_ids, ", ");
+        fputs("], \"prompt_ids\": [", out);
+        put_ids(out, prompt->ids, prompt->n_ids, ", ");
+        fputs("]", out);
+    }
+    for (int i = 0; i < r->n_notes; i++) {
+        fputs(i == 0 ? ", \"notes\": [" : ", ", out);
+        json_put_string(out, r->notes[i].text, strlen(r->notes[i].text));
+        if (i == r->n_notes - 1) putc(']', out);
+    }
+    fputs("}\n", out);
+}
+
+/* The pictures' notes, which outlive the pictures. */
+static int keep_notes(const Conversation *talk, Request *r, SvError *error) {
+    r->notes = calloc((size_t)talk->n_images + 1, sizeof *r->notes);
+    if (!r->notes) return sv_fail(error, "out of memory");
+    for (int i = 0; i < talk->n_images; i++) {
+        const SvImage *image = &talk->images[i];
+        if (image->note.text[0] && !(image->alpha && r->options.paint)) r->notes[r->n_notes++] = image->note;
+    }
+    return 0;
+}
+
+static int read_request(const Json *root, const Arguments *a, Request *r, SvError *error) {
+    r->options = a->options;
+    if (json_known(root, "", KEYS, error) != 0) return -1;
+    for (int i = 0; i < N_SETTINGS; i++) {
+        const Json *value = json_get(root, SETTINGS[i].name);
+        if (value && read_setting(value, &SETTINGS[i], &r->options, error) != 0) return -1;
+    }
+    const Json *seed = json_get(root, "seed"), *ids = json_get(root, "ids"), *stop = json_get(root, "stop");
+    if (stop && json_texts(stop, "stop", &r->stop, &r->options.n_stop, error) != 0) return -1;
+    if (stop) r->options.stop = r->stop;
+    if (seed && read_seed(seed, &r->options.seed, error) != 0) return -1;
+    if (ids && ids->kind != JSON_TRUE && ids->kind != JSON_FALSE)
+        return sv_fail(error, "\"ids\": %s, but must be true or false", json_kind(ids));
+    r->ids = ids && ids->kind == JSON_TRUE;
+    return 0;
+}
+
+int answer_request(Answerer *answerer, const Json *root, FILE *out, SvError *error) {
+    const SvModel *m = answerer->model;
+    Request r = { 0 };
+    Conversation talk = { 0 };
+    SvPrompt prompt = { 0 };
+    SvAnswer answer = { 0 };
+    double start = sv_seconds();
+    int result = -1;
+    if (read_request(root, answerer->arguments, &r, error) != 0) goto done;
+    if (read_conversation(root, answerer->arguments, &talk, error) != 0) goto done;
+    if (keep_notes(&talk, &r, error) != 0) goto done;
+    if (sv_prompt(m, talk.messages, talk.count, &r.options, &prompt, error) != 0) goto done;
+    conversation_free(&talk);
+    r.image_seconds = sv_seconds() - start;
+    if (!answerer->chat && sv_chat_new(m, 0, r.options.threads, &answerer->chat, error) != 0) goto done;
+    result = sv_chat_prompt(answerer->chat, &prompt, &r.options, NULL, &answer, error);
+    if (result == 0) put_answer(out, json_get(root, "id"), &r, &prompt, &answer);
+
+done:
+    conversation_free(&talk);
+    sv_prompt_free(&prompt);
+    sv_answer_free(&answer);
+    free(r.notes);
+    free(r.stop);
+    return result;
+}
+
+void answerer_free(Answerer *answerer) {
+    sv_chat_free(answerer->chat);
+    answerer->chat = NULL;
+}
