@@ -65,12 +65,14 @@ EXCESS := $(call try,-fexcess-precision=fast) $(call try,-msse2 -mfpmath=sse)
 ifeq ($(SIMD),0)
 BASE = -DSV_NO_SIMD
 else
-SETS ?= $(if $(filter x86_64%,$(MACHINE)),avx512 avx2) \
+SETS ?= $(if $(filter x86_64%,$(MACHINE)),$(if $(findstring linux,$(MACHINE)),amx) avx512 avx2) \
         $(if $(findstring linux,$(filter aarch64-%,$(MACHINE))),dotprod)
 SET_avx512 = -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx2 -mfma $(UNALIGNED)
+SET_amx = $(SET_avx512) -mamx-tile -mamx-int8
 SET_avx2 = -mavx2 -mfma -mno-avx512f $(UNALIGNED)
 SET_dotprod = -march=armv8.2-a+dotprod
 # What a compiler defines then: one that only ignores the flags does not.
+MACRO_amx = __AMX_INT8__
 MACRO_avx512 = __AVX512VNNI__
 MACRO_avx2 = __AVX2__
 MACRO_dotprod = __ARM_FEATURE_DOTPROD

@@ -447,6 +447,20 @@ extern const SvKernels sv_kernels_reference;                /* quant.c */
 #define HAS_base() true
 #define HAS_avx512() (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && \
                       __builtin_cpu_supports("avx512vl"))
+#if defined(__linux__) && defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+/* Whether the processor has AMX for bytes, and Linux lets this process use it, which it must ask for once:
+   arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) fails where the system does not save tiles. */
+long syscall(long number, ...);                             /* unistd.h has it for _DEFAULT_SOURCE only */
+__attribute__((unused)) static bool has_amx(void) {
+    enum { REQUEST = 0x1023, TILEDATA = 18 };
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d >> 24 & 3) != 3) return false;
+    return syscall(SYS_arch_prctl, REQUEST, TILEDATA) == 0;
+}
+#define HAS_amx() (HAS_avx512() && has_amx())
+#endif
 #define HAS_avx2() (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
 
 const SvKernels *sv_kernels(int i) {

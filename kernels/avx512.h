@@ -26,11 +26,13 @@ static inline Bytes bytes_pick(Bytes values, Bytes i) { return _mm512_shuffle_ep
 static inline vi unsigned_dot(vi s, Bytes w, Bytes x) { return wide_dot(s, w, x); }
 static inline vi bytes_dot(vi s, Bytes w, Bytes x) { return wide_dot(s, wide_flip(w), x); }
 
+#ifndef SV_AMX                                              /* amx.h packs nothing */
 static NOINLINE void pack(int8_t *panel, size_t r, const int8_t *block) {
     for (size_t k = 0; k < GROUP; k += 4) {
         Bytes fours = wide_flip(bytes_load(block + k * BLOCK_ROWS));
         memcpy(panel + k * NR + r * 4, &fours, sizeof fours);
     }
 }
+#endif
 
 #endif

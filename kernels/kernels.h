@@ -10,6 +10,7 @@
      products.h    the contract of the integer products, and the file below that implements it for this set:
                      avx512.h, avx2.h (what they share: x86.h), neon.h, plain.h
      quantize.h    quantizes rows of floats to integers
+     amx.h         products of many rows by tiles, for the set "amx", which is AVX-512 otherwise
      floats.h      products for f32 and bf16
      matmul.h      blocked matrix products
      attention.h   KV cache and attention
@@ -58,7 +59,12 @@
 #ifdef SV_NO_SIMD
 #define SV_SET plain
 #elif defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#if defined(__AMX_TILE__) && defined(__AMX_INT8__)
+#define SV_SET amx
+#define SV_AMX
+#else
 #define SV_SET avx512
+#endif
 #define SV_AVX2
 #define SV_VNNI
 #elif defined(__AVX2__)

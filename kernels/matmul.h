@@ -9,6 +9,9 @@
 
 #include "floats.h"
 #include "quantize.h"
+#ifdef SV_AMX
+#include "amx.h"
+#endif
 
 enum { FEW = 3, ROWS = 512, PANEL = 1024, FLOAT_PANEL = 256 };
 
@@ -55,6 +58,7 @@ static inline void prefetch_blocks(const SvTensor *w, size_t first, size_t count
         ask_for(block_of(w, r, g), groups * block_bytes(w->format));
 }
 
+#ifndef SV_AMX                                               /* else amx.h's */
 /* The strip of NR rows of w from row `first` on, times the rows i0 .. i1 - 1 of x. The strip is cut into panels of
    about equal length. */
 static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *bias, const Quantized *x, size_t first,
@@ -85,6 +89,7 @@ static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *b
         }
     }
 }
+#endif
 
 /* The same for f32 and bf16. */
 static NOINLINE void pack_floats(float *panel, const SvTensor *w, size_t first, size_t at, size_t n) {
@@ -166,7 +171,8 @@ static void multiply_all(const SvProduct *products, int count, const float *x, s
     Quantized xq = { 0 };
     for (int i = 0; i < count; i++) units += units_of(products[i].w, n, strip);
     if (group) {
-        xq = quantized_in(scratch, round_up(n, 4), cols, group);            /* product4 always reads four rows */
+        xq = quantized_in(scratch, round_up(n, X_ROWS), cols, group);
+        xq.tiled = TILED && n > FEW;
 #pragma omp for schedule(static) nowait
         for (int64_t i = 0; i < (int64_t)n; i++)
             quantize_row(&xq, (size_t)i, x + (size_t)i * cols, cols, n <= FEW);

@@ -58,14 +58,22 @@ static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size,
     return max * (1.0f / 127);
 }
 
-/* Rows of x as integers: bytes [n, stride] for rows16, or q [n, stride] for product4. d, by128 [n, marks]: the scale
-   and by128 of each group. */
+/* Rows of x are allocated by X_ROWS, as product4 (or a tile) always reads so many. */
+#ifdef SV_AMX
+enum { X_ROWS = 16, TILED = 1 };
+#else
+enum { X_ROWS = 4, TILED = 0 };
+#endif
+
+/* Rows of x as integers: bytes [n, stride] for rows16, or q [n, stride] for product4; where they are `tiled`, bytes
+   [n / 16, groups, 16, GROUP], for amx.h. d, by128 [n, marks]: the scale and by128 of each group. */
 typedef struct Quantized {
     int8_t *bytes;
     xint *q;
     float *d;
     int32_t *by128;
     size_t stride, marks, groups, group;
+    bool tiled;
 } Quantized;
 
 static uint64_t quantized_floats(uint64_t n, uint64_t cols) {          /* in groups of 64 */
@@ -91,6 +99,7 @@ static inline void quantize_group(const Quantized *x, size_t row, const float *f
     bool same = sizeof(xint) == 1 || to_bytes;
     size_t at = g * x->group;
     int8_t *bytes = same ? x->bytes + row * x->stride + at : room;
+    if (TILED && x->tiled) bytes = x->bytes + ((row / X_ROWS * x->groups + g) * X_ROWS + row % X_ROWS) * GROUP;
     x->d[row * x->marks + g] = quantize(bytes, from + at, at_most(x->group, cols - at), x->group,
                                         to_bytes || BY128 ? &x->by128[row * x->marks + g] : NULL);
     if (!same) widen(x->q + row * x->stride + at, bytes, x->group);

@@ -3,10 +3,17 @@
    In front of the compiler's own immintrin.h (-isystem), with the macros by which quant.c knows AVX-512 (-D):
 
        make test BUILD=build/avx512 SETS= ARCH="-mavx2 -mfma -isystem tests/avx512 -D__AVX512F__ -D__AVX512BW__ \
-           -D__AVX512VL__ -D__AVX512VNNI__" CFLAGS_EXTRA=-Wno-psabi */
+           -D__AVX512VL__ -D__AVX512VNNI__" CFLAGS_EXTRA=-Wno-psabi
+
+   With -D__AMX_TILE__ -D__AMX_INT8__ too: AMX's tiles, for the amx kernels. */
 #ifndef SV_AVX512_IMMINTRIN_H
 #define SV_AVX512_IMMINTRIN_H
 
+#ifdef __AMX_INT8__
+#define PLAIN_TILES
+#undef __AMX_TILE__
+#undef __AMX_INT8__
+#endif
 #undef __AVX512F__
 #undef __AVX512BW__
 #undef __AVX512VL__
@@ -115,4 +122,58 @@ PLAIN __m512i plain_shuffle_epi8(__m512i a, __m512i i) {
 #define _mm512_dpbusd_epi32(sum, a, b) plain_dpbusd_512(sum, a, b)
 #define _mm512_broadcast_i32x4(x) plain_broadcast_i32x4(x)
 #define _mm512_shuffle_epi8(a, i) plain_shuffle_epi8(a, i)
+
+/* A thread's tiles; a use of one that was not set up, as in a thread that did not call _tile_loadconfig, is trapped. */
+#ifdef PLAIN_TILES
+#define __AMX_TILE__ 1
+#define __AMX_INT8__ 1
+static _Thread_local int8_t plain_tile[8][16][64];
+static _Thread_local int plain_tiles_ready;
+
+PLAIN int8_t (*plain_tile_of(int t))[64] {
+    if (!plain_tiles_ready) __builtin_trap();
+    return plain_tile[t];
+}
+
+PLAIN void plain_loadconfig(const void *config) {           /* palette 1, all tiles 16 rows of 64 bytes */
+    const uint8_t *bytes = config;
+    if (bytes[0] != 1) __builtin_trap();
+    for (int t = 0; t < 8; t++)
+        if (bytes[16 + 2 * t] != 64 || bytes[17 + 2 * t] != 0 || bytes[48 + t] != 16) __builtin_trap();
+    plain_tiles_ready = 1;
+    memset(plain_tile, 0, sizeof plain_tile);
+}
+
+PLAIN void plain_loadd(int t, const void *from, size_t stride) {
+    for (size_t r = 0; r < 16; r++) memcpy(plain_tile_of(t)[r], (const char *)from + r * stride, 64);
+}
+
+PLAIN void plain_stored(int t, void *to, size_t stride) {
+    for (size_t r = 0; r < 16; r++) memcpy((char *)to + r * stride, plain_tile_of(t)[r], 64);
+}
+
+/* c[m][n] += a[m] . column n of b, where b holds four numbers of each column side by side */
+PLAIN void plain_dpbssd(int c, int a, int b) {
+    for (int m = 0; m < 16; m++)
+        for (int n = 0; n < 16; n++) {
+            int32_t sum;
+            memcpy(&sum, &plain_tile_of(c)[m][4 * n], sizeof sum);
+            for (int k = 0; k < 64; k++) sum += plain_tile_of(a)[m][k] * plain_tile_of(b)[k / 4][4 * n + k % 4];
+            memcpy(&plain_tile_of(c)[m][4 * n], &sum, sizeof sum);
+        }
+}
+
+#undef _tile_loadconfig
+#undef _tile_release
+#undef _tile_zero
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_dpbssd
+#define _tile_loadconfig(config) plain_loadconfig(config)
+#define _tile_release() (plain_tiles_ready = 0)
+#define _tile_zero(t) memset(plain_tile_of(t), 0, sizeof plain_tile[t])
+#define _tile_loadd(t, from, stride) plain_loadd(t, from, stride)
+#define _tile_stored(t, to, stride) plain_stored(t, to, stride)
+#define _tile_dpbssd(c, a, b) plain_dpbssd(c, a, b)
+#endif
 #endif
