@@ -48,7 +48,7 @@ uint64_t sv_sum(int count, const uint64_t *sizes) {
 
 void *sv_floats(int count, const uint64_t *sizes, float **parts) {
     uint64_t total = sv_sum(count, sizes);
-    float *block = total <= SIZE_MAX / 2 / sizeof(float) ? calloc((size_t)total + 1, sizeof(float)) : NULL;
+    float *block = total <= SIZE_MAX / 2 / sizeof(float) ? sv_zeros((size_t)total * sizeof(float)) : NULL;
     for (int i = 0; i < count && block; i++) parts[i] = block + (size_t)sv_sum(i, sizes);
     return block;
 }

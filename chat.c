@@ -334,7 +334,7 @@ static int answer_ids(SvChat *chat, const int32_t *ids, size_t n, Tile **tiles, 
 done:
     answer->text = delivery.text.data;
     answer->size = delivery.text.size;
-    free(block);
+    sv_zeros_free(block);
     free(candidates);
     free(seen);
     if (result != 0) sv_answer_free(answer);

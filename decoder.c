@@ -198,7 +198,7 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
 }
 
 void sv_decoder_free(SvDecoder *d) {
-    if (d) free(d->block);
+    if (d) sv_zeros_free(d->block);
     free(d);
 }
 

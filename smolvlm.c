@@ -410,6 +410,6 @@ int sv_selftest(const SvModel *m, int threads, bool one_by_one, uint64_t *hash, 
 done:
     sv_decoder_free(decoder);
     free(pixels);
-    free(block);
+    sv_zeros_free(block);
     return result;
 }

@@ -2,11 +2,13 @@
    plain C need little; Windows wants wide characters. (model.c maps a file into memory.) */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE                                     /* madvise */
 #endif
 #include "model.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #if defined(_WIN32)
 #define WIN32_LEAN_AND_MEAN
@@ -16,9 +18,48 @@
 #include <windows.h>
 #include <shellapi.h>
 #elif defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #endif
+
+/* What sv_zeros has from the system; it stands before the memory that it gave. */
+typedef struct Origin { void *start; size_t mapped; } Origin;
+enum { LINE = 64, HUGE_PAGE = 2 << 20 };
+
+void *sv_zeros(size_t size) {
+    Origin origin = { NULL, 0 };
+    size_t at = 0;
+    if (size > SIZE_MAX / 2) return NULL;
+#ifdef MADV_HUGEPAGE
+    if (size >= HUGE_PAGE) {                                /* mapped memory is zero */
+        origin.mapped = size + 2 * HUGE_PAGE;
+        void *map = mmap(NULL, origin.mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (map == MAP_FAILED) return NULL;
+        origin.start = map;
+        at = HUGE_PAGE - (uintptr_t)map % HUGE_PAGE;        /* at least a page, so there is room for a line */
+        madvise((char *)map + at, size, MADV_HUGEPAGE);     /* only an advice: it may fail */
+    }
+#endif
+    if (!origin.start) {
+        origin.start = calloc(size + 2 * LINE, 1);
+        if (!origin.start) return NULL;
+        at = 2 * LINE - (uintptr_t)origin.start % LINE;
+    }
+    char *block = (char *)origin.start + at;
+    memcpy(block - sizeof origin, &origin, sizeof origin);
+    return block;
+}
+
+void sv_zeros_free(void *block) {
+    Origin origin;
+    if (!block) return;
+    memcpy(&origin, (char *)block - sizeof origin, sizeof origin);
+#ifdef MADV_HUGEPAGE
+    if (origin.mapped) munmap(origin.start, origin.mapped);
+#endif
+    if (!origin.mapped) free(origin.start);
+}
 
 #if defined(_WIN32)
 

@@ -266,6 +266,6 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
             connector(model, &b, features + first * (size_t)sv_image_tokens(c) * c->hidden_size, events);
         }
     }
-    free(block);
+    sv_zeros_free(block);
     return result;
 }
