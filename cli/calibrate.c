@@ -230,7 +230,7 @@ static bool run_ids(Gathering *g, const int32_t *ids, size_t n, const SvPrompt *
         }
         ok = run_decoder(g, x, n);
     }
-    free(memory);
+    sv_zeros_free(memory);
     return ok && (!g->failed || out_of_memory(g));
 }
 
