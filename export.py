@@ -359,7 +359,7 @@ def inv_freq(rope, head_dim):
 # What generation_config.json may ask of greedy generation, and the value at which it asks nothing. The other keys of
 # GenerationConfig leave the likeliest tokens as they are: they are about sampling, beams, speculation (which gives the
 # same tokens), caches and what is returned; tests/test_export.py tries each. Lengths are the command line's.
-NEUTRAL = dict(repetition_penalty=1.0, encoder_repetition_penalty=1.0, no_repeat_ngram_size=0, num_beams=1,
+NEUTRAL = dict(encoder_repetition_penalty=1.0, no_repeat_ngram_size=0, num_beams=1,
                encoder_no_repeat_ngram_size=0, min_length=0, min_new_tokens=0, bad_words_ids=[], suppress_tokens=[],
                begin_suppress_tokens=[], forced_bos_token_id=None, forced_eos_token_id=None, sequence_bias=None,
                guidance_scale=1.0, penalty_alpha=None, exponential_decay_length_penalty=None, max_time=None,
@@ -367,9 +367,9 @@ NEUTRAL = dict(repetition_penalty=1.0, encoder_repetition_penalty=1.0, no_repeat
                force_words_ids=None, num_return_sequences=1, is_assistant=False, use_mtp=False)
 
 
-def read_eos(directory, config, vocab_size):
-    """The ids that end an answer, as generate() has them: generation_config.json's, or where there is no such file
-    config.json's (GenerationConfig.from_model_config, which takes every setting from there)."""
+def read_generation(directory, config, vocab_size):
+    """The ids that end an answer and the repetition penalty, as generate() has them: generation_config.json's, or where
+    there is no such file config.json's (GenerationConfig.from_model_config, which takes every setting from there)."""
     name, text = "generation_config.json", config.get("text_config") or {}
     settings = read_json(directory, name, {})
     if not os.path.exists(os.path.join(directory, name)):
@@ -384,6 +384,10 @@ def read_eos(directory, config, vocab_size):
         t, p, k = (settings.get(key) for key in ("temperature", "top_p", "top_k"))
         note(f"{path} asks for sampling; smolvlm takes the likeliest token, unless it is given "
              f"-t {1.0 if t is None else t} --top-p {1.0 if p is None else p} --top-k {50 if k is None else k}")
+    penalty = settings.get("repetition_penalty")
+    penalty = 1.0 if penalty is None else penalty
+    if type(penalty) not in (int, float) or not 0 < np.float32(penalty) < 1e6:
+        raise Refused(f"{path}: repetition_penalty is {penalty!r}, but must be a number above 0 and below a million")
     ids = settings.get("eos_token_id")
     ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
     if not all(type(i) is int for i in ids):
@@ -396,7 +400,7 @@ def read_eos(directory, config, vocab_size):
         raise Refused(f"{path}: eos_token_id has {len(ids)} ids, but smolvlm has room for 16")
     if not ids:
         note("no eos_token_id: an answer ends only at the length asked for")
-    return ids
+    return dict(eos_token_id=ids, repetition_penalty=float(penalty))
 
 
 # ------------------------------------------------------------------------------------------------ picture settings
@@ -1533,8 +1537,7 @@ def gather(directory, layout, name=None):
     with naming(path):
         model, graph, frequencies = read_config(config)
     text_only = model in TEXT_DEFAULTS
-    fields.update(graph, eos_token_id=read_eos(directory, config, graph["vocab_size"]),
-                  name=name or name_of(directory), repetition_penalty=1.0)
+    fields.update(graph, **read_generation(directory, config, graph["vocab_size"]), name=name or name_of(directory))
 
     tokenizer, settings = read_tokenizer(directory, fields["vocab_size"])
     with naming(os.path.join(directory, "tokenizer.json")):

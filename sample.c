@@ -46,7 +46,7 @@ size_t sv_candidates(const float *logits, uint32_t vocab, float best, const SvOp
     float total = 0;
     for (size_t i = 0; i < n; i++) total += list[i].weight = sv_exp((list[i].weight - best) / o->temperature);
     *weight = 0;
-    while (kept < n && (kept == 0 || (*weight < o->top_p * total && list[kept].weight >= o->min_p)))
+    while (kept < n && (kept == 0 || ((o->top_p >= 1 || *weight < o->top_p * total) && list[kept].weight >= o->min_p)))
         *weight += list[kept++].weight;
     return kept;
 }

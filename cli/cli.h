@@ -21,7 +21,7 @@
 typedef struct Arguments {
     const char *model, *prompt, *system, *messages, *resume, *dump, *tiles, *kernels, *hessians, *items, *layers;
     char *texts[2];                                         /* what -p and -s had read, to be freed */
-    const char **images;
+    const char **images, **stops;                           /* stops: of options.stop */
     int n_images;
     SvOptions options;
     bool raw, json, jsonl, tokenize, detokenize, info, selftest, quiet;
@@ -35,7 +35,7 @@ SV_PRINTF(1, 2) int misused(const char *format, ...);
 
 bool blank(const char *text);                               /* nothing but white space */
 
-/* Fills *a from the command line; a->images has room for argc names. Returns -1 to go on, or the exit code. */
+/* Fills *a from the command line; a->images and a->stops have room for argc texts. Returns -1 to go on, or the exit code. */
 int parse_arguments(int argc, char **argv, Arguments *a);
 
 /* info.c: --info and --selftest; both return the exit code. chosen: the one kernel set to test, or NULL for all. */

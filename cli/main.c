@@ -268,7 +268,8 @@ int main(int argc, char **argv) {
     unsigned code_page = sv_console(0);
     Arguments a = { .options = sv_default_options() };
     a.images = calloc((size_t)argc + 1, sizeof *a.images);
-    if (!a.images) return complain("out of memory");
+    a.options.stop = a.stops = calloc((size_t)argc + 1, sizeof *a.stops);
+    if (!a.images || !a.stops) return complain("out of memory");
     int code = parse_arguments(argc, argv, &a);
     if (code < 0 && a.prompt && !find_text(&a.prompt, &a.texts[0])) code = 1;
     if (code < 0 && a.system && !find_text(&a.system, &a.texts[1])) code = 1;
@@ -301,5 +302,6 @@ int main(int argc, char **argv) {
     free(a.texts[0]);
     free(a.texts[1]);
     free(a.images);
+    free(a.stops);
     return code;
 }

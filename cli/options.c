@@ -35,7 +35,7 @@ bool blank(const char *text) { return !text[strspn(text, " \t\r\n")]; }
 
 /* Every option: from this table come the parsing, --help and "did you mean". letter: 0 for none. value: what --help
    calls its value, or NULL. field: of Arguments, which it sets; low, high: the bounds of a number. */
-enum { SWITCH, TEXT, PICTURE, WHOLE, SEED, REAL, COLOUR, HELP, VERSION };
+enum { SWITCH, TEXT, PICTURE, STOP, WHOLE, SEED, REAL, COLOUR, HELP, VERSION };
 #define INTO(field) offsetof(Arguments, field)
 static const struct Option {
     char letter;
@@ -68,7 +68,13 @@ static const struct Option {
       "0 (the default) always takes the likeliest token; 1 samples as the model learnt" },
     { 0, "top-p", "P", REAL, INTO(options.top_p), 0, 1,
       "sample among the likeliest tokens that together reach P (default 1: all)" },
+    { 0, "min-p", "P", REAL, INTO(options.min_p), 0, 1,
+      "sample among those at least P times as likely as the likeliest (default 0: all)" },
     { 0, "top-k", "K", WHOLE, INTO(options.top_k), 0, 1 << 24, "sample among the K likeliest (default 0: all)" },
+    { 0, "repetition-penalty", "R", REAL, INTO(options.repetition_penalty), 0, 1000,
+      "above 1, tokens that the prompt or the answer has already become less likely, also without -t (default 0: the "
+      "checkpoint's, mostly 1, which changes nothing)" },
+    { 0, "stop", "TEXT", STOP, INTO(stops), 0, 0, "end the answer before this text; may be repeated" },
     { 0, "seed", "S", SEED, INTO(options.seed), 0, INT64_MAX, "the sampling's random numbers (default 0)" },
     { 'j', "threads", "N", WHOLE, INTO(options.threads), 1, 1024,
       "default: all cores, or OMP_NUM_THREADS (1 without OpenMP)" },
@@ -221,6 +227,10 @@ static int set_option(Arguments *a, const struct Option *o, const char *shown, c
     case SWITCH: *(bool *)field = true; break;
     case TEXT: *(const char **)field = value; break;
     case PICTURE: a->images[a->n_images++] = value; break;
+    case STOP:
+        if (!*value) return misused("%s: an empty text stops nothing", shown);
+        a->stops[a->options.n_stop++] = value;
+        break;
     case WHOLE: case SEED:
         if (!whole_number(value, o->low, o->high, &number))
             return misused("%s %s: not a whole number from %lld to %lld", shown, value, o->low, o->high);
@@ -318,9 +328,9 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
     for (int i = 0; i < a->n_images; i++) inputs += strcmp(a->images[i], "-") == 0;
     if (inputs > 1) return misused("-p -, -s -, -i -, --messages - and --jsonl: standard input can be read only once");
     const SvOptions *o = &a->options, usual = sv_default_options();
-    bool samples = o->top_k != usual.top_k || o->seed != usual.seed || o->top_p < usual.top_p;
+    bool samples = o->top_k != usual.top_k || o->seed != usual.seed || o->top_p < usual.top_p || o->min_p > 0;
     if (samples && !(o->temperature > 0) && !a->quiet)
-        fputs("smolvlm: --top-p, --top-k and --seed change nothing without -t, as the likeliest token is taken\n",
-              stderr);
+        fputs("smolvlm: --top-p, --min-p, --top-k and --seed change nothing without -t, as the likeliest token is "
+              "taken\n", stderr);
     return -1;
 }

@@ -42,8 +42,9 @@ quiet() { [ "$code" -eq 0 ] && [ ! -s "$tmp/err" ]; }
 
 run --help
 check '--help' succeeded
-for option in --image --prompt --system --max-tokens --temperature --top-p --top-k --seed --threads --no-split \
-    --longest-edge --background --messages --jsonl --resume --json --dump --tiles --tokenize --detokenize --info --selftest --hessians \
+for option in --image --prompt --system --max-tokens --temperature --top-p --min-p --top-k --repetition-penalty --stop \
+    --seed --threads --no-split --longest-edge --background --messages --jsonl --resume --json --dump --tiles \
+    --tokenize --detokenize --info --selftest --hessians \
     --items --layers --kernels --quiet --help --version; do
     check "--help names $option" grep -qe " $option" "$tmp/out"
 done
@@ -112,13 +113,14 @@ run --prompt=What is this $vlm
 check 'a prompt without quotes before the model' sentence 2 'needs quotes ("What is ...")'
 run -p 'What is this?' $vlm $golden/a.png
 check 'a second model after a prompt with quotes' sentence 2 'a.png: a second model; each picture needs a -i of its own'
-for option in -i --image -p --prompt -s -n -t --top-p --top-k --seed -j --longest-edge --background --dump --tiles \
-    --hessians --items --layers; do
+for option in -i --image -p --prompt -s -n -t --top-p --min-p --repetition-penalty --stop --top-k --seed -j \
+    --longest-edge --background --dump --tiles --hessians --items --layers; do
     run $vlm "$option"
     check "$option without a value" sentence 2 "$option: needs a value"
 done
 for option in '-n -1' '-n 1x' '-n 99999999999999999999' '-n 1.5' '-t -0.5' '-t hot' '-t nan' '--top-p 1.5' \
-    '--top-k -2' '--seed -1' '-j 0' '-j 2000' '--longest-edge 0' '--longest-edge 65536'; do
+    '--min-p -1' '--repetition-penalty 1001' '--top-k -2' '--seed -1' '-j 0' '-j 2000' '--longest-edge 0' \
+    '--longest-edge 65536'; do
     # shellcheck disable=SC2086  # an option and its value
     run $vlm -p hello $option
     check "$option" sentence 2 'number from'
@@ -150,7 +152,8 @@ check 'JSON of --selftest' sentence 2 'go with none of'
 run $vlm -p hello --kernels none
 check 'kernels that there are not' sentence 2 '--kernels none: not a set'
 run $vlm -p hello -n 1 --top-p 0.5
-check 'sampling without a temperature' grep -q '^smolvlm: --top-p, --top-k and --seed change nothing' "$tmp/err"
+check 'sampling without a temperature' \
+    grep -q '^smolvlm: --top-p, --min-p, --top-k and --seed change nothing' "$tmp/err"
 run $vlm -p hello --json=yes
 check '--json=yes' sentence 2 '--json: takes no value'
 
@@ -305,6 +308,21 @@ run $vlm -i $golden/a.png -p "$question" -n 8 -q -t 1 --seed 3 --top-k 1
 check 'sampling, --top-k 1' cmp -s "$tmp/out" "$tmp/answer"
 run $vlm -i $golden/a.png -p "$question" -n 8 -q -t 1 --seed 3 --top-p 0
 check 'sampling, --top-p 0' cmp -s "$tmp/out" "$tmp/answer"
+run $vlm -i $golden/a.png -p "$question" -n 8 -q -t 1 --seed 3 --min-p 1
+check 'sampling, --min-p 1' cmp -s "$tmp/out" "$tmp/answer"
+run $vlm -i $golden/a.png -p "$question" -n 8 -q --repetition-penalty 1
+check '--repetition-penalty 1 is none' cmp -s "$tmp/out" "$tmp/answer"
+run $vlm -i $golden/a.png -p "$question" -n 8 -q --repetition-penalty 3
+check '--repetition-penalty, another answer' differs "$tmp/answer"
+# The answer is "y<row_6_col_1><row_3_col_3>nt inrei..."; the stop text begins in the middle of a token.
+run $vlm -i $golden/a.png -p "$question" -n 8 -q --stop never --stop 'l_3>nt i' --stop '>nt in'
+check '--stop, the text before it' test "$(cat "$tmp/out")" = 'y<row_6_col_1><row_3_co'
+run $vlm -i $golden/a.png -p "$question" -n 8 -q --json --stop 'l_3>nt i'
+check '--stop, finish_reason' grep -q '"text": "y<row_6_col_1><row_3_co", .*"finish_reason": "stop"' "$tmp/out"
+run $vlm -i $golden/a.png -p "$question" -n 8 -q --stop 'ctuntt' --stop "$(printf '\303\273-x')"
+check '--stop, texts that only begin' cmp -s "$tmp/out" "$tmp/answer"
+run $vlm -p hello --stop ''
+check '--stop, empty' sentence 2 '--stop: an empty text stops nothing'
 run $vlm -p hello -n 0
 printf '<|im_start|>User: hello<end_of_utterance>\nAssistant:\n' > "$tmp/prompt"
 check '-n 0 prints the prompt' cmp -s "$tmp/out" "$tmp/prompt"

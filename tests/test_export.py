@@ -1315,7 +1315,10 @@ class Generation(unittest.TestCase):
             edit(directory, "generation_config.json", lambda c: c.update({key: self.value(key)}))
             path, said = exported_or_not(directory)
             with self.subTest(key=key):
-                if path:
+                if key == "repetition_penalty":                         # the one that is done
+                    self.assertEqual((read_file(path).config[key], said), (self.VALUES[key], ""))
+                    self.assertNotEqual(self.generated(directory), plain)
+                elif path:
                     self.assertEqual((self.generated(directory), said), (plain, ""))
                 else:
                     self.assertIn(f"generation_config.json: {key} is", said)
@@ -1326,12 +1329,34 @@ class Generation(unittest.TestCase):
     def test_config_json_where_there_is_no_other(self):
         for kind, section in (("llama", ""), ("smolvlm", ""), ("smolvlm", "text_config")):
             directory = tiny(kind)
-            change = setting(C, section, repetition_penalty=50.0)
+            change = setting(C, section, repetition_penalty=50.0, no_repeat_ngram_size=3)
             change(directory)
-            self.assertTrue(exported_or_not(directory)[0])              # generation_config.json is all that is asked
+            path = exported_or_not(directory)[0]                        # generation_config.json is all that is asked
+            self.assertEqual(read_file(path).config["repetition_penalty"], 1.0)
             os.remove(os.path.join(directory, "generation_config.json"))
-            self.assertIn("config.json: repetition_penalty is 50.0", exported_or_not(directory)[1])
+            self.assertIn("config.json: no_repeat_ngram_size is 3", exported_or_not(directory)[1])
+            setting(C, section, no_repeat_ngram_size=0)(directory)
+            path = exported_or_not(directory)[0]
+            self.assertEqual(read_file(path).config["repetition_penalty"], 50.0)
             self.assertEqual(load(directory)[0].generation_config.repetition_penalty, 50.0)
+
+    def test_repetition_penalty(self):
+        """Greedy answers as transformers', which penalizes the prompt's ids too; the command line's comes first."""
+        for kind in ("llama", "smolvlm"):
+            directory, penalty = tiny(kind), dict(repetition_penalty=1.3)
+            edit(directory, "generation_config.json", lambda c: c.update(penalty, eos_token_id=None))
+            path, model = exported_or_not(directory)[0], load(directory)[0]
+            mine = answer(path, "What is this, is it what it is?", max_tokens=40)
+            plain = answer(path, "What is this, is it what it is?", "--repetition-penalty", "1", max_tokens=40)
+            ids = torch.tensor([mine["prompt_ids"]])
+            for expected, settings in ((mine, penalty), (plain, dict(repetition_penalty=1.0))):
+                out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, pad_token_id=0,
+                                     **settings)
+                self.assertEqual(out[0, ids.shape[1]:].tolist(), expected["ids"])
+            self.assertNotEqual(mine["ids"], plain["ids"])
+        for penalty in (0, -1.0, "1.3", True, 1e6):
+            edit(directory, "generation_config.json", lambda c: c.update(repetition_penalty=penalty))
+            self.assertIn("but must be a number above 0", exported_or_not(directory)[1])
 
     def test_ends_that_are_none(self):
         """An id outside the vocabulary ends nothing; -1 is how some say that nothing does."""
