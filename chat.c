@@ -209,12 +209,6 @@ static void embed_prompt(const SvModel *m, const int32_t *ids, size_t n, Tile **
     }
 }
 
-static bool is_end(const SvConfig *c, int32_t id) {
-    for (uint32_t i = 0; i < c->eos_token_id.count; i++)
-        if (c->eos_token_id.id[i] == (uint32_t)id) return true;
-    return false;
-}
-
 /* The answer's text, of which `told` bytes went to the token event. */
 typedef struct Delivery {
     const SvModel *model;
@@ -316,7 +310,7 @@ static int answer_ids(SvChat *chat, const int32_t *ids, size_t n, Tile **tiles, 
             sv_fail(error, "%s: the logits are not numbers: the weights are damaged or out of range", m->path);
             goto done;
         }
-        answer->stopped = is_end(c, id);
+        answer->stopped = sv_is_end(c, id);
         if (answer->stopped) break;
         chat->ids[n + answer->n_ids] = answer->ids[answer->n_ids] = id;
         answer->n_ids++;

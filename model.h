@@ -260,6 +260,12 @@ struct SvModel {
     bool mapped;
 };
 
+static inline bool sv_is_end(const SvConfig *c, int32_t id) {           /* whether this token ends an answer */
+    for (uint32_t i = 0; i < c->eos_token_id.count; i++)
+        if (c->eos_token_id.id[i] == (uint32_t)id) return true;
+    return false;
+}
+
 /* Image tokens per tile; 0 for a text-only model. */
 int sv_image_tokens(const SvConfig *config);
 

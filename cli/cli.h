@@ -6,6 +6,7 @@
    info.c      --info, --selftest
    calibrate.c --hessians: what export.py --calibrate rounds by
    output.c    files that are read and written, activations as .npy
+   answer.c    log-probabilities, given choices
    jsonl.c, request.c  --jsonl: the lines; one request
    conversation.c  what is asked, of arguments or JSON, to messages
    json.c      JSON, read and written; json.h
@@ -22,7 +23,8 @@ typedef struct Arguments {
     const char *model, *prompt, *system, *messages, *resume, *dump, *tiles, *kernels, *hessians, *items, *layers;
     char *texts[2];                                         /* what -p and -s had read, to be freed */
     const char **images, **stops;                           /* stops: of options.stop */
-    int n_images;
+    int n_images, logprobs;
+    char *choices;
     SvOptions options;
     bool raw, json, jsonl, tokenize, detokenize, info, selftest, quiet;
 } Arguments;
@@ -109,6 +111,34 @@ int json_known(const Json *object, const char *what, const char *const *keys, Sv
 int json_texts(const Json *value, const char *name, const char ***texts, int *count, SvError *error);
 
 void put_ids(FILE *file, const int32_t *ids, size_t count, const char *separator);
+
+enum { MOST_LOGPROBS = 100 };
+
+/* answer.c: what is wanted beside an answer's text. choices: the answer is the likeliest of these. */
+typedef struct Wish { int logprobs; const char *const *choices; int n_choices; } Wish;
+typedef struct ScoredId { int32_t id; double logprob; } ScoredId;
+
+/* A given answer: the log-probability of it as a whole, of so many tokens, with the end token. */
+typedef struct Choice { const char *text; double logprob; size_t tokens; } Choice;
+
+/* tokens: a row each for the n_tokens of the answer, in it the token and behind it the likeliest ones, -1 where there
+   are no more. */
+typedef struct Report {
+    ScoredId *tokens;
+    size_t n_tokens, row, room;
+    Choice *choices;
+    int n_choices, best;
+} Report;
+
+/* sv_chat_prompt, or where chat is NULL sv_generate, with what is wished. The caller frees *report. */
+int ask(const SvModel *model, SvChat *chat, const SvPrompt *prompt, const Wish *wish, const SvOptions *options,
+        const SvEvents *events, SvAnswer *answer, Report *report, SvError *error);
+void report_free(Report *report);
+void put_report(FILE *out, const SvModel *model, const Report *report);   /* as members of an object, a comma before */
+
+/* "a|b|c" to its parts, which stay in the text, and a list of them to be freed. */
+int split_choices(char *text, const char ***choices, int *count, SvError *error);
+int check_choices(const char *const *choices, int count, SvError *error); /* refuses empty ones and one twice */
 
 /* request.c: answers requests of --jsonl, one after the other, and writes each answer as a line. Freeing what is zeroed
    but for the first two does nothing. */

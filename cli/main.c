@@ -81,14 +81,17 @@ static double decode_rate(const SvAnswer *a) {
     return rate((double)a->n_ids - (a->stopped ? 0 : 1), a->decode_seconds);
 }
 
-static void print_json(const SvPrompt *prompt, const SvAnswer *a, double load, double image) {
+static void print_json(const SvModel *m, const SvPrompt *prompt, const SvAnswer *a, const Report *report, double load,
+                       double image) {
     fputs("{\"text\": ", stdout);
     json_put_string(stdout, a->text ? a->text : "", a->size);
     fputs(", \"ids\": [", stdout);
     put_ids(stdout, a->ids, a->n_ids, ", ");
     fputs("], \"prompt_ids\": [", stdout);
     put_ids(stdout, prompt->ids, prompt->n_ids, ", ");
-    printf("], \"finish_reason\": \"%s\", \"timings\": {\"load\": %.6f, \"image\": %.6f, \"vision\": %.6f, "
+    putchar(']');
+    put_report(stdout, m, report);
+    printf(", \"finish_reason\": \"%s\", \"timings\": {\"load\": %.6f, \"image\": %.6f, \"vision\": %.6f, "
            "\"prefill\": %.6f, \"decode\": %.6f}, \"tokens_per_second\": {\"prefill\": %.3f, \"decode\": %.3f}}\n",
            a->stopped ? "stop" : "length", load, image, a->vision_seconds, a->prefill_seconds, a->decode_seconds,
            rate((double)prompt->n_ids, a->prefill_seconds), decode_rate(a));
@@ -187,6 +190,9 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     SvError error;
     SvPrompt prompt = { 0 };
     SvAnswer result = { 0 };
+    Report report = { 0 };
+    const char **choices = NULL;
+    Wish wish = { .logprobs = a->logprobs };
     Conversation talk = { 0 };
     JsonDocument document = { 0 };
     Show show = { .arguments = a, .dumps = { .directory = a->dump }, .terminal = stderr_is_terminal() };
@@ -195,6 +201,9 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     int code = 1;
     if ((a->dump && !directory_ready(a->dump)) || (a->tiles && !directory_ready(a->tiles))) goto done;
 
+    if (a->choices && split_choices(a->choices, &choices, &wish.n_choices, &error) != 0) goto failed;
+    if (check_choices(choices, wish.n_choices, &error) != 0) goto failed;
+    wish.choices = choices;
     double start = sv_seconds();
     if (a->messages ? read_messages(a, &document, &talk, &error)
                     : conversation_ask(a->system, a->prompt, a->images, a->n_images, a->raw, &talk, &error))
@@ -215,13 +224,15 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     if (a->tiles && !write_tiles(a->tiles, &prompt)) goto done;
     int all = prompt.n_tiles ? prompt.n_tiles : (int)prompt.n_ids;
     if (a->options.max_tokens > 0) show_progress(&show, prompt.n_tiles ? "tile" : "prefill", 0, all);
-    bool answered = a->options.max_tokens == 0 || sv_generate(m, &prompt, &a->options, &events, &result, &error) == 0;
+    bool answered = (a->options.max_tokens == 0 && !choices) ||
+                    ask(m, NULL, &prompt, &wish, &a->options, &events, &result, &report, &error) == 0;
     bool gave_up = show.dumps.failed;                       /* and has said why */
     end_progress(&show);
     if (!dump_close(&show.dumps, answered) || gave_up) goto done;
     if (!answered) goto failed;
     if (a->dump && !dump_ids(a->dump, &prompt)) goto done;
-    if (a->json) print_json(&prompt, &result, load_seconds, image_seconds);
+    if (a->json) print_json(m, &prompt, &result, &report, load_seconds, image_seconds);
+    else if (choices) puts(choices[report.best]);
     else if (a->options.max_tokens > 0) putchar('\n');
     else print_prompt(m, prompt.text);
     if (!a->quiet) print_timings(a, &prompt, &result, load_seconds, image_seconds);
@@ -235,6 +246,8 @@ done:
     json_free(&document);
     sv_prompt_free(&prompt);
     sv_answer_free(&result);
+    report_free(&report);
+    free(choices);
     return code;
 }
 

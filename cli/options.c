@@ -86,6 +86,10 @@ static const struct Option {
     { 0, "background", "RGB", COLOUR, INTO(options.background), 0, 0,
       "paint what is transparent in a picture: white, black or RRGGBB (default: as transformers does, which makes one "
       "transparent colour white, but shows the colours that an alpha channel hides)" },
+    { 0, "logprobs", "K", WHOLE, INTO(logprobs), 0, MOST_LOGPROBS,
+      "with --json: the log-probability of each of the answer's tokens, and of the K likeliest in its place" },
+    { 0, "choices", "A|B", TEXT, INTO(choices), 0, 0,
+      "the answer is the likeliest of these; --json has the probability of each as a whole, also per token" },
     { 0, "json", NULL, SWITCH, INTO(json), 0, 0,
       "one JSON object on stdout: text, ids, prompt_ids, finish_reason, timings in seconds, tokens per second" },
     { 0, "dump", "DIR", TEXT, INTO(dump), 0, 0,
@@ -313,6 +317,8 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
     if (others && (question || (a->system && !a->jsonl)))
         return misused("-p, -s, -i, --messages, --raw, --json, --dump and --tiles go with none of --tokenize, "
                        "--detokenize, --info, --selftest, --hessians, --jsonl (-s does with the last)");
+    if (a->logprobs && !a->json && !a->jsonl) return misused("--logprobs goes with --json or --jsonl");
+    if (a->choices && (a->logprobs || a->dump)) return misused("--choices goes with neither --logprobs nor --dump");
     if (a->resume && !a->jsonl) return misused("--resume goes with --jsonl alone");
     if (a->hessians && !a->items) return misused("--hessians: of which items? --items calibration/items.tsv");
     if ((a->items || a->layers) && !a->hessians) return misused("--items and --layers go only with --hessians");

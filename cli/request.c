@@ -21,7 +21,7 @@ static const struct Setting { const char *name; int kind; size_t field; int64_t 
 enum { N_SETTINGS = sizeof SETTINGS / sizeof *SETTINGS };
 
 static const char *const KEYS[] = {
-    "id", "messages", "prompt", "images", "system", "seed", "ids", "stop",
+    "id", "messages", "prompt", "images", "system", "seed", "ids", "stop", "logprobs", "choices",
     "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_split", "longest_edge", NULL
 };
 
@@ -112,14 +112,18 @@ static int read_conversation(const Json *root, const Arguments *a, Conversation 
 /* One answered, or about to be. notes: what is remarkable about its pictures. */
 typedef struct Request {
     SvOptions options;
-    const char **stop;
+    const char **stop, **choices;
+    char *split;                                            /* "a|b" in parts */
+    Wish wish;
+    Report report;
     bool ids;
     SvError *notes;
     int n_notes;
     double image_seconds;
 } Request;
 
-static void put_answer(FILE *out, const Json *id, const Request *r, const SvPrompt *prompt, const SvAnswer *answer) {
+static void put_answer(FILE *out, const SvModel *m, const Json *id, const Request *r, const SvPrompt *prompt,
+                       const SvAnswer *answer) {
     fputs("{\"id\": ", out);
     if (id) json_put(out, id);
     else fputs("null", out);
@@ -138,6 +142,7 @@ static void put_answer(FILE *out, const Json *id, const Request *r, const SvProm
         put_ids(out, prompt->ids, prompt->n_ids, ", ");
         fputs("]", out);
     }
+    put_report(out, m, &r->report);
     for (int i = 0; i < r->n_notes; i++) {
         fputs(i == 0 ? ", \"notes\": [" : ", ", out);
         json_put_string(out, r->notes[i].text, strlen(r->notes[i].text));
@@ -157,6 +162,22 @@ static int keep_notes(const Conversation *talk, Request *r, SvError *error) {
     return 0;
 }
 
+/* A list, or a text with | between them as on the command line. */
+static int read_choices(const Json *value, const Arguments *a, Request *r, SvError *error) {
+    const char *given = value && value->kind == JSON_STRING ? value->text : value ? NULL : a->choices;
+    if (given) {
+        r->split = malloc(strlen(given) + 1);
+        if (!r->split) return sv_fail(error, "out of memory");
+        strcpy(r->split, given);
+        if (split_choices(r->split, &r->choices, &r->wish.n_choices, error) != 0) return -1;
+    } else if (json_texts(value, "choices", &r->choices, &r->wish.n_choices, error) != 0) {
+        return -1;
+    }
+    r->wish.choices = r->choices;
+    if (value && r->wish.n_choices == 0) return sv_fail(error, "\"choices\": there are none");
+    return check_choices(r->choices, r->wish.n_choices, error);
+}
+
 static int read_request(const Json *root, const Arguments *a, Request *r, SvError *error) {
     r->options = a->options;
     if (json_known(root, "", KEYS, error) != 0) return -1;
@@ -164,6 +185,12 @@ static int read_request(const Json *root, const Arguments *a, Request *r, SvErro
         const Json *value = json_get(root, SETTINGS[i].name);
         if (value && read_setting(value, &SETTINGS[i], &r->options, error) != 0) return -1;
     }
+    const Json *logprobs = json_get(root, "logprobs"), *choices = json_get(root, "choices");
+    int64_t whole = a->logprobs;
+    if (logprobs && !json_whole(logprobs, 0, MOST_LOGPROBS, &whole))
+        return sv_fail(error, "\"logprobs\": must be a whole number from 0 to %d", MOST_LOGPROBS);
+    r->wish.logprobs = (int)whole;
+    if (read_choices(choices, a, r, error) != 0) return -1;
     const Json *seed = json_get(root, "seed"), *ids = json_get(root, "ids"), *stop = json_get(root, "stop");
     if (stop && json_texts(stop, "stop", &r->stop, &r->options.n_stop, error) != 0) return -1;
     if (stop) r->options.stop = r->stop;
@@ -189,8 +216,8 @@ int answer_request(Answerer *answerer, const Json *root, FILE *out, SvError *err
     conversation_free(&talk);
     r.image_seconds = sv_seconds() - start;
     if (!answerer->chat && sv_chat_new(m, 0, r.options.threads, &answerer->chat, error) != 0) goto done;
-    result = sv_chat_prompt(answerer->chat, &prompt, &r.options, NULL, &answer, error);
-    if (result == 0) put_answer(out, json_get(root, "id"), &r, &prompt, &answer);
+    result = ask(m, answerer->chat, &prompt, &r.wish, &r.options, NULL, &answer, &r.report, error);
+    if (result == 0) put_answer(out, m, json_get(root, "id"), &r, &prompt, &answer);
 
 done:
     conversation_free(&talk);
@@ -198,6 +225,9 @@ done:
     sv_answer_free(&answer);
     free(r.notes);
     free(r.stop);
+    free(r.choices);
+    free(r.split);
+    report_free(&r.report);
     return result;
 }
 

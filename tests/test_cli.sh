@@ -43,8 +43,8 @@ quiet() { [ "$code" -eq 0 ] && [ ! -s "$tmp/err" ]; }
 run --help
 check '--help' succeeded
 for option in --image --prompt --system --max-tokens --temperature --top-p --min-p --top-k --repetition-penalty --stop \
-    --seed --threads --no-split --longest-edge --background --messages --jsonl --resume --json --dump --tiles \
-    --tokenize --detokenize --info --selftest --hessians \
+    --seed --threads --no-split --longest-edge --background --messages --jsonl --resume --logprobs --choices \
+    --json --dump --tiles --tokenize --detokenize --info --selftest --hessians \
     --items --layers --kernels --quiet --help --version; do
     check "--help names $option" grep -qe " $option" "$tmp/out"
 done
@@ -586,6 +586,40 @@ if [ -z "$RUN" ]; then
     code=$?
     check 'SIGTERM in the middle of a request' test "$code" -eq 143 -a "$(grep -vc '}}$' "$tmp/out")" -eq 0
 fi
+
+# -------------------------------------------------------------------------------------- log-probabilities and choices
+
+run $vlm -i $golden/a.png -p "$question" -n 3 -q --json --logprobs 2
+check '--logprobs: three tokens' test "$(grep -o '{"token": [^[]*"top": \[' "$tmp/out" | wc -l)" -eq 3
+check '--logprobs: two candidates each' test "$(grep -o '"logprob": ' "$tmp/out" | wc -l)" -eq 9
+check '--logprobs: the likeliest token is the one that was taken' test "$(sed 's/.*"logprobs": \[//' "$tmp/out" |
+    grep -o '{"token": "[^"]*", "id": [0-9]*, "logprob": [-0-9.]*, "top": \[{[^}]*}' |
+    sed 's/{"token": \(.*\), "top": \[{"token": \(.*\)}/\1|\2/' | awk -F '|' '$1 != $2' | wc -l)" -eq 0
+choices='yes|no|a tree|a'
+run $vlm -i $golden/a.png -p "$question" -q --json --choices "$choices"
+cp "$tmp/out" "$tmp/chosen"
+number='-*[0-9][-0-9.e]*'
+one="{\"text\": \"[^\"]*\", \"probability\": $number, \"logprob\": $number, \"tokens\": [0-9]*, \"logprob_per_token\": $number}"
+check '--choices: each of them' grep -q "\"choices\": \[$one, $one, $one, $one\]" "$tmp/out"
+# The probability is e^logprob, the mean that of the tokens, the answer the likeliest.
+grep -o "$one" "$tmp/out" | sed 's/[{}"]//g; s/, /: /g' | awk -F ': ' '
+    { d = exp($6) / $4 - 1; e = $6 / $8 - $10; if (d > 1e-4 || d < -1e-4 || e > 1e-5 || e < -1e-5) print "wrong: " $0
+      if (NR == 1 || $6 > best) { best = $6; text = $2 } } END { print text }' > "$tmp/expected"
+run $vlm -i $golden/a.png -p "$question" -q --choices "$choices"
+check '--choices: the answer is the likeliest' cmp -s "$tmp/out" "$tmp/expected"
+echo "{\"prompt\": \"$question\", \"images\": \"$golden/a.png\", \"choices\": [\"yes\", \"no\", \"a tree\", \"a\"]}" > "$tmp/some"
+run_with "$tmp/some" $vlm --jsonl -q
+check '--choices: the same with --jsonl' test "$(grep -o '"choices.*}]' "$tmp/out")" = "$(grep -o '"choices.*}]' "$tmp/chosen")"
+run_with "$tmp/some" $vlm --jsonl -q -j 1
+check '--choices: the same on one thread' test "$(grep -o '"choices.*}]' "$tmp/out")" = "$(grep -o '"choices.*}]' "$tmp/chosen")"
+run $vlm -p x --choices 'a||b'
+check '--choices: an empty one' sentence 1 'the choices have an empty one'
+run $vlm -p x --choices 'a|b|a'
+check '--choices: one twice' sentence 1 'the choice "a" is there twice'
+run $vlm -p x --choices "a|$(printf '%2000s' | tr ' ' 7)" -q
+check '--choices: one that does not fit' sentence 1 "does not fit into the model's context"
+run $vlm -p x --logprobs 3
+check '--logprobs without --json' sentence 2 '--logprobs goes with --json'
 
 # --------------------------------------------------------------------------------------------------------------- tokens
 
