@@ -1,5 +1,5 @@
-/* system.c: what each operating system does in its own way: a clock, files and arguments with names in UTF-8. POSIX and
-   plain C need little; Windows wants wide characters. (model.c maps a file into memory.) */
+/* system.c: what differs between operating systems: the clock, and file names and arguments in UTF-8. On POSIX and in
+   plain C there is little to do. Windows takes wide characters. (Files are mapped into memory in model.c.) */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
 #define _DEFAULT_SOURCE                                     /* madvise */
@@ -70,7 +70,8 @@ double sv_seconds(void) {
     return (double)now.QuadPart / (double)frequency.QuadPart;
 }
 
-/* UTF-8 to what Windows calls files by; the caller frees it. */
+/* A text in UTF-8 (or, if it is not valid UTF-8, in the system's code page) as wide characters, which Windows'
+   functions for files take. NULL, with errno set, if there is no memory. The caller frees it. */
 static wchar_t *wide(const char *text) {
     UINT from = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, text, -1, NULL, 0) > 0 ? CP_UTF8 : CP_ACP;
     int size = MultiByteToWideChar(from, 0, text, -1, NULL, 0);
@@ -100,7 +101,7 @@ int sv_remove(const char *path) {
 int sv_rename(const char *from, const char *to) {
     wchar_t *name = wide(from), *other = wide(to);
     bool done = name && other && MoveFileExW(name, other, MOVEFILE_REPLACE_EXISTING);
-    if (!done) errno = EACCES;                              /* Windows' reasons have numbers of their own */
+    if (!done) errno = EACCES;                              /* Windows' error codes are not errno's */
     free(name);
     free(other);
     return done ? 0 : -1;
@@ -154,7 +155,7 @@ double sv_seconds(void) {
     timespec_get(&t, TIME_UTC);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 #else
-    return (double)clock() / CLOCKS_PER_SEC;                /* newlib, before 2021, has no other */
+    return (double)clock() / CLOCKS_PER_SEC;                /* CPU time: newlib before 2021 has no other clock */
 #endif
 }
 

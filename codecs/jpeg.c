@@ -1,16 +1,16 @@
 /* jpeg.c: JPEG -> RGB pixels.
 
-   What Pillow gives for a JPEG is what libjpeg-turbo gives, so each step below has libjpeg-turbo's exact arithmetic.
-   The standard is ITU-T T.81; a reader should have its figure of the scan structure (Figure B.2) beside this.
+   Pillow decodes a JPEG with libjpeg-turbo, so each step below has libjpeg-turbo's exact arithmetic. The standard is
+   ITU-T T.81. Its Figure B.2, which shows how a file is built, is worth having at hand.
 
      file bytes                 FF D8 .. FF xx length payload .. FF D9                    read_jpeg, T.81 Annex B
-         | markers              DQT, DHT, DRI, SOF, SOS fill the tables; APPn the colour space and the orientation
+         | markers              DQT, DHT, DRI, SOF, SOS fill the tables; APPn: colour space, orientation
          v
      entropy-coded bits         one stream a scan, cut by restart markers                 decode_scan, T.81 F.2 and G.2
          | Huffman
          v
-     coefficients               8 x 8 int16 a block, out of zigzag order
-         | dequantise, IDCT     an MCU at once if there is but one scan, else after the last
+     coefficients               8 x 8 int16 a block, in natural order (the file has them in zigzag order)
+         | dequantise, IDCT     after each MCU if the file has a single scan, else after the last scan
          v
      samples                    uint8, of one row of MCUs; each component has its own size   jpeg_pixels.c
          | upsample             triangle filter for 2:1, else repetition                  upsample_row, jpeg_pixels.c
@@ -20,10 +20,11 @@
          v
      rgb                        [height, width, 3]
 
-   Damaged files are shown as Pillow shows them, to the bit, since libjpeg's way of going on is followed exactly: a code
-   that no table has is a zero; where a marker stands amidst a scan, zero bits come before it, to the end of that MCU,
-   and the MCUs behind keep the coefficients they have; a misplaced restart marker is awaited or skipped. The picture's
-   note tells of it. Refused is what Pillow refuses: the file ends too early, or a segment that matters is damaged. */
+   A damaged file looks as it does in Pillow, to the bit, because this code goes on exactly as libjpeg does. A code that
+   the table lacks counts as symbol 0. Where a marker stands in the middle of a scan, the rest of that MCU is read from
+   zero bits, and the MCUs after it keep the coefficients they have. A misplaced restart marker is waited for or
+   skipped. The picture's note says what was damaged. A file is refused where Pillow refuses it: because it ends too
+   early, or because a segment that matters is damaged. */
 #include "codec.h"
 
 #include <stdarg.h>
@@ -31,23 +32,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 enum { JPEG_LOOKAHEAD = 10, JPEG_MAX_SIDE = 65500 };
 
-/* Data that no encoder writes, met in a scan: a code the table lacks, or a coefficient past the band's end or of an
-   impossible size; a DC coefficient beyond 32 bits, which libjpeg refuses; several bytes FF before a 00. */
+/* Damage met in a scan. BAD_CODE: a code that the table lacks, or a coefficient past the end of its band or of an
+   impossible size. BAD_DC: a DC coefficient beyond 32 bits, which libjpeg refuses. BAD_FILL: several bytes FF before
+   a 00. */
 enum { JPEG_BAD_CODE = 1, JPEG_BAD_DC = 2, JPEG_BAD_FILL = 4 };
 
 typedef struct JpegHuffman {
-    bool defined, ready;                    /* ready: the fields below are made, and the codes are sound */
+    bool defined, ready;                    /* ready: the fields below are made, of sound codes */
     uint8_t counts[16], symbols[256];       /* codes of each length; symbols in the order of their codes */
-    uint16_t lookup[1 << JPEG_LOOKAHEAD];   /* by the next bits: see jpeg_code; 0 where the code is longer */
+    uint16_t lookup[1 << JPEG_LOOKAHEAD];   /* by the next bits, see jpeg_code; 0: the code is longer */
     int32_t last[17], offset[17];           /* by length: the last code (-1: none); symbol index minus code */
 } JpegHuffman;
 
-/* The bits of one scan, the next one at the top of bits, which holds count of them, and behind them zeros or the first
-   bits of what at points to. Past the last byte come zeros, counted in padding: as soon as padding exceeds count some
-   of them were used, and the data had ended early. at never moves past a marker. */
+/* The bits of a scan. `bits` holds the next `count` of them, the first one at the top. Below these are zeros, or some
+   bits of the bytes at `at`, which are not counted yet. Past the last byte, zero bits are added and counted in padding.
+   Once padding exceeds count, some of them have been used: the data ended early. `at` never moves past a marker. */
 typedef struct JpegBits {
     const uint8_t *at, *end;
     uint64_t bits;
@@ -60,10 +61,10 @@ typedef struct JpegComponent {
     int width, height;                      /* in samples: libjpeg's downsampled_width and _height */
     int blocks_x, blocks_y;                 /* blocks that hold samples of the picture */
     int padded_x, padded_y;                 /* the same, filled up to whole MCUs */
-    bool coded;                             /* some scan had it, and quant is what was in its slot then */
+    bool coded;                             /* some scan had it; quant is what its slot held then */
     uint16_t quant[64];                     /* in natural order, as are coefficients */
-    int precision[64];                      /* in zigzag order: bits not sent yet of a coefficient, -1 for all of it */
-    int previous[10];                       /* precision as it was before the component's last scan */
+    int precision[64];                      /* in zigzag order: how many low bits no scan has sent yet; -1: all */
+    int previous[10];                       /* the first ten, as they were before the component's last scan */
     uint8_t *samples;                       /* of a row of MCUs, [1 + 8 * v, 8 * padded_x]: see jpeg_sample_row */
     int16_t *coefficients;                  /* only if the file has several scans: [padded_y, padded_x, 64] */
     uint64_t *nonzero;                      /* progressive only, [padded_y, padded_x]: bit k, in zigzag order, says
@@ -78,10 +79,10 @@ typedef struct Jpeg {
     const uint8_t *start, *at, *end;
     const char *name;
     SvError *error;
-    SvImage *image;                         /* its pixels are there from the first scan on */
+    SvImage *image;                         /* its pixels are allocated at the first scan */
     uint8_t *upsampled;                     /* a row of each component that has fewer samples than pixels */
     bool has_frame, progressive;
-    bool several_scans, complete;           /* complete: the one scan of a file that has not several was read */
+    bool several_scans, complete;           /* complete: the file has a single scan, which was read */
     bool has_jfif, has_adobe, quant_defined[4];
     int adobe_transform;
     uint16_t quant[4][64];
@@ -94,8 +95,9 @@ typedef struct Jpeg {
     JpegComponent *scan[4];
     uint32_t eob_run;
     JpegBits bits;
-    bool exhausted;                         /* the scan's data ended early: MCUs up to a restart stay as they are */
-    int last_good_mcu_y;                    /* the row of MCUs that the last scan has got to before it was exhausted */
+    bool exhausted;                         /* the scan's data ended early: MCUs up to the next restart keep
+                                               what they have */
+    int last_good_mcu_y;                    /* the row of MCUs that the last scan reached before it was exhausted */
     uint64_t work;                          /* of all scans: see jpeg_check_work */
     uint8_t *exif;                          /* every Exif segment before the first scan, joined */
     size_t exif_size;
@@ -103,7 +105,7 @@ typedef struct Jpeg {
     size_t xmp_size;
 } Jpeg;
 
-/* Natural position of each zigzag position, T.81 Figure A.6. In damaged data a run of zeros may lead past the end:
+/* Natural position of each zigzag position, T.81 Figure A.6. In damaged data a run of zeros can lead past the end.
    libjpeg puts such a coefficient into the last position. */
 static const uint8_t jpeg_zigzag[64 + 16] = {
      0,  1,  8, 16,  9,  2,  3, 10, 17, 24, 32, 25, 18, 11,  4,  5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,  6,
@@ -111,8 +113,8 @@ static const uint8_t jpeg_zigzag[64 + 16] = {
     53, 60, 61, 54, 47, 55, 62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63
 };
 
-/* Files from Motion JPEG leave the tables of T.81 K.3 out, and libjpeg (jstdhuff.c) puts them into the empty slots.
-   Each is a DHT payload without its first byte: how many codes of each length, then the symbols. */
+/* The Huffman tables of T.81 K.3. Motion JPEG leaves them out of its files, so libjpeg (jstdhuff.c) puts them into
+   empty slots. Each is a DHT payload without its first byte: the number of codes of each length, then the symbols. */
 static const uint8_t jpeg_standard_dc[2][28] = {
     { 0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 },
     { 0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 }
@@ -144,7 +146,7 @@ static int jpeg_truncated(const Jpeg *j) {
     return sv_fail(j->error, "%s: the JPEG file is truncated", j->name);
 }
 
-/* Tells of the first damage that is found; of what follows from it there is no end. */
+/* Notes the first damage that is found. Most of the rest follows from it. */
 SV_PRINTF(2, 3) static void jpeg_damaged(Jpeg *j, const char *format, ...) {
     char what[120];
     va_list arguments;
@@ -161,7 +163,7 @@ static int jpeg_no_memory(const Jpeg *j) {
 
 /* ----------------------------------------------------------------------------- JPEG: bits and codes */
 
-/* FF 00 stands for the byte FF; FF and anything else is a marker, where a scan stops. */
+/* FF 00 stands for the byte FF. FF before anything else is a marker, where the scan stops. */
 static JpegBits jpeg_refill_bytewise(JpegBits b) {
     while (b.count <= 56) {
         unsigned byte = 0;
@@ -185,8 +187,8 @@ static JpegBits jpeg_refill_bytewise(JpegBits b) {
     return b;
 }
 
-/* At least 57 bits afterwards. Without an FF among the next eight bytes as many as there is room for are taken at once.
-   jpeg_refill_bytewise gets and returns a copy, so that the compiler can keep a caller's own in registers. */
+/* Afterwards there are at least 57 bits. If none of the next eight bytes is FF, as many as fit are taken at once.
+   jpeg_refill_bytewise takes and returns a copy, so that the compiler can keep the caller's JpegBits in registers. */
 static inline void jpeg_refill(JpegBits *b) {
     if (b->end - b->at >= 8) {
         const uint64_t ones = 0x0101010101010101;
@@ -215,9 +217,9 @@ static inline unsigned jpeg_take(JpegBits *b, int n)      /* 1 <= n <= 16 */
     return value;
 }
 
-/* What follows a code in all tables but those of refinements: as many bits as the symbol's lower four say. So the code
-   comes with the length of both, as length << 8 | symbol. Seventeen bits that begin with no code of the table count as
-   one, of symbol 0. */
+/* Behind a code stand as many bits of a number as the low four bits of its symbol say (but not in refinements). So
+   looking up a code gives the length of both together: length << 8 | symbol. Seventeen bits that begin with no code of
+   the table count as a code, of symbol 0. */
 enum { JPEG_NO_CODE = 1 << 16 | 17 << 8 };
 
 static unsigned jpeg_long_code(uint64_t bits, const JpegHuffman *table) {
@@ -245,9 +247,9 @@ static inline int jpeg_symbol(JpegBits *b, const JpegHuffman *table) {
     return (int)(code & 255);
 }
 
-/* The next symbol, and the number in the bits behind it, T.81 F.2.2.1 EXTEND: where the first of them is 0 the number
-   is negative, and they are the complement of its magnitude. size may be 0, and a shift by 32 is not defined: so there
-   are two. */
+/* The next symbol, and the number in the `size` bits behind it (T.81 F.2.2.1, EXTEND). If the first of these bits is 0,
+   the number is negative, and the bits are the complement of its magnitude. size may be 0, and a shift by 32 is not
+   defined, so there are two shifts. */
 static inline int jpeg_symbol_and_value(JpegBits *b, const JpegHuffman *table, int *value) {
     unsigned code = jpeg_code(b, table), size = code & 15, length = code >> 8 & 31;
     uint32_t ahead = (uint32_t)(b->bits << (length - size) >> 32), flip = (ahead >> 31) - 1;
@@ -264,8 +266,8 @@ static void jpeg_define_huffman(JpegHuffman *table, const uint8_t counts[16], co
     table->defined = true;
 }
 
-/* Makes a table ready for decoding. Returns -1 for counts that are no prefix code, or that use the code of all ones,
-   and for DC symbols over 15, as jdhuff.c does; nobody minds in a table that no scan uses. */
+/* Makes a table ready for decoding. As in jdhuff.c, it is refused (-1) if the counts make no prefix code or need the
+   code of all ones, or if a DC symbol exceeds 15. libjpeg does not look at a table that no scan uses. */
 static int jpeg_build_huffman(JpegHuffman *table, bool is_dc) {
     int n = 0;
     int32_t code = 0;
@@ -289,8 +291,8 @@ static int jpeg_build_huffman(JpegHuffman *table, bool is_dc) {
 
 /* ----------------------------------------------------------------------------- JPEG: blocks of a scan
 
-   Each function reads one block's share of the scan. What no encoder writes is noted in damage, and read as libjpeg
-   does. */
+   Each function reads what the scan says about one block. What no encoder writes is noted in `damage`, and read as
+   libjpeg reads it. */
 
 /* Sequential, T.81 F.2.2. */
 static void jpeg_block_sequential(Jpeg *j, JpegComponent *c, int16_t *block) {
@@ -309,7 +311,7 @@ static void jpeg_block_sequential(Jpeg *j, JpegComponent *c, int16_t *block) {
     j->bits = b;
 }
 
-/* Progressive, T.81 G.2: the DC coefficient's upper bits, then one more of them a scan. */
+/* Progressive, T.81 G.2. The first scan has the upper bits of the DC coefficient, each later one has one bit more. */
 static void jpeg_block_dc_first(Jpeg *j, JpegComponent *c, int16_t *block) {
     int value;
     jpeg_symbol_and_value(&j->bits, c->dc, &value);
@@ -330,7 +332,8 @@ static inline void jpeg_put(int16_t *block, uint64_t *nonzero, int k, int16_t va
     *nonzero = value ? *nonzero | bit : *nonzero & ~bit;
 }
 
-/* Symbol r0 with r < 15: this block and 2^r - 1 + (r more bits) others have no further new coefficients in the band. */
+/* A symbol r << 4 with r < 15 ends the band, in this block and the 2^r - 1 + (the next r bits) blocks after it. Returns
+   how many blocks that are, this one included. */
 static uint32_t jpeg_eob_run(JpegBits *b, int r) {
     return (1u << r) + (r ? jpeg_take(b, r) : 0);
 }
@@ -370,13 +373,15 @@ static inline int jpeg_lowest_bit(uint64_t bits)          /* bits is not 0 */
 #endif
 }
 
-/* One more bit of a coefficient that is not zero, away from zero. Nothing predicts that bit, so there is no branch. */
+/* Adds one more bit to a coefficient that is not zero, away from zero. The bit cannot be predicted, so there is no
+   branch on it. */
 static inline void jpeg_correct(JpegBits *b, int16_t *coefficient, int bit) {
     int old = *coefficient, wanted = (int)jpeg_take(b, 1) & !(old & bit);
     *coefficient = wrap16(old + (old < 0 ? -bit : bit) * wanted);
 }
 
-/* Corrects what is not zero from k on, passing run zeros. Returns where the next zero is, or the end of the band. */
+/* Passes `run` zeros from k on, and corrects each coefficient on the way that is not zero. Returns the place of the
+   next zero, or se + 1 at the end of the band. */
 static inline int jpeg_correct_run(JpegBits *b, int16_t *block, uint64_t nonzero, int k, int se, int run, int bit) {
     while (k <= se) {
         uint64_t rest = nonzero >> k;
@@ -418,20 +423,21 @@ static void jpeg_block_ac_refine(Jpeg *j, JpegComponent *c, int16_t *block, uint
 
 /* ----------------------------------------------------------------------------- JPEG: samples to pixels */
 
-/* Row y of a component's samples, while those of MCU row mcu_y are in memory, and the last one before them. */
+/* Row y of a component's samples. Those of MCU row mcu_y are in memory, and the one row before them. */
 static uint8_t *jpeg_sample_row(const JpegComponent *c, int mcu_y, int y) {
     return c->samples + (size_t)(1 + y - mcu_y * c->v * 8) * (size_t)c->padded_x * 8;
 }
 
-/* A block of that row of MCUs becomes samples. */
+/* Dequantises a block and transforms it into samples. */
 static void jpeg_samples(const JpegComponent *c, int x, int y, const int16_t *block) {
     uint8_t *out = jpeg_sample_row(c, y / c->v, y * 8) + (size_t)x * 8;
     sv_jpeg_kernels.idct(block, c->quant, out, (size_t)c->padded_x * 8);
 }
 
-/* Row y of the picture of one component: either among its samples or, if it has fewer, made in row. Ratios of 2:1
-   are interpolated, 3/4 of the nearer sample and 1/4 of the farther, and the rounding alternates; all others repeat
-   samples. jdsample.c does not interpolate across a component of one or two samples a row. */
+/* One component in row y of the picture, a sample for each pixel. If the component has as many samples as that, this is
+   one of its own rows, else it is made in `row`. A ratio of 2:1 is interpolated: 3/4 of the nearer sample and 1/4 of
+   the farther, with rounding that alternates. Other ratios repeat samples. jdsample.c does not interpolate along a row
+   of only one or two samples. */
 static const uint8_t *upsample_row(const Jpeg *j, const JpegComponent *c, int mcu_y, int y, uint8_t *row) {
     int x_ratio = j->max_h / c->h, y_ratio = j->max_v / c->v, n = c->width;
     const uint8_t *nearer = jpeg_sample_row(c, mcu_y, y / y_ratio);
@@ -447,7 +453,7 @@ static const uint8_t *upsample_row(const Jpeg *j, const JpegComponent *c, int mc
         return row;
     }
 
-    /* the other row that counts: above or below, but for the picture's first and last */
+    /* the row above or below; at the picture's edge the same row again */
     int other = y / 2 + (y % 2 ? 1 : -1);
     if (other < 0) other = 0;
     if (other > c->height - 1) other = c->height - 1;
@@ -457,8 +463,8 @@ static const uint8_t *upsample_row(const Jpeg *j, const JpegComponent *c, int mc
     return row;
 }
 
-/* Pillow takes every file of four components for Adobe's inverted CMYK; what is stored is then 255 - ink. Its
-   Convert.c makes each colour nk - ink * nk / 255 of it, nk = 255 - black, rounded in its own way. */
+/* Pillow takes every file of four components for Adobe's inverted CMYK, which stores 255 - ink. Its Convert.c makes
+   each colour nk - ink * nk / 255, where nk is 255 - black; the division is rounded as it is there. */
 static inline uint8_t jpeg_ink(int stored, int nk) {
     int product = (255 - stored) * nk + 128;
     return (uint8_t)clamp8(nk - ((product + (product >> 8)) >> 8));
@@ -472,13 +478,13 @@ static void colour_row(const Jpeg *j, const uint8_t *const row[4], uint8_t *rgb)
         for (int i = 0; i < 3; i++) {
             if (j->colour == JPEG_GREY) rgb[i] = row[0][x];
             else if (j->colour == JPEG_RGB) rgb[i] = row[i][x];
-            else rgb[i] = jpeg_ink(ycc ? 255 - rgb[i] : row[i][x], row[3][x]);     /* what YCCK converts to is ink */
+            else rgb[i] = jpeg_ink(ycc ? 255 - rgb[i] : row[i][x], row[3][x]);     /* YCCK's RGB is ink */
         }
     }
 }
 
-/* Makes the pixels that a row of MCUs brings: all of its rows but the last, which needs samples of the next row of
-   MCUs, and the one that was left before. */
+/* Makes the pixels that can be made now that a row of MCUs is there. Its last row of pixels needs samples of the next
+   row of MCUs, so it is left for the next call; the one that the call before left comes first. */
 static void jpeg_pixels(Jpeg *j, int mcu_y) {
     const size_t width = (size_t)j->width;
     int first = mcu_y * j->max_v * 8, end = first + j->max_v * 8;
@@ -514,8 +520,8 @@ static void jpeg_reset_entropy(Jpeg *j)                   /* T.81 F.2.1.3.1, at 
     for (int i = 0; i < j->n_scan_components; i++) j->scan[i]->prediction = 0;
 }
 
-/* Where a scan, or the part of it up to a restart marker, is over, and j->at past the next marker: many bytes up to
-   there that nothing has asked for are damage; a few come from encoders, or fill bytes. */
+/* Called at the end of a scan, or of its part up to a restart marker, with j->at behind the marker. Many unused bytes
+   before the marker are damage. Encoders do leave a few, or fill bytes. */
 static void jpeg_check_unused(Jpeg *j) {
     const JpegBits *b = &j->bits;
     int64_t unused = (j->at - b->at) - 2 + (b->count > b->padding ? (b->count - b->padding) / 8 : 0);
@@ -525,15 +531,17 @@ static void jpeg_check_unused(Jpeg *j) {
         jpeg_damaged(j, "the compressed data of scan %d has %lld bytes too many", j->n_scans, (long long)unused);
 }
 
-/* Pillow hands a file over in pieces of 64 KiB. This is the end of those that libjpeg has when it has got to at. */
+/* Pillow passes a file to libjpeg in pieces of 64 KiB. Returns the end of the pieces that libjpeg has once it has read
+   up to `at`. */
 static const uint8_t *jpeg_piece_end(const Jpeg *j, const uint8_t *at) {
     const size_t piece = 65536, size = (size_t)(j->end - j->start);
     return j->start + smaller(size, ((size_t)(at - j->start) + piece - 1) / piece * piece);
 }
 
-/* Reads restart marker number expected, 0..7. Where another marker stands, as jdmarker.c does: one that was due up to
-   two before, or that means nothing, is skipped; one that will be due next or after that, or that ends the scan, stays,
-   and so there is no data up to it; any other restart marker is taken for the right one. */
+/* Reads restart marker number `expected`, 0..7. With another marker in its place, this does what jdmarker.c does. A
+   marker that was due one or two restarts ago, or that means nothing, is skipped. One that will be due one or two
+   restarts later, or that ends the scan, stays; so there is no data up to it. Any other restart marker counts as the
+   right one. */
 static int jpeg_restart(Jpeg *j, int expected) {
     j->at = j->bits.at;
     int marker = jpeg_next_marker(j), ahead = (marker - 0xd0 - expected) & 7;
@@ -554,8 +562,8 @@ static int jpeg_restart(Jpeg *j, int expected) {
 
 enum { JPEG_AGAIN = 1 };
 
-/* After an MCU that used bits which were not there, or data that no encoder writes. Returns JPEG_AGAIN if the scan is
-   to be decoded anew, by decode_scan_by_fetches. */
+/* Called after an MCU that was damaged, or for which there were not enough bits. Returns JPEG_AGAIN if the scan must be
+   decoded once more, by decode_scan_by_fetches. */
 static int jpeg_trouble(Jpeg *j) {
     JpegBits *b = &j->bits;
     if (b->damage & JPEG_BAD_DC)
@@ -573,11 +581,11 @@ static int jpeg_trouble(Jpeg *j) {
     return 0;
 }
 
-/* Where a block of an MCU belongs. */
+/* A block of an MCU: of which component, and which of its blocks. */
 typedef struct JpegPlace { JpegComponent *component; int x, y; } JpegPlace;
 
-/* The blocks of an MCU: of each component h x v of them, or a single one in a scan of one component, which goes over
-   its own blocks (T.81 A.2). */
+/* The blocks of an MCU: h x v of each component. In a scan of one component an MCU is a single block, and the scan has
+   only the blocks that hold samples of the picture (T.81 A.2). */
 static int jpeg_places(const Jpeg *j, int mcu_x, int mcu_y, JpegPlace places[10]) {
     int n = 0;
     for (int i = 0; i < j->n_scan_components; i++) {
@@ -595,7 +603,7 @@ static size_t jpeg_index(const JpegPlace *place) {
 
 static int16_t *jpeg_block(const JpegPlace *place) { return place->component->coefficients + jpeg_index(place) * 64; }
 
-/* One MCU of the only scan: the coefficients of all its blocks first, then their samples. */
+/* One MCU of the only scan: first the coefficients of all its blocks, then their samples. */
 static void jpeg_decode_mcu(Jpeg *j, const JpegPlace *places, int n) {
     int16_t blocks[10][64];
     memset(blocks, 0, (size_t)n * sizeof blocks[0]);
@@ -603,7 +611,7 @@ static void jpeg_decode_mcu(Jpeg *j, const JpegPlace *places, int n) {
     for (int i = 0; i < n; i++) jpeg_samples(places[i].component, places[i].x, places[i].y, blocks[i]);
 }
 
-/* A block's share of one of several scans. */
+/* What one of several scans says about a block. */
 static void jpeg_decode_block(Jpeg *j, const JpegPlace *place) {
     JpegComponent *c = place->component;
     int16_t *block = jpeg_block(place);
@@ -614,7 +622,8 @@ static void jpeg_decode_block(Jpeg *j, const JpegPlace *place) {
     else jpeg_block_ac_refine(j, c, block, c->nonzero + jpeg_index(place));
 }
 
-/* The pixels, where the only scan has got to the end of row y of its MCUs. */
+/* Called when a scan has reached the end of row y of its MCUs. If it is the only scan, makes the pixels as soon as a
+   row of the picture's MCUs is complete. */
 static void jpeg_end_of_row(Jpeg *j, int y) {
     const JpegComponent *only = j->n_scan_components == 1 ? j->scan[0] : NULL;
     if (j->several_scans) return;
@@ -624,17 +633,19 @@ static void jpeg_end_of_row(Jpeg *j, int y) {
 
 /* ----------------------------------------------------------------------------- JPEG: a scan with too many FF
 
-   Where several bytes FF stand before a 00 in a sequential scan. libjpeg-turbo tries an MCU first with a fast routine,
-   if it has enough of the file. That takes the first FF for a marker, makes up the MCU's rest from zero bits, and gives
-   the MCU to the slow one, for which those bytes are one byte FF. But where the fast one has put coefficients and the
-   slow one puts none, they stay. Whether the fast one meets the FF at all is a matter of how far ahead either reads: so
-   here bits are fetched as jdhuff.c fetches them on a machine of 64 bits. No encoder writes such data. */
+   A sequential scan in which several bytes FF stand before a 00. No encoder writes that, and libjpeg-turbo's result
+   depends on how it fetches bits. It has two routines for an MCU. If it has enough of the file, it tries the fast one
+   first. That takes the first FF for a marker, reads the rest of the MCU from zero bits, and then leaves the MCU to the
+   slow one. For the slow routine those bytes are one byte FF. But a coefficient that the fast one has written stays if
+   the slow one writes none in its place. Whether the fast one meets the FF at all depends on how far ahead both read.
+   So bits are fetched here just as jdhuff.c fetches them on a 64-bit machine. */
 
 typedef struct JpegFetch {
     const uint8_t *at, *end;                /* end: of the pieces of the file that libjpeg has */
     uint64_t bits;
     int count;
-    bool fast, stopped, starved, exhausted; /* at a marker; at the end; of zero bits that were used */
+    bool fast;                              /* which of the two routines */
+    bool stopped, starved, exhausted;       /* at a marker; at the end of the pieces; zero bits were used */
 } JpegFetch;
 
 static void jpeg_fetch_byte(JpegFetch *f, unsigned byte) {
@@ -642,7 +653,8 @@ static void jpeg_fetch_byte(JpegFetch *f, unsigned byte) {
     f->count += 8;
 }
 
-/* Before wanted bits are used, if there are fewer than least. */
+/* Called before `wanted` bits are used. The slow routine fetches bits if there are fewer than `least`; the fast one, if
+   there are at most 16. */
 static void jpeg_fetch(JpegFetch *f, int least, int wanted) {
     if (f->fast) {
         for (int i = 0, n = f->count > 16 ? 0 : 6; i < n; i++) {
@@ -716,7 +728,7 @@ static void jpeg_fetch_block(JpegFetch *f, JpegComponent *c, int16_t *block) {
     }
 }
 
-/* One MCU. Returns false if libjpeg would give up here for now: f has starved, or was fast and has stopped. */
+/* One MCU. Returns false where libjpeg would give it up for now: f has starved, or the fast routine met a marker. */
 static bool jpeg_fetch_mcu(Jpeg *j, JpegFetch *f, const JpegPlace *places, int n, int16_t mcu[10][64]) {
     for (int i = 0; i < n && !f->starved; i++)
         jpeg_fetch_block(f, places[i].component, j->several_scans ? jpeg_block(&places[i]) : mcu[i]);
@@ -746,7 +758,7 @@ static int decode_scan_by_fetches(Jpeg *j, const uint8_t *start) {
                 for (int i = 0; i < j->n_scan_components; i++) j->scan[i]->prediction = predictions[i];
                 if (!gave_up.starved) continue;             /* the fast routine met an FF: now the slow one */
                 if (f.end == j->end) return jpeg_truncated(j);
-                const uint8_t *next = f.end;                /* a run of FF starves until the byte behind it is there */
+                const uint8_t *next = f.end;                /* a run of FF starves until the byte after it is there */
                 while (next + 1 < j->end && next[-1] == 0xff && *next == 0xff) next++;
                 f.end = jpeg_piece_end(j, next + 1);
                 f.fast = !f.stopped && f.end - f.at >= 512 * n;
@@ -801,8 +813,9 @@ done:
 
 /* ----------------------------------------------------------------------------- JPEG: segments
 
-   T.81 B.2. p[0 .. size) is what follows the length, of which p[0 .. left) is there; left may exceed size. Each
-   function returns 0, or -1 where the segment is refused, or JPEG_ENDS where the file ends before that can be told. */
+   T.81 B.2. A segment is p[0 .. size), after its length field. The file has `left` bytes from p on, which may be fewer
+   than size or more. Each function returns 0; -1 if the segment is refused; JPEG_ENDS if the file ends before that can
+   be decided. */
 
 enum { JPEG_ENDS = 1 };
 
@@ -902,7 +915,7 @@ static int read_dht(Jpeg *j, const uint8_t *p, size_t size, size_t left) {
     return 0;
 }
 
-/* What arithmetic coding wants to know: of no use here, but libjpeg refuses a bad one in any file. */
+/* Settings of arithmetic coding. They are of no use here, but libjpeg refuses bad ones in any file. */
 static int read_dac(Jpeg *j, const uint8_t *p, size_t size, size_t left) {
     for (; size > 0; p += 2, size -= 2, left -= 2) {
         if (left < 2) return JPEG_ENDS;
@@ -919,7 +932,7 @@ static int read_dri(Jpeg *j, const uint8_t *p, size_t size, size_t left) {
     return 0;
 }
 
-/* Pillow's JpegImagePlugin looks at APP1 only before the first scan, joins all Exif segments and keeps the last XMP. */
+/* Pillow's JpegImagePlugin reads APP1 only before the first scan. It joins all Exif segments and keeps the last XMP. */
 static int read_app(Jpeg *j, int marker, const uint8_t *p, size_t size) {
     static const char exif_name[6] = "Exif\0", xmp_name[29] = "http://ns.adobe.com/xap/1.0/";
     if (marker == 0xe0 && size >= 14 && memcmp(p, "JFIF", 5) == 0) {
@@ -928,7 +941,7 @@ static int read_app(Jpeg *j, int marker, const uint8_t *p, size_t size) {
         j->has_adobe = true;
         j->adobe_transform = p[11];
     } else if (marker == 0xe1 && j->n_scans == 0 && size >= 6 && memcmp(p, exif_name, 6) == 0) {
-        size_t skip = j->exif ? 6 : 0;                      /* exif_orientation takes the first one's name off */
+        size_t skip = j->exif ? 6 : 0;                      /* sv_exif_orientation skips the first one's name */
         uint8_t *joined = realloc(j->exif, j->exif_size + size - skip);
         if (!joined) return jpeg_no_memory(j);
         memcpy(joined + j->exif_size, p + skip, size - skip);
@@ -941,7 +954,7 @@ static int read_app(Jpeg *j, int marker, const uint8_t *p, size_t size) {
     return 0;
 }
 
-/* What libjpeg takes the components for: jdapimin.c, default_decompress_parms. */
+/* The colour space that libjpeg assumes: default_decompress_parms in jdapimin.c. */
 static JpegColour jpeg_colour(const Jpeg *j) {
     const JpegComponent *c = j->components;
     if (j->n_components == 1) return JPEG_GREY;
@@ -951,7 +964,7 @@ static JpegColour jpeg_colour(const Jpeg *j) {
     return c[0].id == 'R' && c[1].id == 'G' && c[2].id == 'B' ? JPEG_RGB : JPEG_YCC;
 }
 
-/* Once the first scan's header is read: the tables a file may leave out, and the memory. */
+/* Called at the first scan: fills in the tables that a file may leave out, and allocates memory. */
 static int jpeg_begin(Jpeg *j) {
     j->colour = jpeg_colour(j);
     j->several_scans = j->progressive || j->n_scan_components < j->n_components;
@@ -969,19 +982,19 @@ static int jpeg_begin(Jpeg *j) {
         if (j->progressive && !(c->nonzero = calloc(blocks, sizeof *c->nonzero))) return jpeg_no_memory(j);
         if (!(c->samples = malloc((size_t)(1 + 8 * c->v) * (size_t)c->padded_x * 8))) return jpeg_no_memory(j);
     }
-    /* 2:1 may write one sample more than the width */
+    /* upsampling by 2:1 may write one sample more than the width */
     if (!(j->upsampled = malloc((size_t)j->n_components * ((size_t)j->width + 8)))) return jpeg_no_memory(j);
     return sv_new_image((uint64_t)j->width, (uint64_t)j->height, j->name, j->image, j->error);
 }
 
-/* A table for the current scan; NULL if there is none, or a bad one. */
+/* A table for the current scan; NULL if it is missing or bad. */
 static const JpegHuffman *jpeg_table(JpegHuffman tables[4], int selector, bool is_dc) {
     if (selector > 3 || !tables[selector].defined || jpeg_build_huffman(&tables[selector], is_dc)) return NULL;
     return &tables[selector];
 }
 
-/* Which bits of its coefficients a progressive scan brings for a component. Some that the component has already, or for
-   which others are missing, are damage; libjpeg goes on. */
+/* Notes which bits of a component's coefficients this progressive scan brings. It is damage if they were there already,
+   or if bits that must come first were not. libjpeg goes on. */
 static void jpeg_progress(Jpeg *j, JpegComponent *c) {
     if (j->ss > 0 && c->precision[0] < 0)                   /* T.81 G.1.1.1.1 */
         jpeg_damaged(j, "scan %d has AC coefficients before their DC", j->n_scans);
@@ -993,7 +1006,7 @@ static void jpeg_progress(Jpeg *j, JpegComponent *c) {
     }
 }
 
-/* Whether a marker follows. Without one, damage or not, every MCU needs bits. */
+/* Whether a marker follows. If none does, no MCU can be left out, however damaged the file: every one needs bits. */
 static bool jpeg_has_marker(Jpeg *j) {
     const uint8_t *at = j->at;
     bool found = jpeg_next_marker(j) >= 0;
@@ -1001,8 +1014,9 @@ static bool jpeg_has_marker(Jpeg *j) {
     return found;
 }
 
-/* A scan over a large picture may be of a few bytes, and small files of many such scans keep a machine busy for hours;
-   Pillow too. An encoder would have to send each bit of each coefficient alone to need so much. */
+/* A scan over a large picture may be a few bytes long. So a small file of many such scans could keep a machine busy for
+   hours, and does with Pillow. To reach this limit, an encoder would have to send each bit of each coefficient in a
+   scan of its own. */
 static int jpeg_check_work(Jpeg *j, uint64_t blocks) {
     const uint64_t most = (uint64_t)1 << 33;
     j->work += blocks * (uint64_t)(4 + (j->progressive ? j->se - j->ss : 60));
@@ -1048,13 +1062,13 @@ static int read_sos(Jpeg *j, const uint8_t *p, size_t size, size_t left) {
     j->ah = last[2] >> 4;
     j->al = last[2] & 15;
 
-    /* T.81 G.1.1.1; a sequential scan's parameters are fixed, and files with others there exist */
+    /* T.81 G.1.1.1. In a sequential scan these are fixed. Files with other values exist, so nothing is checked. */
     if (j->progressive && ((j->ss == 0 ? j->se != 0 : j->ss > j->se || j->se > 63 || n != 1) ||
                            (j->ah && j->al != j->ah - 1) || j->al > 13))
         return sv_fail(j->error, "%s: the JPEG's scan %d has impossible progression parameters", j->name, j->n_scans);
     if (jpeg_check_work(j, blocks)) return -1;
 
-    /* No code is shorter than a bit, so a header that claims a vast picture is found out before memory is taken. */
+    /* No code is shorter than a bit. So a header that claims a vast picture is refused before memory is allocated. */
     uint64_t least_bits = !j->progressive ? 2 * blocks : j->ss == 0 ? blocks : 0;
     if (least_bits / 8 > (uint64_t)(j->end - j->at) && !jpeg_has_marker(j)) return jpeg_truncated(j);
     if (j->n_scans == 1 && jpeg_begin(j)) return -1;
@@ -1067,7 +1081,7 @@ static int read_sos(Jpeg *j, const uint8_t *p, size_t size, size_t left) {
         if ((needs_dc && !c->dc) || (needs_ac && !c->ac))
             return sv_fail(j->error, "%s: the JPEG's scan %d uses a Huffman table that is bad or not there",
                            j->name, j->n_scans);
-        if (!c->coded) {                                    /* jdinput.c: the table of the component's first scan */
+        if (!c->coded) {                                    /* jdinput.c: a component keeps its first scan's table */
             if (c->quant_index > 3 || !j->quant_defined[c->quant_index])
                 return sv_fail(j->error, "%s: the JPEG uses a quantisation table that is not there", j->name);
             memcpy(c->quant, j->quant[c->quant_index], sizeof c->quant);
@@ -1080,7 +1094,7 @@ static int read_sos(Jpeg *j, const uint8_t *p, size_t size, size_t left) {
     return 0;
 }
 
-/* EOI before any scan: a file of tables alone, to which another file may be joined. Pillow reads on. */
+/* EOI before any scan: this was a file of tables alone. Another file may follow it, and Pillow reads on. */
 static int read_next_file(Jpeg *j) {
     if (j->has_frame || j->end - j->at < 2 || j->at[0] != 0xff || j->at[1] != 0xd8)
         return sv_fail(j->error, "%s: the JPEG has no picture in it", j->name);
@@ -1090,7 +1104,7 @@ static int read_next_file(Jpeg *j) {
     return 0;
 }
 
-/* The segment of a marker. j->at moves past it. */
+/* Reads the segment that follows a marker, and moves j->at past it. */
 static int read_segment(Jpeg *j, int marker) {
     bool is_sof = (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc) ||
                   marker == 0xde;                           /* DHP, the frame header of a hierarchical file */
@@ -1124,7 +1138,7 @@ static int read_segment(Jpeg *j, int marker) {
     }
 }
 
-/* What no marker told, once the picture is whole. */
+/* Damage that shows only once everything has been read. */
 static void jpeg_look_back(Jpeg *j) {
     for (int i = 0; i < j->n_components; i++)
         if (!j->components[i].coded) jpeg_damaged(j, "no scan has component %d of %d", i + 1, j->n_components);
@@ -1144,10 +1158,10 @@ static const uint8_t *jpeg_read_so_far(const Jpeg *j) {
     return at;
 }
 
-/* Markers up to EOI. With several scans only EOI tells that none is missing. A file of a single scan may be cut after
-   its last MCU; Pillow refuses some of those, by how the bits fall, but nothing is missing in any. When such a scan is
-   read, libjpeg looks for EOI, and refuses what is wrong with the segments up to there, but only in the pieces that it
-   has. */
+/* Reads markers up to EOI. In a file of several scans only EOI says that none is missing. A file of a single scan may
+   be cut off behind its last MCU: nothing is missing from the picture then, although Pillow refuses some such files,
+   depending on how their last bits fall. After a single scan libjpeg looks for EOI, and refuses bad segments on the
+   way, but only in the pieces of the file that it has. */
 static int read_jpeg(Jpeg *j) {
     if (j->end - j->at < 3 || j->at[0] != 0xff || j->at[1] != 0xd8 || j->at[2] != 0xff)
         return sv_fail(j->error, "%s: not a JPEG file", j->name);
@@ -1171,10 +1185,10 @@ static int read_jpeg(Jpeg *j) {
 
 /* ----------------------------------------------------------------------------- JPEG: block smoothing
 
-   For a progressive file whose scans leave some of the first nine AC coefficients imprecise, libjpeg guesses those that
-   are zero from the DC values of the 5 x 5 blocks around (decompress_smooth_data of jdcoefct.c). Row k of the tables
-   below is the kernel, times 256, of zigzag position k: one set for a component of which only DC is known, whose DC is
-   smoothed too, and one for all others. */
+   The scans of a progressive file may leave some of the first nine AC coefficients imprecise. libjpeg guesses those of
+   them that are zero, from the DC values of the 5 x 5 blocks around (decompress_smooth_data in jdcoefct.c). Row k of
+   the tables below is the kernel for zigzag position k, times 256. The first table is for a component of which only DC
+   is known; its DC is smoothed too. The second is for all others. */
 
 static const int16_t jpeg_smooth_dc_only[10][25] = {
     {  -2,  -6,  -8,  -6,  -2,  -6,   6,  42,   6,  -6,  -8,  42, 152,  42,  -8,  -6,   6,  42,   6,  -6,
@@ -1226,8 +1240,8 @@ static bool jpeg_needs_smoothing(const Jpeg *j) {
     return useful;
 }
 
-/* The five block rows whose DC values count for block row y, libjpeg's way of stopping at the top and the bottom: in
-   the last row of MCUs it counts rows as if every row of MCUs had as few as that one. */
+/* The five block rows whose DC values are used for block row y. At the picture's top and bottom rows repeat. Where the
+   bottom is follows libjpeg: in the last row of MCUs, it counts rows as if every row of MCUs had as few as that one. */
 static void jpeg_smooth_rows(const Jpeg *j, const JpegComponent *c, int y, int rows[5]) {
     int mcu_y = y / c->v, per_mcu = c->v;
     if (mcu_y == j->mcus_y - 1 && c->blocks_y % c->v) per_mcu = c->blocks_y % c->v;
@@ -1270,7 +1284,7 @@ static void jpeg_smooth_block(const JpegComponent *c, const int precisions[10], 
     }
 }
 
-/* After the last of several scans. */
+/* Makes all pixels, after the last of several scans. */
 static void jpeg_all_pixels(Jpeg *j) {
     bool smooth = j->progressive && jpeg_needs_smoothing(j);
     for (int mcu_y = 0; mcu_y < j->mcus_y; mcu_y++) {
@@ -1297,7 +1311,7 @@ static void jpeg_all_pixels(Jpeg *j) {
 
 /* ----------------------------------------------------------------------------- JPEG: the whole file */
 
-/* The pixels as the file has them, and how they are to be turned: Exif's orientation, or XMP's if there is none. */
+/* The pixels as the file has them. *orientation says how to turn them: Exif's, or XMP's if Exif has none. */
 int sv_decode_jpeg(const uint8_t *data, size_t size, const char *name, SvImage *image, int *orientation,
                        SvError *error) {
     Jpeg *j = calloc(1, sizeof *j);
@@ -1312,7 +1326,7 @@ int sv_decode_jpeg(const uint8_t *data, size_t size, const char *name, SvImage *
     if (status == 0) {
         *orientation = j->exif ? sv_exif_orientation(j->exif, j->exif_size) : 0;
         if (*orientation == 0) *orientation = j->xmp ? sv_xmp_orientation(j->xmp, j->xmp_size) : 0;
-        }
+    }
     for (int i = 0; i < 4; i++) {
         free(j->components[i].samples);
         free(j->components[i].coefficients);

@@ -1,9 +1,9 @@
-/* jpeg_pixels.c: from a JPEG's coefficients to its pixels, the arithmetic alone. jpeg.c says what comes before.
+/* jpeg_pixels.c: the arithmetic from a JPEG's coefficients to its pixels. jpeg.c has what comes before, and calls it.
 
      coefficients, 8 x 8 int16 a block
          | times the quantisation table, inverse DCT           idct: jidctint.c
          v
-     samples, a row of uint8 a component, each of its own width
+     samples, uint8, rows of each component's own width
          | 2:1 in one direction or both: triangle filter       upsample_*: jdsample.c
          v
      rows, [width] a component
@@ -11,11 +11,11 @@
          v
      rgb, [width, 3]
 
-   Everything stands here twice. The plain functions define what is computed, which is what libjpeg-turbo computes, to
-   the bit. The others do the same eight or sixteen values at a time, with the dozen operations on vectors below, and
-   test_image.c holds them against the plain ones. With -DSV_NO_SIMD, or on a machine without these operations, the
-   plain functions are all there is. Every x86-64 has SSE2, so there is one compilation of this file, not one for each
-   instruction set: most of a JPEG's time goes into its Huffman codes, where vectors do not help. */
+   Every function is here twice. The plain ones define the result, which is libjpeg-turbo's to the bit. The others
+   compute the same with vectors of eight or sixteen values, and need only the dozen vector operations below.
+   test_image.c compares the two. With -DSV_NO_SIMD, or on a machine without these operations, only the plain ones are
+   used. This file is compiled once, for SSE2, which every x86-64 has, and not once for each instruction set: most of a
+   JPEG's time goes into its Huffman codes, where vectors do not help. */
 #include "codec.h"
 
 #include <string.h>
@@ -32,15 +32,15 @@ static int32_t clamp16(int32_t value) { return value < -32768 ? -32768 : value >
 
 /* ----------------------------------------------------------------------------- the inverse DCT
 
-   The "islow" algorithm of jidctint.c (Loeffler, Ligtenberg and Moschytz): eight values to eight, first down the
-   columns, then along the rows. The constants have 13 fractional bits. */
+   The "islow" algorithm of jidctint.c (Loeffler, Ligtenberg and Moschytz). It makes eight values of eight, first in
+   each column, then in each row. The constants have 13 fractional bits. */
 enum {
     C_0_298 = 2446, C_0_390 = 3196, C_0_541 = 4433, C_0_765 = 6270, C_0_899 = 7373, C_1_175 = 9633, C_1_501 = 12299,
     C_1_847 = 15137, C_1_961 = 16069, C_2_053 = 16819, C_2_562 = 20995, C_3_072 = 25172
 };
 
-/* The sums that wrap to 16 bits are those that libjpeg-turbo's x86 code makes in 16 bits; for what an encoder writes it
-   makes no difference. No 32-bit sum overflows for any 16-bit input. */
+/* Four sums wrap to 16 bits, since libjpeg-turbo's x86 code makes them in 16 bits. That makes a difference only in data
+   that no encoder writes. No 32-bit sum overflows, whatever the 16-bit input. */
 static inline void idct_1d(const int16_t *in, int step, int32_t out[8]) {
     int32_t in0 = in[0], in1 = in[step], in2 = in[2 * step], in3 = in[3 * step];
     int32_t in4 = in[4 * step], in5 = in[5 * step], in6 = in[6 * step], in7 = in[7 * step];
@@ -64,7 +64,8 @@ static inline void idct_1d(const int16_t *in, int step, int32_t out[8]) {
     out[3] = sum3 + odd7; out[4] = sum3 - odd7;
 }
 
-/* The second pass. Right shifts of negative numbers round down, as on every compiler this is built with. */
+/* The second pass. It relies on right shifts of negative numbers rounding down, as they do with every known compiler.
+   */
 static void idct_rows(const int16_t columns[64], uint8_t *out, size_t stride) {
     int32_t sums[8];
     for (int y = 0; y < 8; y++, out += stride) {
@@ -73,14 +74,14 @@ static void idct_rows(const int16_t columns[64], uint8_t *out, size_t stride) {
     }
 }
 
-/* A block of which only the first row is not zero: every column is flat. libjpeg-turbo has this case apart, and it does
-   not come to the same where samples are far out of range. */
+/* A block in which only the first row is not zero, so that every column is flat. libjpeg-turbo has code of its own for
+   this case, and where samples are far out of range its result differs from the general one. */
 static void idct_flat_columns(const int16_t coefficients[64], const uint16_t quant[64], uint8_t *out, size_t stride) {
     int16_t columns[64];                                    /* [row, column] after the first pass */
     int first_row = 0;
     for (int x = 1; x < 8; x++) first_row |= coefficients[x];
     for (int x = 0; x < 8; x++) columns[x] = wrap16(wrap16(coefficients[x] * (int32_t)quant[x]) * 4);
-    if (!first_row) {                                       /* and so is the block: most of them, in a photo's sky */
+    if (!first_row) {                                       /* the whole block is flat, as most are in a photo's sky */
         int grey = clamp8(((columns[0] + 16) >> 5) + 128);
         for (int y = 0; y < 8; y++) memset(out + (size_t)y * stride, grey, 8);
         return;
@@ -100,7 +101,7 @@ static void plain_idct(const int16_t coefficients[64], const uint16_t quant[64],
     }
     for (int i = 0; i < 64; i++) in[i] = wrap16(coefficients[i] * (int32_t)quant[i]);
     for (int x = 0; x < 8; x++) {
-        idct_1d(in + x, 8, sums);                           /* two fractional bits stay */
+        idct_1d(in + x, 8, sums);                           /* two fractional bits are kept */
         for (int y = 0; y < 8; y++) columns[8 * y + x] = (int16_t)clamp16((sums[y] + (1 << 10)) >> 11);
     }
     idct_rows(columns, out, stride);
@@ -108,8 +109,8 @@ static void plain_idct(const int16_t coefficients[64], const uint16_t quant[64],
 
 /* ----------------------------------------------------------------------------- upsampling
 
-   A sample made between two is 3/4 of the nearer and 1/4 of the farther, and the rounding alternates. Beyond the first
-   and the last sample of a row lie their copies. */
+   A new sample between two others is 3/4 of the nearer and 1/4 of the farther, with rounding that alternates. At the
+   ends of a row, its first and last sample count as repeated. */
 
 /* n samples to 2n, n at least 1. */
 static void plain_upsample_2x1(const uint8_t *in, int n, uint8_t *out) {
@@ -119,11 +120,12 @@ static void plain_upsample_2x1(const uint8_t *in, int n, uint8_t *out) {
     }
 }
 
-/* Between two rows; rounding is 1 above the nearer, 2 below it. */
+/* n samples between two rows. rounding is 1 above the nearer row, 2 below it. */
 static void plain_upsample_1x2(const uint8_t *nearer, const uint8_t *farther, int rounding, int n, uint8_t *out) {
     for (int x = 0; x < n; x++) out[x] = (uint8_t)((3 * nearer[x] + farther[x] + rounding) >> 2);
 }
 
+/* Both at once: n samples to 2n, between two rows. */
 static void plain_upsample_2x2(const uint8_t *nearer, const uint8_t *farther, int n, uint8_t *out) {
     int last = 3 * nearer[0] + farther[0], here = last;
     for (int x = 0; x < n; x++) {
@@ -137,7 +139,7 @@ static void plain_upsample_2x2(const uint8_t *nearer, const uint8_t *farther, in
 
 /* ----------------------------------------------------------------------------- colour */
 
-/* YCbCr to RGB with 16 fractional bits, jdcolor.c's constants and rounding. */
+/* YCbCr to RGB with 16 fractional bits, and jdcolor.c's constants and rounding. */
 static void plain_ycc_to_rgb(const uint8_t *luma, const uint8_t *blue, const uint8_t *red, int n, uint8_t *rgb) {
     for (int x = 0; x < n; x++, rgb += 3) {
         int y = luma[x], cb = blue[x] - 128, cr = red[x] - 128;
@@ -159,15 +161,15 @@ typedef uint16_t UShorts __attribute__((vector_size(16)));
 typedef int32_t Ints __attribute__((vector_size(16)));
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 
-/* First what the compilers' vectors have no operator for. In a pair of vectors the first holds elements 0, 1, ... and
-   the second the rest.
+/* First the operations that the compilers' vectors have no operator for. Where two vectors belong together, the first
+   holds the lower half of the elements.
 
-     low_pairs, high_pairs      a0 b0 a1 b1 ..: of the lower, the upper halves
+     low_pairs, high_pairs      a0 b0 a1 b1 .., of the lower or the upper halves of a and b
      sums_of_products           a0 * b0 + a1 * b1, a2 * b2 + a3 * b3, ..
      upper_product              (a * b) >> 16
-     narrow, narrow_signed,     16 of 32 bits, int8 and uint8 of 16, all as near as they come
-     narrow_unsigned
-     load_half                  eight bytes, and eight zeros */
+     narrow                     int32 to int16, saturated
+     narrow_signed, _unsigned   int16 to int8 or uint8, saturated
+     load_half                  eight bytes, then eight zeros */
 #ifdef __SSE2__
 static inline Shorts low_pairs(Shorts a, Shorts b) { return (Shorts)_mm_unpacklo_epi16((__m128i)a, (__m128i)b); }
 static inline Shorts high_pairs(Shorts a, Shorts b) { return (Shorts)_mm_unpackhi_epi16((__m128i)a, (__m128i)b); }
@@ -214,7 +216,7 @@ static inline bool all_zero(Shorts a) { return vmaxvq_u16((uint16x8_t)a) == 0; }
 
 static inline Shorts load_shorts(const void *from) { Shorts v; memcpy(&v, from, sizeof v); return v; }
 static inline Bytes load_bytes(const uint8_t *from) { Bytes v; memcpy(&v, from, sizeof v); return v; }
-/* Those that wrap: the compiler may assume that signed ones do not. */
+/* Sums and products that wrap. They are unsigned, as the compiler may assume that signed ones never overflow. */
 static inline Shorts sum_16(Shorts a, Shorts b) { return (Shorts)((UShorts)a + (UShorts)b); }
 static inline Shorts difference_16(Shorts a, Shorts b) { return (Shorts)((UShorts)a - (UShorts)b); }
 static inline Shorts product_16(Shorts a, Shorts b) { return (Shorts)((UShorts)a * (UShorts)b); }
@@ -229,7 +231,7 @@ static inline Shorts low_bytes(Bytes a) { return (Shorts)low_pairs_8(a, (Bytes){
 static inline Shorts high_bytes(Bytes a) { return (Shorts)high_pairs_8(a, (Bytes){ 0 }); }
 static inline Shorts load_8(const uint8_t *from) { return low_bytes(load_half(from)); }
 
-/* a * ca + b * cb, in 32 bits: the lower four, the upper four. */
+/* a * ca + b * cb in 32 bits: the lower four, and the upper four. */
 typedef struct { Ints low, high; } Wide;
 static inline Wide weighted(Shorts a, int ca, Shorts b, int cb) {
     Shorts c = pairs_of(ca, cb);
@@ -239,11 +241,11 @@ static inline Wide plus(Wide a, Wide b) { return (Wide){ a.low + b.low, a.high +
 static inline Wide minus(Wide a, Wide b) { return (Wide){ a.low - b.low, a.high - b.high }; }
 static inline Shorts shifted(Wide a, int by) { return narrow(a.low >> by, a.high >> by); }
 
-/* idct_1d of eight columns or rows at once, and what follows it: each sum plus half, shifted right. */
+/* idct_1d of eight columns or rows at once, and the rounding that follows it: each sum plus a half, shifted right. */
 static inline void vector_idct_1d(Shorts v[8], int shift) {
     Shorts zero = all_16(0), sum = sum_16(v[0], v[4]), difference = difference_16(v[0], v[4]);
     Ints half = all_32(1 << (shift - 1));
-    /* times 8192: put into the upper 16 bits, shifted right by three */
+    /* times 8192: as the upper 16 of 32 bits, shifted right by three */
     Wide even0 = { ((Ints)low_pairs(zero, sum) >> 3) + half, ((Ints)high_pairs(zero, sum) >> 3) + half };
     Wide even1 = { ((Ints)low_pairs(zero, difference) >> 3) + half, ((Ints)high_pairs(zero, difference) >> 3) + half };
     Wide even3 = weighted(v[2], C_0_541 + C_0_765, v[6], C_0_541);
@@ -265,7 +267,7 @@ static inline void vector_idct_1d(Shorts v[8], int shift) {
     v[3] = shifted(plus(sum3, odd7), shift), v[4] = shifted(minus(sum3, odd7), shift);
 }
 
-/* Rows become columns: pairs of rows 0 and 4, 1 and 5, .. interleaved, three times over. */
+/* Rows become columns: rows 0 and 4, 1 and 5, .. are interleaved, and that three times. */
 static inline void transpose(Shorts v[8]) {
     Shorts a[8], b[8];
     for (int i = 0; i < 4; i++) a[2 * i] = low_pairs(v[i], v[i + 4]), a[2 * i + 1] = high_pairs(v[i], v[i + 4]);
@@ -285,7 +287,7 @@ static void vector_idct(const int16_t coefficients[64], const uint16_t quant[64]
     transpose(v);
     vector_idct_1d(v, 18);                                  /* v[x] holds column x */
 
-    /* to bytes, and transposed like the above: of four vectors, two columns in each */
+    /* to bytes, and transposed as above, but in four vectors that hold two columns each */
     Bytes a[4], b[4];
     for (int i = 0; i < 4; i++) b[i] = narrow_signed(v[i], v[i + 4]);        /* columns i and i + 4 */
     a[0] = low_pairs_8(b[0], b[2]), a[1] = high_pairs_8(b[0], b[2]);         /* 0 2, 4 6 */
@@ -300,14 +302,14 @@ static void vector_idct(const int16_t coefficients[64], const uint16_t quant[64]
     }
 }
 
-/* Two neighbours' bytes, each in its 16 bits, one behind the other. */
+/* even0 odd0 even1 odd1 .., a byte each: the elements are bytes in 16 bits. */
 static inline void store_alternating(uint8_t *out, Shorts even, Shorts odd) {
     even |= odd << 8;
     memcpy(out, &even, sizeof even);
 }
 
-/* The functions below step over a row in vectors. The last one ends where the row ends, and may compute anew what the
-   one before it has computed. */
+/* The functions below go along a row in whole vectors. The last vector is moved back to end where the row ends, so it
+   may compute some elements a second time. */
 
 static void vector_upsample_2x1(const uint8_t *in, int n, uint8_t *out) {
     if (n < 10) {
@@ -357,14 +359,14 @@ static void vector_upsample_2x2(const uint8_t *nearer, const uint8_t *farther, i
         store_alternating(out + 2 * x, (here + left + 8) >> 4, (here + right + 7) >> 4);
         if (x == n - 9) break;
     }
-    uint8_t end[4];                                         /* two samples alone give the ends of any row */
+    uint8_t end[4];                                         /* the ends of a row depend on two samples only */
     plain_upsample_2x2(nearer, farther, 2, end);
     memcpy(out, end, 2);
     plain_upsample_2x2(nearer + n - 2, farther + n - 2, 2, end);
     memcpy(out + 2 * n - 2, end + 2, 2);
 }
 
-/* Sixteen pixels; two bytes behind them may be overwritten. */
+/* Stores sixteen pixels. The two bytes behind them may be overwritten. */
 static inline void store_rgb(uint8_t *rgb, Bytes r, Bytes g, Bytes b) {
 #ifdef __SSE2__
     typedef uint64_t Longs __attribute__((vector_size(16)));
@@ -383,8 +385,9 @@ static inline void store_rgb(uint8_t *rgb, Bytes r, Bytes g, Bytes b) {
 #endif
 }
 
-/* Eight pixels. The constants of plain_ycc_to_rgb are made to fit 16 bits: 1.402 is 1 + 26345 / 65536, -0.71414 is
-   -1 + 18734 / 65536, 1.772 is 2 - 14942 / 65536. (2 * a * c >> 16) + 1 >> 1 is a * c / 65536, rounded. */
+/* Eight pixels. The constants of plain_ycc_to_rgb are split so that they fit 16 bits: 1.402 is 1 + 26345 / 65536,
+   -0.71414 is -1 + 18734 / 65536, 1.772 is 2 - 14942 / 65536. ((2 * a * c >> 16) + 1) >> 1 is a * c / 65536, rounded.
+   */
 static inline void eight_pixels(Shorts y, Shorts cb, Shorts cr, Shorts rgb[3]) {
     cb -= 128;
     cr -= 128;

@@ -1,5 +1,5 @@
-/* bench_jpeg FILE...: how long each picture takes to decode, from its bytes in memory to RGB. Prints CPU seconds and
-   the CRC-32 of the pixels, a line each. tests/bench_jpeg.py holds it against Pillow. */
+/* bench_jpeg FILE...: measures how long each picture takes to decode, from its bytes in memory to RGB. For each it
+   prints a line: CPU seconds, and the CRC-32 of the pixels. tests/bench_jpeg.py compares both with Pillow's. */
 #include "../model.h"
 
 #include <stdio.h>

@@ -1,8 +1,8 @@
-/* decode.c: what the codecs make of many files, for tests/fuzz_jpeg.py. Standard input: for each file the number of its
-   bytes, 4 of them, little-endian, then the bytes. Standard output, a line for each:
+/* decode.c: decodes many picture files in one process, for tests/fuzz_jpeg.py. It reads the files from standard input,
+   each as its size, a little-endian number of 4 bytes, and then its bytes. It prints a line for each:
 
-     pixels WIDTH HEIGHT CRC32 NOTE     CRC-32 of the RGB bytes; NOTE: what is remarkable about the file, or nothing
-     fails SENTENCE */
+     pixels WIDTH HEIGHT CRC32 NOTE     CRC32: of the RGB bytes; NOTE: SvImage's note, often empty
+     fails SENTENCE                     SENTENCE: the error */
 #include "../model.h"
 
 #include <stdio.h>
@@ -12,7 +12,7 @@ int main(void) {
     uint8_t head[4];
     while (fread(head, 1, 4, stdin) == 4) {
         size_t size = head[0] | (size_t)head[1] << 8 | (size_t)head[2] << 16 | (size_t)head[3] << 24;
-        uint8_t *data = malloc(size ? size : 1);            /* of its exact size: sanitizers see what is read too far */
+        uint8_t *data = malloc(size ? size : 1);            /* of the exact size, so that sanitizers see overruns */
         if (!data || fread(data, 1, size, stdin) != size) return 1;
         SvImage image;
         SvError error;
