@@ -280,7 +280,8 @@ static int refuse_other_model(const SvModel *m, SvError *error) {
 }
 
 static int refuse_directory(const SvModel *m, SvError *error) {
-    if (!has_config(m->path)) return sv_fail(error, "%s: a directory, expected a checkpoint made by export.py", m->path);
+    if (!has_config(m->path))
+        return sv_fail(error, "%s: a directory, expected a checkpoint made by export.py", m->path);
     return sv_fail(error, "%s: a Hugging Face directory; to make a checkpoint of it: " EXPORT " %s smolvlm2.bin",
                    m->path, m->path);
 }

@@ -68,9 +68,9 @@ int sv_image_read(const char *path, SvImage *image, SvError *error);
 /* The same from memory; name stands for the file in the error's sentence. */
 int sv_image_decode(const void *data, size_t size, const char *name, SvImage *image, SvError *error);
 
-/* An opaque picture for the model to see: over a background (red, green, blue) as Pillow's Image.alpha_composite of
-   convert("RGBA") paints it; with background NULL as the convert_to_rgb of the reference's processor, which makes
-   pixels of the key's colour white and takes all others as they are. The caller frees *out. */
+/* An opaque picture for the model to see. Over a background (red, green, blue), it is what Image.alpha_composite of
+   Pillow makes of convert("RGBA"). With background NULL, it is what convert_to_rgb of the reference's processor makes:
+   pixels of the key's colour become white, all others stay as they are. The caller frees *out. */
 int sv_image_paint(const SvImage *image, const uint8_t *background, SvImage *out, SvError *error);
 
 /* Pillow's Image.resize((width, height), LANCZOS), to the bit. The caller frees *out. */

@@ -64,8 +64,7 @@ static inline void idct_1d(const int16_t *in, int step, int32_t out[8]) {
     out[3] = sum3 + odd7; out[4] = sum3 - odd7;
 }
 
-/* The second pass. It relies on right shifts of negative numbers rounding down, as they do with every known compiler.
-   */
+/* The second pass. Right shifts of negative numbers round down, with every compiler that this is built with. */
 static void idct_rows(const int16_t columns[64], uint8_t *out, size_t stride) {
     int32_t sums[8];
     for (int y = 0; y < 8; y++, out += stride) {

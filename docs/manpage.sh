@@ -33,5 +33,5 @@ part == "options" && /^[^ ]/ { print ".SH NOTES"; part = "notes" }
 { line = $0; sub(/^ +/, "", line); print roff(line) }
 END {
     print ".SH SEE ALSO"
-    print roff("README.md and MODEL.md, which come with the source: how the model works, and how a file is made for it.")
+    print roff("README.md and MODEL.md, which come with the source: how the model works, and how its file is made.")
 }'

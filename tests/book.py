@@ -8,8 +8,9 @@
 A reference is written `vision.c` 95-135 `encoder`: that function, struct or macro must stand on exactly those lines.
 An exercise is a section "### Exercise N: ..." with, in this order: at most one block "In `FILE`:" ```diff, whose lines
 with a blank or "-" before them stand in FILE once, and are replaced by those with a blank or "+"; a block ```sh; and a
-block ```text with all that it prints. Where the page speaks of an exercise, there must be one of that number. Each runs in a copy of the tree, in which the program is built with the change. Lines
-of "..." in the text stand for any lines. Needs a C compiler and make."""
+block ```text with all that it prints. Lines of "..." in the text stand for any lines. Each exercise runs in a copy of
+the tree, in which the program is built with the change. Where the page speaks of an exercise, there must be one of that
+number. Needs a C compiler and make."""
 import argparse
 import os
 import re

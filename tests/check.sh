@@ -1,5 +1,5 @@
-# tests/check.sh: what the tests written for sh share; they read it with ". tests/check.sh". A test keeps what the program
-# under it wrote in $tmp/out and $tmp/err, and its exit code in $code.
+# tests/check.sh: what the tests written for sh share; they read it with ". tests/check.sh". Such a test keeps the
+# output of the program that it tests in $tmp/out and $tmp/err, and its exit code in $code.
 passed=0 failed=0 skipped=0
 
 # check WHAT COMMAND...: a test that passes if the command succeeds
@@ -15,7 +15,7 @@ check() {
     fi
 }
 
-# skip WHAT: a test that cannot be made here, and why
+# skip WHAT: a test that cannot run here, and why
 skip() {
     skipped=$((skipped + 1))
     echo "SKIP $1"

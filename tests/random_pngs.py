@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Random PNGs, transparent in every way there is: the tiles that ./smolvlm cuts against those of transformers'
-processor, by both ways into it (load_image, or the path itself); over a random background against Pillow's
-alpha_composite; and whether it says that hidden colours are seen. Then half as many that end early, as a file or as a stream of pixels: what
-Pillow refuses must be refused. make parity runs it.
+"""Random PNGs, transparent in every way there is. The tiles that ./smolvlm cuts must be those of transformers'
+processor, whichever way a picture gets into it (load_image, or the path itself). Over a random background they must be
+those of Pillow's alpha_composite. And ./smolvlm must say when hidden colours are seen. Then half as many that end
+early, as a file or as a stream of pixels: what Pillow refuses must be refused. make parity runs it.
 
     python tests/random_pngs.py [--count 600] [--seed 1]            (from the repository root; ./smolvlm is built)
 """

@@ -140,7 +140,8 @@ for colour in blue White 12345 1234567 12345g '' ' 123456' 0x1234; do
 done
 printf 'RIFF\44\0\0\0WEBPVP8 ' > "$tmp/it's.webp"
 run $vlm -p hello -i "$tmp/it's.webp"
-check 'no command to paste for a name with a quote' sentence 1 "it's.webp: WebP pictures are not read; convert it to PNG"
+check 'no command to paste for a name with a quote' sentence 1 \
+    "it's.webp: WebP pictures are not read; convert it to PNG"
 run $vlm --info --selftest
 check 'two uses at once' sentence 2 'one at a time'
 run $vlm --info -p hello
@@ -251,7 +252,8 @@ check 'the answer is one line' test "$(wc -l < "$tmp/answer")" -eq 1
 check 'progress on stderr: before the first tile' test "$(head -n 1 "$tmp/err")" = 'tile 0/5'
 check 'progress on stderr: tiles' grep -q '^tile 5/5$' "$tmp/err"
 check 'progress on stderr: prefill' grep -q '^prefill 52/52$' "$tmp/err"
-check 'timings on stderr' grep -q '^load .* (5 tiles), prefill .* (52 tokens, .*), decode .* (8 tokens, .*), cut off there (-n)$' "$tmp/err"
+check 'timings on stderr' grep -q \
+    '^load .* (5 tiles), prefill .* (52 tokens, .*), decode .* (8 tokens, .*), cut off there (-n)$' "$tmp/err"
 check 'progress, timings and no more' test "$(grep -vc -e '^tile ' -e '^prefill ' -e '^load ' "$tmp/err")" -eq 0
 
 run $vlm -i $golden/a.png -p "$question" -n 8 -q
