@@ -5,7 +5,8 @@
 # make test       the tests: a C compiler and make are all they need
 # make sanitize   the same under AddressSanitizer and UndefinedBehaviorSanitizer
 # make layers     which file calls which, by nm; fails on a call that goes up
-# make fuzz       JPEGs damaged at random: are the pixels Pillow's? Under the same sanitizers; FUZZ="--files 20000 --seed 7"
+# make fuzz       JPEGs damaged at random: are the pixels Pillow's? Under the same sanitizers;
+#                 FUZZ="--files 20000 --seed 7"
 # make fuzz-json  the same for JSON texts and Python's json; FUZZ="--texts 200000 --seed 7"
 # make book       MODEL.md's line numbers, and its exercises
 # make races      the tests with threads under ThreadSanitizer: clang and libomp
@@ -95,6 +96,7 @@ CODEC_PARTS = codecs picture png jpeg jpeg_pixels pnm
 endif
 OBJECTS = $(PARTS:%=$(BUILD)/%.o) $(CODEC_PARTS:%=$(BUILD)/codecs/%.o) $(KERNEL_SETS:%=$(BUILD)/kernels/%.o)
 TESTS = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+SCRIPTS = test_cli test_demo
 
 # The command line, which any other program may replace.
 CLI = $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
@@ -106,7 +108,8 @@ smolvlm$(EXE) $(BUILD)/smolvlm$(EXE): $(CLI) $(OBJECTS)
 
 objects: $(OBJECTS)
 
-# What was built with other flags is built again. (Not FLAGS itself: on the way from a file with flags of its own it would have those.)
+# What was built with other flags is built again. (Not FLAGS itself: on the way from a file with flags of its own it
+# would have those.)
 SEEN := $(CC) $(FLAGS) $(LDFLAGS) $(SIMD) $(KERNEL_SETS) $(CODEC_FLAGS) $(GREATEST)
 $(BUILD)/flags: FORCE
 	@mkdir -p $(BUILD)
@@ -145,7 +148,7 @@ eval: $(BUILD)/eval$(EXE)
 	@OMP_WAIT_POLICY=passive $(BUILD)/eval $(EVAL) $(or $(MODEL),demo/demo.bin) demo/eval
 
 test: $(TESTS:%=$(BUILD)/%$(EXE)) $(BUILD)/smolvlm$(EXE) $(BUILD)/eval$(EXE)
-	@tests/run.sh $(BUILD) $(TESTS)
+	@tests/run.sh $(BUILD) $(TESTS) $(SCRIPTS)
 
 book: smolvlm
 	$(PYTHON) tests/book.py
@@ -202,8 +205,9 @@ parity-full: smolvlm $(VENV)/ready
 $(BUILD)/logits: tests/logits.c $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
 
+# make released [RELEASED="--threads 1"]
 released: smolvlm $(BUILD)/logits $(VENV)/ready
-	$(VENV)/bin/python tests/released.py --logits $(BUILD)/logits
+	$(VENV)/bin/python tests/released.py --logits $(BUILD)/logits $(RELEASED)
 
 $(BUILD)/bench: tests/bench.c $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
@@ -246,5 +250,5 @@ install: smolvlm $(BUILD)/smolvlm.1
 clean:
 	rm -rf build smolvlm smolvlm.exe
 
-.PHONY: FORCE objects book layers install demo eval test sanitize fuzz fuzz-json races parity parity-full released bench \
-        bench-jpeg bench-peers accuracy formats clean
+.PHONY: FORCE objects book layers install demo eval test sanitize fuzz fuzz-json races parity parity-full released \
+        bench bench-jpeg bench-peers accuracy formats clean

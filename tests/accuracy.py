@@ -238,16 +238,16 @@ def read_lines(path):
         return [json.loads(line) for line in f]
 
 
-def ask_demo(a, file, questions, answers):
-    """{id: whether the answer is right} of all questions of a folder, as build/eval finds it for a checkpoint, which
-    writes the answers to a file. (Its exit code also says whether enough are right.)"""
+def ask_demo(a, file, questions, answers, every=1):
+    """{id: whether the answer is right} of every Nth question of a folder, as build/eval finds it for a checkpoint,
+    which writes the answers to a file. (Its exit code also says whether enough are right.)"""
     if os.path.exists(answers):                             # what is read below is this run's
         os.remove(answers)
-    done = subprocess.run([a.eval, file, questions, "--answers", answers, "-j", str(a.threads)],
+    done = subprocess.run([a.eval, file, questions, "--answers", answers, "--every", str(every), "-j", str(a.threads)],
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                           env={**os.environ, "OMP_WAIT_POLICY": "passive"})
     right = {line["id"]: line["right"] for line in read_lines(answers)}
-    if right.keys() != {line["id"] for line in read_lines(os.path.join(questions, "eval.jsonl"))}:
+    if right.keys() != {line["id"] for line in read_lines(os.path.join(questions, "eval.jsonl"))[::every]}:
         raise SystemExit(f"{file}: {done.stderr.strip()}")
     return right
 
@@ -257,11 +257,11 @@ def demo(a):
     directory, questions = os.path.join(a.demo, "hf"), os.path.join(a.demo, "eval")
     place = os.path.join(a.cache, "demo")
     os.makedirs(place, exist_ok=True)
-    skills = {q["id"]: q["skill"] for q in read_lines(os.path.join(questions, "eval.jsonl"))}
+    skills = {q["id"]: q["skill"] for q in read_lines(os.path.join(questions, "eval.jsonl"))[::a.every]}
     files, right = {}, {}                                   # right: {format: {id: bool}}
     for kind in DEMO_FORMATS:
         files[kind] = peers.ours(directory, place, kind)
-        right[kind] = ask_demo(a, files[kind], questions, os.path.join(place, kind + ".jsonl"))
+        right[kind] = ask_demo(a, files[kind], questions, os.path.join(place, kind + ".jsonl"), a.every)
         peers.say(f"{kind}: {sum(right[kind].values())} of {len(skills)} right")
 
     def share(kind, skill=None):
@@ -302,6 +302,7 @@ def main():
     parser.add_argument("--image", default=os.path.join(HERE, "pictures", "coffee.jpg"))
     parser.add_argument("--demo", nargs="?", const=os.path.join(ROOT, "demo"), metavar="DIR",
                         help="the demo model instead: DIR holds hf and eval (default: demo)")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="with --demo: only every Nth question")
     parser.add_argument("--eval", default=os.path.join(ROOT, "build", "eval"), help="the program made of demo/eval.c")
     parser.add_argument("--positions", type=int, help="only so many of the text's tokens")
     parser.add_argument("--threads", type=int, default=2)

@@ -10,6 +10,16 @@
 
 #define GOLDEN "tests/golden/model/"
 
+/* SV_SLOW in the environment: a slow machine, such as an emulated one, is given less to do. */
+static inline int slow(void) { return getenv("SV_SLOW") != NULL; }
+
+/* As many threads as a test tries. Without OpenMP there is one, whatever is asked for. */
+#ifdef _OPENMP
+#define THREADS(n) (n)
+#else
+#define THREADS(n) 1
+#endif
+
 typedef struct Golden {
     uint32_t type, dims, shape[5];              /* type: 0 float, 1 int32, 2 bytes */
     size_t count;

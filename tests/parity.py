@@ -5,7 +5,8 @@ difference relative to the module's largest magnitude, and our cosine with it. T
 tolerance is named.
 
     python tests/parity.py                                        small random checkpoints of odd shapes
-    python tests/parity.py --full [256m 500m 2.2b]                the published shapes, random weights
+    python tests/parity.py --full [256m 500m 2.2b]                the published shapes, random weights; with
+                                                                  --longest-edge 1024 some 5 tiles instead of 17
     python tests/parity.py --model DIR --image FILE --prompt TEXT a checkpoint of one's own
 
 Required, of every checkpoint: every byte of every tile and every prompt id identical; every activation within 5e-6 of
@@ -247,13 +248,15 @@ def small(report, binary, work, only=None):
               "You answer\nin one word." if number % 2 else None, options, processor_options, tokens=24)
 
 
-def full(report, binary, work, names, picture, tokens):
+def full(report, binary, work, names, picture, longest_edge, tokens):
     import make_model
     for name in names:
         place = os.path.join(work, name)
         directory = os.path.join(place, "hf")
         make_model.make(name, directory)
-        check(report, name, directory, binary, place, [picture], "What is in this picture?", tokens=tokens)
+        check(report, name, directory, binary, place, [picture], "What is in this picture?", None,
+              ["--longest-edge", str(longest_edge)] if longest_edge else [],
+              dict(size={"longest_edge": longest_edge}) if longest_edge else {}, tokens=tokens)
         subprocess.run(["rm", "-rf", place])
 
 
@@ -266,6 +269,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=16, help="how many greedy tokens to compare")
     parser.add_argument("--full", nargs="*", metavar="NAME", help="256m, 500m, 2.2b (default: all three)")
     parser.add_argument("--picture", default=os.path.join(HERE, "pictures", "cat.jpg"), help="what --full looks at")
+    parser.add_argument("--longest-edge", type=int, metavar="N", help="to which --full scales it")
     parser.add_argument("--only", help="only the small checkpoints whose title contains this")
     a = parser.parse_args()
     report = Report()
@@ -273,7 +277,7 @@ def main():
         if a.model:
             check(report, a.model, a.model, a.binary, work, a.image, a.prompt, tokens=a.tokens)
         elif a.full is not None:
-            full(report, a.binary, work, a.full or ["256m", "500m", "2.2b"], a.picture, a.tokens)
+            full(report, a.binary, work, a.full or ["256m", "500m", "2.2b"], a.picture, a.longest_edge, a.tokens)
         else:
             small(report, a.binary, work, a.only)
     return report.end()

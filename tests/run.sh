@@ -1,6 +1,6 @@
 #!/bin/sh
-# tests/run.sh BUILD TEST...: runs BUILD/TEST for each test, then tests/test_cli.sh and tests/test_demo.sh with BUILD's
-# programs; the last line is the sum of what they say. Exit code 1 if a test failed; a test program that ends badly
+# tests/run.sh BUILD TEST...: runs each test, which is a program BUILD/TEST, or tests/TEST.sh with BUILD's programs
+# (test_cli, test_demo). The last line is the sum of what they say. Exit code 1 if a test failed; a test that ends badly
 # without a word counts as one.
 # Run from the repository's root, as make test does. RUN: what starts a foreign machine's programs (qemu-s390x-static).
 build=$1
@@ -29,10 +29,12 @@ run() {
 
 for test in "$@"; do
     # shellcheck disable=SC2086  # a command and its options, or nothing
-    run "$test" $RUN "$build/$test"
+    case $test in
+    test_cli) run "$test" tests/test_cli.sh "$build/smolvlm" ;;
+    test_demo) run "$test" tests/test_demo.sh "$build" ;;
+    *) run "$test" $RUN "$build/$test" ;;
+    esac
 done
-run test_cli tests/test_cli.sh "$build/smolvlm"
-run test_demo tests/test_demo.sh "$build"
 
 echo
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -240,9 +240,9 @@ TEST prefill_in_any_chunks(SvModel *m) {
     const size_t chunks[] = { 3, 4, 64, 256, 257, 513, n };
     double worst = 0, largest = 0;
     for (size_t i = 0; i < n * vocab; i++) largest = fmax(largest, fabs(alone[i]));
-    for (size_t i = 0; i < LENGTH(chunks); i++) {
+    for (size_t i = 0; i < LENGTH(chunks); i += slow() ? 3 : 1) {
         float *first = NULL;
-        for (int threads = 1; threads <= 3; threads++) {
+        for (int threads = 1; threads <= THREADS(3); threads++) {
             float *logits = logits_in_chunks(m, x, n, chunks[i], threads);
             for (size_t at = 0; at < n * vocab; at++)
                 if ((at / vocab + 1) % chunks[i] == 0 || at / vocab == n - 1)
@@ -308,7 +308,7 @@ TEST vision_in_any_company(SvModel *m) {
     for (size_t t = 0; t < TILES; t++)
         ASSERT_EQ(0, sv_vision(m, tiles + t * tile, 1, 1, other + t * size, NULL, &error));
     ASSERT_MEM_EQ(features, other, TILES * size * sizeof *features);
-    for (int threads = 2; threads <= 3; threads++) {
+    for (int threads = 2; threads <= THREADS(3); threads++) {
         memset(other, 0xff, TILES * size * sizeof *other);
         ASSERT_EQ(0, sv_vision(m, tiles, TILES, threads, other, NULL, &error));
         ASSERT_MEM_EQ(features, other, TILES * size * sizeof *features);
@@ -349,7 +349,7 @@ TEST hash_is_golden(const Quantized *z) {
     uint64_t want = golden_hash(z->file), hash = 0;
     ASSERT(sv_same_bits(z->model) && !sv_same_bits(*z->original));
     for (int i = 0; sv_kernels(i); i++)
-        for (int threads = 1; threads <= 3; threads++)
+        for (int threads = 1; threads <= THREADS(3); threads++)
             for (int one_by_one = 0; one_by_one <= 1; one_by_one++) {
                 z->model->kernels = sv_kernels(i);
                 int result = sv_selftest(z->model, threads, one_by_one, &hash, &error);

@@ -271,7 +271,7 @@ TEST norms_bit_for_bit(size_t n, size_t size) {
         cpu->rms_norm(out, x + i * size, weight, 1, size, 1e-5f);
         ASSERT(same(out, rms + i * size, size));
     }
-    for (int threads = 1; threads <= 4; threads++) {
+    for (int threads = 1; threads <= THREADS(4); threads++) {
         memcpy(out, x, n * size * sizeof *x);
 #pragma omp parallel num_threads(threads)
         cpu->layer_norm(out, out, weight, bias, n, size, 1e-6f);
@@ -299,7 +299,7 @@ TEST activations_bit_for_bit(size_t rows, size_t size) {
         if (what == 0) reference->gelu_tanh(want, rows, size);
         else if (what == 1) reference->silu_mul(want, up, rows, size);
         else reference->add(want, up, rows, size);
-        for (int threads = 1; threads <= 4; threads++) {
+        for (int threads = 1; threads <= THREADS(4); threads++) {
             memcpy(out, x, n * sizeof *x);
 #pragma omp parallel num_threads(threads)
             {
@@ -438,7 +438,7 @@ TEST matmul_shapes(uint32_t format, double *worst) {
                     multiply(other, x, &tensor, b, most, 1);
                     ASSERTm("a row depends on its company", same(out, other, n * rows));
                 }
-                for (int threads = 2; threads <= 3; threads++) {
+                for (int threads = 2; threads <= THREADS(3); threads++) {
                     multiply(other, x, &tensor, b, n, threads);
                     ASSERTm("threads change the bits", same(other, out, n * rows));
                 }
@@ -633,7 +633,7 @@ TEST quantized_product(uint32_t format, size_t rows, size_t cols) {
     for (size_t k = 0; k < kinds; k++) {
         size_t n = counts[k], first = k % KINDS;
         for (int with_bias = 0; with_bias < 2; with_bias++)
-            for (int threads = 1; threads <= (n * rows * cols > 100000 ? 3 : 1); threads++) {
+            for (int threads = 1; threads <= (n * rows * cols > 100000 ? THREADS(3) : 1); threads++) {
                 memset(out, 0x55, n * rows * sizeof *out);
                 multiply(out, x + first * cols, &m.w, with_bias ? bias : NULL, n, threads);
                 bool right = same_numbers(want[with_bias] + first * rows, out, n * rows);
@@ -705,7 +705,7 @@ TEST products_together(const uint32_t *formats) {
     }
     const size_t counts[] = { 1, 3, 4, N };
     for (size_t k = 0; k < LENGTH(counts); k++)
-        for (int threads = 1; threads <= 3; threads++) {
+        for (int threads = 1; threads <= THREADS(3); threads++) {
             size_t n = counts[k];
             float *room = scratch(cpu->matmul_scratch(n, COLS));
             for (int i = 0; i < COUNT; i++) memset(products[i].out, 0x55, N * heights[i] * sizeof(float));
@@ -908,7 +908,7 @@ TEST attention_as_exact(bool q8, double bound) {
             size += (double)want[j] * want[j];
         }
         worst = fmax(worst, q8 ? sqrt(off / size) : distance(c.out, want, c.size));
-        for (int threads = 2; threads <= 3; threads++) {
+        for (int threads = 2; threads <= THREADS(3); threads++) {
             memset(out, 0xff, c.size * sizeof *out);
             attend_all(a, &c, out, threads);
             ASSERTm("threads change the bits", same(out, c.out, c.size));
@@ -944,7 +944,8 @@ TEST integer_attention(const Heads *h) {
     attend_by(reference, want, q, &right, n, n, h->heads, true, 1);
     size_t chunks[] = { 1, 2, 3, 4, 5, 7, 16, 63, 64, 65, n };
     for (size_t c = 0; c < LENGTH(chunks); c++)
-        for (int threads = 1; threads <= (chunks[c] >= 63 || (n > 500 && chunks[c] % 2) ? 3 : 1); threads++) {
+        for (int threads = 1; threads <= (chunks[c] >= 63 || (n > 500 && chunks[c] % 2) ? THREADS(3) : 1);
+             threads++) {
             SvCache cache = new_cache(true, n, h->kv_heads, dim);
             for (size_t at = 0, count; at < n; at += count) {
                 count = n - at < chunks[c] ? n - at : chunks[c];
