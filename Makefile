@@ -87,7 +87,7 @@ KERNEL_SETS := $(SETS) base
 endif
 KERNEL_HEADERS = $(wildcard kernels/*.h)
 
-PARTS = system base model chat smolvlm sample vision decoder tokenizer quant image
+PARTS = system base model chat smolvlm video sample vision decoder tokenizer quant image
 # CODECS=0 leaves codecs/ out: a board with a camera of its own fills an SvImage itself.
 ifeq ($(CODECS),0)
 CODEC_FLAGS = -DSV_NO_CODECS

@@ -33,8 +33,9 @@ typedef struct Tile {
     float *features;                        /* [image tokens of a tile, hidden_size]; NULL: not computed yet */
 } Tile;
 
-/* A message's picture: its tiles, and in shape their rows and columns without pixels. */
-typedef struct Picture { SvTiles shape; Tile **tiles; } Picture;
+/* A message's picture: its tiles, and in shape their rows and columns without pixels. For a video, with that shape for
+   its frames. */
+typedef struct Picture { SvTiles shape; Tile **tiles; SvVideo video; } Picture;
 
 /* pictures: those of the contents that are no text, in their order. */
 typedef struct Message { SvMessage is; SvContent *contents; Picture *pictures; int n_pictures; char *texts; } Message;
@@ -417,6 +418,7 @@ static void free_message(Message *message) {
         Picture *picture = &message->pictures[i];
         for (int t = 0; t < picture->shape.count && picture->tiles; t++) picture->tiles[t]->shown--;
         free(picture->tiles);
+        free(picture->video.index);
     }
     free(message->pictures);
     free(message->contents);
@@ -456,8 +458,9 @@ int sv_chat_add(SvChat *chat, const SvMessage *message, const SvOptions *options
         own.contents[i].text = copy_text(&to, content->text);
         own.contents[i].name = copy_text(&to, content->name);
         if (content->text) continue;
-        if (!content->image && !(content->tiles && content->tiles->rgb)) {
-            sv_fail(error, "a content is either a text or a picture");
+        const SvTiles *cut = content->video ? &content->video->frames : content->tiles;
+        if (!content->image && !(cut && cut->rgb)) {
+            sv_fail(error, "a content is either a text, a picture or a video");
             goto failed;
         }
         if (sv_cut(chat->model, content, options, &tiles, error) != 0) goto failed;
@@ -471,7 +474,19 @@ int sv_chat_add(SvChat *chat, const SvMessage *message, const SvOptions *options
             goto failed;
         }
         for (int t = 0; t < picture->shape.count; t++) picture->tiles[t]->shown++;
-        own.contents[i].tiles = &picture->shape;
+        if (!content->video) {
+            own.contents[i].tiles = &picture->shape;
+            continue;
+        }
+        const size_t bytes = (size_t)picture->shape.count * sizeof *picture->video.index;
+        picture->video = *content->video;
+        picture->video.frames = picture->shape;
+        if (!(picture->video.index = malloc(bytes))) {
+            sv_fail(error, "%s: out of memory for %d frames", path, picture->shape.count);
+            goto failed;
+        }
+        memcpy(picture->video.index, content->video->index, bytes);
+        own.contents[i].video = &picture->video;
     }
     chat->messages[chat->n_messages++] = own;
     return 0;

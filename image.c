@@ -83,7 +83,12 @@ int sv_image_paint(const SvImage *image, const uint8_t *background, SvImage *out
 
 enum { PRECISION_BITS = 32 - 8 - 2 };
 
+/* Whose arithmetic: Pillow's, for pictures; or torch's, in which the reference scales the frames of a video. There,
+   weights have as many bits as fit into 16, and rows are scaled first, always; everything else is the same. */
+typedef enum Whose { PILLOW, TORCH } Whose;
+
 typedef struct Coeffs {
+    int bits;                       /* of a weight, behind the point */
     int ksize;                      /* weights kept for each output pixel */
     int *bounds;                    /* [out, 2]: its first source pixel, and how many */
     int32_t *k;                     /* [out, ksize] */
@@ -109,10 +114,29 @@ static double sinc(double x) {
 
 static double lanczos(double x) { return -3 <= x && x < 3 ? sinc(x) * sinc(x / 3) : 0; }
 
-static int precompute_coeffs(int in, int out, Coeffs *coeffs) {
+/* The weights of output pixel i, of sum 1; returns how many, and sets *first to the source pixel of the first one. */
+static int pixel_weights(int in, int out, int i, double *weights, int *first) {
     const double scale = (double)in / out, filterscale = scale < 1 ? 1 : scale, support = 3 * filterscale;
+    const double center = (i + 0.5) * scale;
+    int end = (int)(center + support + 0.5);
+    double sum = 0;
+    *first = (int)(center - support + 0.5);
+    if (*first < 0) *first = 0;
+    if (end > in) end = in;
+    for (int j = 0; j < end - *first; j++) {
+        weights[j] = lanczos((j + *first - center + 0.5) * (1 / filterscale));
+        sum += weights[j];
+    }
+    for (int j = 0; j < end - *first && sum != 0; j++) weights[j] /= sum;
+    return end - *first;
+}
+
+static int precompute_coeffs(int in, int out, Whose whose, Coeffs *coeffs) {
+    const double scale = (double)in / out, support = 3 * (scale < 1 ? 1 : scale);
     const int ksize = (int)ceil(support) * 2 + 1;
-    double *weights = malloc((size_t)ksize * sizeof *weights);
+    double *weights = malloc((size_t)ksize * sizeof *weights), largest = 0;
+    int first;
+    coeffs->bits = PRECISION_BITS;
     coeffs->ksize = ksize;
     coeffs->bounds = malloc((size_t)out * 2 * sizeof *coeffs->bounds);
     coeffs->k = (size_t)ksize > SIZE_MAX / 4 / (size_t)out ? NULL : malloc((size_t)out * (size_t)ksize * 4);
@@ -120,22 +144,23 @@ static int precompute_coeffs(int in, int out, Coeffs *coeffs) {
         free(weights);
         return -1;
     }
+    if (whose == TORCH) {                               /* the largest weight, times 2^bits, is below 2^15 */
+        for (int i = 0; i < out; i++)
+            for (int j = pixel_weights(in, out, i, weights, &first) - 1; j >= 0; j--)
+                if (weights[j] > largest) largest = weights[j];
+        coeffs->bits = 0;
+        while (coeffs->bits < PRECISION_BITS && (int)(0.5 + largest * (1 << (coeffs->bits + 1))) < 1 << 15)
+            coeffs->bits++;
+    }
     for (int i = 0; i < out; i++) {
-        double center = (i + 0.5) * scale, sum = 0;
-        int first = (int)(center - support + 0.5), end = (int)(center + support + 0.5);
+        int count = pixel_weights(in, out, i, weights, &first);
         int32_t *k = coeffs->k + (size_t)i * (size_t)ksize;
-        if (first < 0) first = 0;
-        if (end > in) end = in;
-        for (int j = 0; j < end - first; j++) {
-            weights[j] = lanczos((j + first - center + 0.5) * (1 / filterscale));
-            sum += weights[j];
-        }
-        for (int j = 0; j < end - first; j++) {
-            double weight = (sum != 0 ? weights[j] / sum : weights[j]) * (1 << PRECISION_BITS);
+        for (int j = 0; j < count; j++) {
+            double weight = weights[j] * (1 << coeffs->bits);
             k[j] = (int32_t)(weight < 0 ? weight - 0.5 : weight + 0.5);
         }
         coeffs->bounds[2 * i] = first;
-        coeffs->bounds[2 * i + 1] = end - first;
+        coeffs->bounds[2 * i + 1] = count;
     }
     free(weights);
     return 0;
@@ -146,8 +171,8 @@ static void free_coeffs(Coeffs *coeffs) {
     free(coeffs->k);
 }
 
-static uint8_t clip8(int32_t sum) {
-    return sum < 0 ? 0 : sum >> PRECISION_BITS > 255 ? 255 : (uint8_t)(sum >> PRECISION_BITS);
+static uint8_t clip8(int32_t sum, int bits) {
+    return sum < 0 ? 0 : sum >> bits > 255 ? 255 : (uint8_t)(sum >> bits);
 }
 
 /* Scales along the rows, eight rows at once. They are interleaved in `block`, [w, 8, 3], so that the innermost loop
@@ -165,13 +190,13 @@ static void resample_rows(const uint8_t *from, int in, int rows, const Coeffs *c
         for (int x = 0; x < out; x++) {
             const int32_t *k = coeffs->k + (size_t)x * (size_t)coeffs->ksize;
             const uint8_t *column = block + (size_t)coeffs->bounds[2 * x] * BLOCK * 3;
-            int32_t sum[BLOCK * 3];
-            for (int i = 0; i < BLOCK * 3; i++) sum[i] = 1 << (PRECISION_BITS - 1);
+            int32_t sum[BLOCK * 3], half = 1 << (coeffs->bits - 1);
+            for (int i = 0; i < BLOCK * 3; i++) sum[i] = half;
             for (int j = 0; j < coeffs->bounds[2 * x + 1]; j++, column += BLOCK * 3)
                 for (int i = 0; i < BLOCK * 3; i++) sum[i] += column[i] * k[j];
             uint8_t *result = to + (size_t)x * 3;
             for (int r = 0; r < n; r++, result += row_size)
-                for (int c = 0; c < 3; c++) result[c] = clip8(sum[r * 3 + c]);
+                for (int c = 0; c < 3; c++) result[c] = clip8(sum[r * 3 + c], coeffs->bits);
         }
         to += (size_t)n * row_size;
     }
@@ -185,20 +210,20 @@ static void resample_columns(const uint8_t *from, int first, size_t row_size, co
         const uint8_t *rows = from + (size_t)(coeffs->bounds[2 * y] - first) * row_size;
         for (size_t x = 0; x < row_size;) {
             enum { STRETCH = 768 };
-            int32_t sum[STRETCH];
+            int32_t sum[STRETCH], half = 1 << (coeffs->bits - 1);
             size_t n = smaller(STRETCH, row_size - x);
-            for (size_t i = 0; i < n; i++) sum[i] = 1 << (PRECISION_BITS - 1);
+            for (size_t i = 0; i < n; i++) sum[i] = half;
             for (int j = 0; j < coeffs->bounds[2 * y + 1]; j++) {
                 const uint8_t *row = rows + (size_t)j * row_size + x;
                 for (size_t i = 0; i < n; i++) sum[i] += row[i] * k[j];
             }
-            for (size_t i = 0; i < n; i++) to[x + i] = clip8(sum[i]);
+            for (size_t i = 0; i < n; i++) to[x + i] = clip8(sum[i], coeffs->bits);
             x += n;
         }
     }
 }
 
-int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, SvError *error) {
+static int resize(const SvImage *image, int width, int height, Whose whose, SvImage *out, SvError *error) {
     const uint64_t w = width > 0 ? (uint64_t)width : 0, h = height > 0 ? (uint64_t)height : 0;
     const bool need_horizontal = width != image->width, need_vertical = height != image->height;
     Coeffs horizontal = {0}, vertical = {0};
@@ -213,9 +238,10 @@ int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, S
 
     /* Pillow 13 scales the columns first where the height shrinks by more than twice what the width does (in pixels,
        not by scale). Pillow up to 12 never does: some bytes of such a picture differ by 1 there. */
-    const bool columns_first = image->height > height && image->height - height > (image->width - width) * 2;
-    bool failed = (need_vertical && precompute_coeffs(image->height, height, &vertical))
-               || (need_horizontal && precompute_coeffs(image->width, width, &horizontal))
+    const bool columns_first = whose == PILLOW && image->height > height &&
+                               image->height - height > (image->width - width) * 2;
+    bool failed = (need_vertical && precompute_coeffs(image->height, height, whose, &vertical))
+               || (need_horizontal && precompute_coeffs(image->width, width, whose, &horizontal))
                || (need_horizontal && !(block = calloc((size_t)image->width, BLOCK * 3)));
     if (failed) {
         ;
@@ -246,6 +272,10 @@ int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, S
     sv_image_free(out);
     return sv_fail(error, "not enough memory to make %d x %d pixels of %d x %d", width, height, image->width,
                    image->height);
+}
+
+int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, SvError *error) {
+    return resize(image, width, height, PILLOW, out, error);
 }
 
 /* ------------------------------------------------------------------------------------------------ tiles */
@@ -315,7 +345,8 @@ static int split_tiles(const SvImage *image, int side, SvTiles *tiles, SvError *
     return 0;
 }
 
-int sv_image_split(const SvImage *image, int longest_edge, int side, bool split, SvTiles *tiles, SvError *error) {
+static int make_tiles(const SvImage *image, int longest_edge, int side, bool split, Whose whose, SvTiles *tiles,
+                      SvError *error) {
     SvImage painted = {0}, resized = {0}, fitted = {0};
     int width = image->width, height = image->height, result;
     *tiles = (SvTiles){0};
@@ -326,7 +357,7 @@ int sv_image_split(const SvImage *image, int longest_edge, int side, bool split,
     if (image->has_key && sv_image_paint(image, NULL, &painted, error)) return -1;
     if (longest_edge > SV_MAX_SIDE) width = longest_edge & 0xffff, height = longest_edge >> 16;
     else longest_edge_size(&width, &height, longest_edge);
-    result = sv_image_resize(image->has_key ? &painted : image, width, height, &resized, error);
+    result = resize(image->has_key ? &painted : image, width, height, whose, &resized, error);
     sv_image_free(&painted);
     if (result) return -1;
     if (split) vision_encoder_size(&width, &height, side);
@@ -334,10 +365,18 @@ int sv_image_split(const SvImage *image, int longest_edge, int side, bool split,
     if (width < 1 || height < 1)            /* the aspect ratio rounded it to 0; the reference raises here */
         result = sv_fail(error, "a picture of %d x %d pixels is too narrow to be cut into tiles", image->width,
                          image->height);
-    else result = sv_image_resize(&resized, width, height, &fitted, error);
+    else result = resize(&resized, width, height, whose, &fitted, error);
     sv_image_free(&resized);
     if (result == 0) result = split_tiles(&fitted, side, tiles, error);
     sv_image_free(&fitted);
     if (result) sv_tiles_free(tiles);
     return result;
+}
+
+int sv_image_split(const SvImage *image, int longest_edge, int side, bool split, SvTiles *tiles, SvError *error) {
+    return make_tiles(image, longest_edge, side, split, PILLOW, tiles, error);
+}
+
+int sv_image_frame(const SvImage *image, int longest_edge, int side, SvTiles *tiles, SvError *error) {
+    return make_tiles(image, longest_edge, side, false, TORCH, tiles, error);
 }

@@ -144,7 +144,7 @@ static int check_config(const SvConfig *c, const char *path, SvError *error) {
         REQUIRE(fabsf(c->image_mean[i]) < 1e6f, path, "image_mean is out of range");
         REQUIRE(c->image_std[i] > 1e-6f && c->image_std[i] < 1e6f, path, "image_std is out of range");
     }
-    REQUIRE(c->video_num_frames <= 1u << 20, path, "video_num_frames is out of range");
+    REQUIRE(c->video_num_frames <= SV_MAX_FRAMES, path, "video_num_frames is out of range");
     if (c->video_num_frames > 0) {
         REQUIRE(c->video_fps > 0 && c->video_fps < 1e6, path, "video_fps is out of range");
         BETWEEN(video_longest_edge, 1, SV_LONGEST_EDGE)

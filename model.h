@@ -442,8 +442,20 @@ int sv_check_size(uint64_t width, uint64_t height, const char *name, SvError *er
 /* image.c: allocates a picture of a size that passed sv_check_size; the pixels are not initialised. */
 int sv_new_image(uint64_t width, uint64_t height, const char *name, SvImage *image, SvError *error);
 
+/* image.c: sv_image_split without splitting, in torch's arithmetic: SmolVLMVideoProcessor.resize. */
+int sv_image_frame(const SvImage *image, int longest_edge, int side, SvTiles *tiles, SvError *error);
+
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 static inline uint64_t sv_larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+/* video.c: SmolVLMVideoProcessor.sample_frames, the numbers of the frames in order, at most max_frames (1 ...
+   SV_MAX_FRAMES); returns how many. total: 1 ... 2^53. What a prompt says before a video and before its frame i. The
+   chat template's strings in *config replaced by those for conversations with a video. */
+enum { SV_MAX_FRAMES = 1 << 20 };
+int sv_sample_frames(int64_t total, double rate, double duration, double fps, int max_frames, int64_t *index);
+void sv_video_intro(SvBytes *text, const SvVideo *video);
+void sv_video_stamp(SvBytes *text, const SvVideo *video, int i);
+void sv_video_chat(SvConfig *config);
 
 /* Bytes that a tower or decoder would allocate. */
 uint64_t sv_vision_memory(const SvModel *model, int tiles, int threads);

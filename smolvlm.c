@@ -1,6 +1,6 @@
 /* smolvlm.c: a conversation to a prompt, and the self-test.
 
-     messages (text, pictures)
+     messages (text, pictures, videos)
        | sv_prompt: chat template, pictures cut into tiles, each tile as its tokens     SmolVLMProcessor
        | (sv_prompt_raw: the same for a text that is already the prompt)
      SvPrompt: ids [T], tiles [N] */
@@ -49,13 +49,16 @@ static void put_picture(SvBytes *t, const SvConfig *c, const SvTiles *tiles) {
     put_string(t, c->fake_image_token);
 }
 
-/* A picture that was cut before; sv_chat_answer gives its shape alone, without pixels. */
+/* A picture that was cut before, or a video's frames; sv_chat_answer gives their shape alone, without pixels. */
 static int copy_tiles(const SvModel *m, const SvContent *content, SvTiles *tiles, SvError *error) {
-    const SvTiles *from = content->tiles;
-    const char *name = content->name ? content->name : "a picture";
+    const SvTiles *from = content->video ? &content->video->frames : content->tiles;
+    const char *name = content->name ? content->name : content->video ? "a video" : "a picture";
     int side = (int)m->config.image_size;
-    if (from->side != side || from->rows < 0 || from->cols < 0 || from->rows > SV_LONGEST_EDGE ||
-        from->cols > SV_LONGEST_EDGE || from->count != from->rows * from->cols + 1)
+    if (content->video && (from->side != side || from->rows || from->cols || from->count < 1))
+        return sv_fail(error, "%s: it has no frames of %d x %d pixels", name, side, side);
+    if (!content->video &&
+        (from->side != side || from->rows < 0 || from->cols < 0 || from->rows > SV_LONGEST_EDGE ||
+         from->cols > SV_LONGEST_EDGE || from->count != from->rows * from->cols + 1))
         return sv_fail(error, "%s: it is not cut into tiles of %d x %d pixels", name, side, side);
     *tiles = *from;
     if (!from->rgb) return 0;
@@ -75,7 +78,7 @@ int sv_cut(const SvModel *m, const SvContent *content, const SvOptions *options,
     int failed = 0;
     if (c->vision_num_hidden_layers == 0)
         return sv_fail(error, "%s: a text-only model, it takes no pictures", m->path);
-    if (content->tiles) return copy_tiles(m, content, tiles, error);
+    if (content->tiles || content->video) return copy_tiles(m, content, tiles, error);
     if (options->paint && (image->alpha || image->has_key)) {
         failed = sv_image_paint(image, options->background, &painted, &why);
         image = &painted;
@@ -86,14 +89,26 @@ int sv_cut(const SvModel *m, const SvContent *content, const SvOptions *options,
     return 0;
 }
 
-/* Takes the next picture, cut into tiles, and adds their tokens to the text. */
+/* replace_video_token: each frame is a picture that is not split. */
+static void put_video(SvBytes *text, const SvConfig *c, const SvVideo *video) {
+    const SvTiles frame = { .count = 1 };
+    sv_video_intro(text, video);
+    for (int i = 0; i < video->frames.count; i++) {
+        sv_video_stamp(text, video, i);
+        put_picture(text, c, &frame);
+    }
+    sv_put(text, "\n\n", 2);
+}
+
+/* Takes the next picture, cut into tiles, or video, and adds its tokens to the text. */
 static int add_picture(const SvModel *m, const SvContent *content, const SvOptions *options, SvPrompt *prompt,
                        SvBytes *text, SvError *error) {
     SvTiles *tiles = &prompt->pictures[prompt->n_pictures];
     if (sv_cut(m, content, options, tiles, error) != 0) return -1;
     prompt->n_pictures++;
     prompt->n_tiles += tiles->count;
-    put_picture(text, &m->config, tiles);
+    if (content->video) put_video(text, &m->config, content->video);
+    else put_picture(text, &m->config, tiles);
     return 0;
 }
 
@@ -104,6 +119,7 @@ static const char *find(const char *text, SvString word) {
     return NULL;
 }
 
+static bool is_picture(const SvContent *content) { return content->image || content->tiles; }
 static bool is_blank(const char *text) { return !text[strspn(text, " \t\r\n")]; }
 
 /* What the chat template puts before and after a role's message. [1]: for a message that begins (or ends) with a
@@ -125,9 +141,8 @@ static int role_of(const Role *roles, const char *name) {
 }
 
 /* Refuses a conversation that the template's strings do not render (model.h, chat_accepts). */
-static int check_conversation(const SvModel *m, const Role *roles, const SvMessage *messages, int count,
-                              SvError *error) {
-    uint32_t accepts = m->config.chat_accepts;
+static int check_conversation(const SvModel *m, uint32_t accepts, const Role *roles, const SvMessage *messages,
+                              int count, SvError *error) {
     for (int i = 0; i < count; i++) {
         const SvMessage *message = &messages[i];
         int role = role_of(roles, message->role), images = 0, mixed = 0;
@@ -152,45 +167,61 @@ static int check_conversation(const SvModel *m, const Role *roles, const SvMessa
     return 0;
 }
 
-/* Renders the conversation with the chat template's strings from the checkpoint. Each picture is cut when it is
-   reached. */
+/* What stands for a video where a text is made. */
+static const SvString VIDEO = { "<video>", 7 };
+
+/* Refuses a text with a token in it that stands for something else. */
+static int check_words(const char *words, SvString token, const char *what, SvError *error) {
+    if (!find(words, token)) return 0;
+    return sv_fail(error, "the prompt contains %.*s, which stands for a %s", (int)token.size, token.data, what);
+}
+
+/* Renders the conversation with the chat template's strings from the checkpoint, or with those for videos. Each picture
+   is cut when it is reached. */
 static int render(const SvModel *m, const SvMessage *messages, int count, const SvOptions *options, SvPrompt *prompt,
                   SvBytes *text, SvError *error) {
+    SvConfig with_video;
     const SvConfig *c = &m->config;
-    const SvString between[2][2] = { { c->chat_text_text, c->chat_text_image },
-                                     { c->chat_image_text, c->chat_image_image } };
     Role roles[ROLES];
-    bool empty = true;
+    bool empty = true, video = false;
 
     for (int i = 0; i < count; i++) {
         if (messages[i].count < 1) return sv_fail(error, "message %d: has no content", i + 1);
         for (int j = 0; j < messages[i].count; j++) {
             const SvContent *content = &messages[i].content[j];
-            if ((content->text != NULL) + (content->image != NULL) + (content->tiles != NULL) != 1)
-                return sv_fail(error, "message %d: a content is either a text or a picture", i + 1);
+            int set = (content->text != NULL) + (content->image != NULL) + (content->tiles != NULL) +
+                      (content->video != NULL);
+            if (set != 1) return sv_fail(error, "message %d: a content is either a text, a picture or a video", i + 1);
+            if (content->video) video = true;
         }
     }
+    if (video) {
+        with_video = m->config;
+        sv_video_chat(&with_video);
+        c = &with_video;
+    }
+    const SvString between[2][2] = { { c->chat_text_text, c->chat_text_image },
+                                     { c->chat_image_text, c->chat_image_image } };
     roles_of(c, roles);
-    if (c->chat_template && check_conversation(m, roles, messages, count, error) != 0) return -1;
+    if (c->chat_template && check_conversation(m, c->chat_accepts, roles, messages, count, error) != 0) return -1;
 
     put_string(text, c->chat_begin);
     if (strcmp(messages[0].role, roles[SYSTEM].name) != 0) put_string(text, c->chat_default_system);
     for (int i = 0; i < count; i++) {
         const SvMessage *message = &messages[i];
         const Role *role = c->chat_template ? &roles[role_of(roles, message->role)] : NULL;
-        bool image = !message->content[0].text;
+        bool image = is_picture(&message->content[0]);
         if (i > 0) put_string(text, c->chat_between_messages);
         if (role) put_string(text, role->begin[image]);
         for (int j = 0; j < message->count; j++) {
             const SvContent *content = &message->content[j];
             bool before = image;
-            image = !content->text;
+            image = is_picture(content);
             if (j > 0) put_string(text, between[before][image]);
-            if (image && add_picture(m, content, options, prompt, text, error) != 0) return -1;
-            if (image) continue;
-            if (find(content->text, c->image_token))
-                return sv_fail(error, "the prompt contains %.*s, which stands for a picture",
-                               (int)c->image_token.size, c->image_token.data);
+            if (!content->text && add_picture(m, content, options, prompt, text, error) != 0) return -1;
+            if (!content->text) continue;
+            if (check_words(content->text, c->image_token, "picture", error) != 0) return -1;
+            if (video && check_words(content->text, VIDEO, "video", error) != 0) return -1;
             if (!is_blank(content->text)) empty = false;
             sv_put(text, content->text, strlen(content->text));
         }
@@ -201,25 +232,39 @@ static int render(const SvModel *m, const SvMessage *messages, int count, const 
     return 0;
 }
 
-/* The text unchanged, with a picture's tokens in place of each image token. */
+/* Whether a token stands in the text once for each of so many things. */
+static int check_places(const char *words, SvString token, int count, const char *what, SvError *error) {
+    int places = 0;
+    for (const char *at = words; (at = find(at, token)) != NULL; at += token.size) places++;
+    if (places == count) return 0;
+    return sv_fail(error, "the prompt has %.*s %d time%s, but there %s %d %s%s", (int)token.size, token.data, places,
+                   places == 1 ? "" : "s", count == 1 ? "is" : "are", count, what, count == 1 ? "" : "s");
+}
+
+/* The text unchanged, with a picture's tokens in place of each image token, and a video's in place of each <video>. */
 static int render_raw(const SvModel *m, const char *words, const SvContent *pictures, int count,
                       const SvOptions *options, SvPrompt *prompt, SvBytes *text, SvError *error) {
     SvString token = m->config.image_token;
-    int places = 0;
-    for (const char *at = words; (at = find(at, token)) != NULL; at += token.size) places++;
+    int videos = 0, next[2] = { 0 };                        /* the next picture, the next video */
     if (count > 0 && m->config.vision_num_hidden_layers == 0)
         return sv_fail(error, "%s: a text-only model, it takes no pictures", m->path);
-    if (places != count)
-        return sv_fail(error, "the prompt has %.*s %d time%s, but there %s %d picture%s", (int)token.size, token.data,
-                       places, places == 1 ? "" : "s", count == 1 ? "is" : "are", count, count == 1 ? "" : "s");
+    for (int i = 0; i < count; i++) {
+        int set = (pictures[i].image != NULL) + (pictures[i].tiles != NULL) + (pictures[i].video != NULL);
+        if (pictures[i].text || set != 1) return sv_fail(error, "picture %d: is none", i + 1);
+        videos += pictures[i].video != NULL;
+    }
+    if (check_places(words, token, count - videos, "picture", error) != 0) return -1;
+    if (videos > 0 && check_places(words, VIDEO, videos, "video", error) != 0) return -1;
     if (count == 0 && is_blank(words)) return sv_fail(error, "the prompt is empty");
     for (int i = 0; i < count; i++) {
-        const char *at = find(words, token);
-        if (!pictures[i].image == !pictures[i].tiles || pictures[i].text)
-            return sv_fail(error, "picture %d: is none", i + 1);
+        const char *at = find(words, token), *other = videos > 0 ? find(words, VIDEO) : NULL;
+        bool video = !at || (other && other < at);
+        int *which = &next[video];
+        while ((pictures[*which].video != NULL) != video) ++*which;
+        if (video) at = other;
         sv_put(text, words, (size_t)(at - words));
-        if (add_picture(m, &pictures[i], options, prompt, text, error) != 0) return -1;
-        words = at + token.size;
+        if (add_picture(m, &pictures[(*which)++], options, prompt, text, error) != 0) return -1;
+        words = at + (video ? VIDEO.size : token.size);
     }
     sv_put(text, words, strlen(words));
     return 0;
@@ -298,9 +343,13 @@ int sv_check_prompt(const SvModel *m, const SvPrompt *prompt, SvError *error) {
     if (n == 0) return sv_fail(error, "the prompt is empty");
     if (n > c->max_position_embeddings) {
         size_t split = saved_unsplit(m, prompt);
+        int frames = 0;
+        for (int i = 0; i < prompt->n_pictures; i++)
+            if (prompt->pictures[i].rows == 0 && prompt->pictures[i].count > frames) frames = prompt->pictures[i].count;
         bool helps = split > 0 && split < n && n - split <= c->max_position_embeddings;
         return sv_fail(error, "%s: the prompt has %zu tokens, more than the context of %" PRIu32 "%s", m->path, n,
                        c->max_position_embeddings,
+                       frames > 1 ? " (of a video, --frames takes fewer)" :
                        helps ? " (--no-split or a smaller --longest-edge takes fewer)" : "");
     }
     for (size_t i = 0; i < n; i++) {

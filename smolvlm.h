@@ -16,9 +16,9 @@
          sv_answer_free(&answer), sv_prompt_free(&prompt), sv_image_free(&image), sv_close(model);
      }
 
-   A picture flows through codecs/ (its file to pixels), image.c (to tiles), smolvlm.c (with the conversation to a
-   prompt), tokenizer.c (to ids), vision.c (tiles to image tokens), decoder.c (to logits), sample.c (to the next token);
-   chat.c leads it. model.c opens checkpoints; quant.c defines the arithmetic, and kernels/ has the same, fast.
+   A picture flows through codecs/ (its file to pixels), image.c (to tiles; a video by video.c), smolvlm.c (with the
+   conversation to a prompt), tokenizer.c (to ids), vision.c (tiles to image tokens), decoder.c (to logits), sample.c
+   (to the next token); chat.c leads it. model.c opens checkpoints; quant.c defines the arithmetic, kernels/ has it fast.
 
    Conventions. Nothing here prints, exits, or keeps global state. A function that can fail returns 0, or -1 with a
    sentence in *error that names the file and what is wrong (error may be NULL). Whatever a function allocates for the
@@ -62,10 +62,8 @@ typedef struct SvTiles { int rows, cols, count, side; uint8_t *rgb; } SvTiles;
 #define SV_MAX_PIXELS 178956970
 
 /* Reads a PNG, JPEG or PNM file ("-": standard input) as Image.open, ImageOps.exif_transpose, convert("RGB") would,
-   to the bit. The caller frees *image. */
+   to the bit; sv_image_decode the same from memory, and errors call that name. The caller frees *image. */
 int sv_image_read(const char *path, SvImage *image, SvError *error);
-
-/* The same from memory; name stands for the file in the error's sentence. */
 int sv_image_decode(const void *data, size_t size, const char *name, SvImage *image, SvError *error);
 
 /* An opaque picture for the model to see. Over a background (red, green, blue), it is what Image.alpha_composite of
@@ -81,14 +79,12 @@ int sv_image_resize(const SvImage *image, int width, int height, SvImage *out, S
    *tiles. SV_EXACT_SIZE as longest_edge: every picture to that height and width, whatever its shape. */
 #define SV_EXACT_SIZE(height, width) ((height) * 65536 + (width))   /* each 1 to 4096 */
 int sv_image_split(const SvImage *image, int longest_edge, int side, bool split, SvTiles *tiles, SvError *error);
-
 void sv_image_free(SvImage *image);
 void sv_tiles_free(SvTiles *tiles);
 
 /* --------------------------------------------------------------------------------------------- the model (model.c) */
 
 typedef struct SvModel SvModel;          /* model.h shows what is in it */
-
 /* Opens a checkpoint: maps it, checks every length, offset and dimension, and that the metadata's checksum holds. Files
    up to SV_VERIFY_SIZE, and those that are read whole, have their weights' checksum verified too: for a larger one that
    would take longer than an answer, so there it is the caller's choice (sv_verify). Do not truncate or change the file
@@ -124,9 +120,19 @@ typedef struct SvEvents {
     void (*logits)(void *user, float *logits, int count);
 } SvEvents;
 
-/* A conversation: messages with a role ("system", "user", "assistant") and at least one content: a text, a picture, or
-   one that sv_image_split has cut, and NULL for the others. name: what an error's sentence calls it; may be NULL. */
-typedef struct SvContent { const char *text; const SvImage *image; const char *name; const SvTiles *tiles; } SvContent;
+/* A video as the model sees it: some of its frames, those number index[i], each as one tile. sv_video_new chooses them
+   as sample_frames does, of `total` frames, `rate` a second: fps a second, at most max_frames (0: the checkpoint's).
+   Then sv_video_frame is given each, in any order. */
+typedef struct SvVideo { SvTiles frames; int64_t *index; double rate, duration; } SvVideo;
+int sv_video_new(const SvModel *model, int64_t total, double rate, double duration, double fps, int max_frames,
+                 SvVideo *video, SvError *error);
+int sv_video_frame(const SvModel *model, SvVideo *video, int i, const SvImage *frame, SvError *error);
+void sv_video_free(SvVideo *video);
+
+/* A conversation: messages with a role ("system", "user", "assistant") and at least one content: a text, a picture, one
+   that sv_image_split has cut, or a video, and NULL for the others. name: what errors call it; may be NULL. */
+typedef struct SvContent { const char *text, *name; const SvImage *image; const SvTiles *tiles;
+                           const SvVideo *video; } SvContent;
 typedef struct SvMessage { const char *role; const SvContent *content; int count; } SvMessage;
 
 typedef struct SvOptions {
@@ -141,8 +147,7 @@ typedef struct SvOptions {
     const char *const *stop; int n_stop;    /* the answer ends before the first of these texts */
     bool no_split;              /* only the global picture */
     int longest_edge;           /* 0: the checkpoint's; above 4096, the reference's limit, it is that */
-    bool paint;                 /* what is transparent is painted over background; false: as the reference does */
-    uint8_t background[3];      /* red, green, blue */
+    bool paint; uint8_t background[3];  /* what is transparent is painted over it; false: as the reference does */
 } SvOptions;
 SvOptions sv_default_options(void);
 
@@ -163,7 +168,7 @@ int sv_prompt(const SvModel *model, const SvMessage *messages, int count, const 
               SvPrompt *prompt, SvError *error);
 
 /* The same for a text that is the prompt as it stands, without a chat template: processor(text=text, images=pictures).
-   The image token stands in it where a picture goes, once for each of the `count` pictures. */
+   The image token stands in it where each of the `count` pictures goes, <video> for a video. */
 int sv_prompt_raw(const SvModel *model, const char *text, const SvContent *pictures, int count,
                   const SvOptions *options, SvPrompt *prompt, SvError *error);
 void sv_prompt_free(SvPrompt *prompt);
@@ -211,12 +216,10 @@ bool sv_same_bits(const SvModel *model);
 
 typedef struct SvTokenizer SvTokenizer;
 const SvTokenizer *sv_tokenizer(const SvModel *model);       /* it lives as long as the model */
-
 /* Text (any bytes; what is not UTF-8 counts as U+FFFD, as Python's errors="replace" would) to ids, added tokens
    included, none put in front. The caller frees *ids. */
 int sv_tokenize(const SvTokenizer *tokenizer, const char *text, size_t size, int32_t **ids, size_t *count,
                 SvError *error);
-
 /* Ids to text, as tokenizer.decode(ids): valid UTF-8, zero-terminated. The caller frees *text. */
 int sv_detokenize(const SvTokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size,
                   SvError *error);
@@ -228,11 +231,9 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
               const SvEvents *events, SvError *error);
 
 typedef struct SvDecoder SvDecoder;
-
 /* A decoder with room for `capacity` positions, at position 0. */
 int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **decoder, SvError *error);
 void sv_decoder_free(SvDecoder *decoder);
-
 /* ids [count] -> x [count, hidden_size]: embed_tokens. */
 void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x);
 /* Runs `count` more positions, x [count, hidden_size], through the layers, which overwrite x. Writes the logits of the
@@ -240,7 +241,6 @@ void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x);
    so, which is told of each chunk of a prompt: chunks that went through before stay in the cache. */
 int sv_decoder_forward(SvDecoder *decoder, float *x, size_t count, float *logits, const SvEvents *events,
                        SvError *error);
-
 /* Forgets what is in the cache from this position on. Returns how many positions are left. */
 size_t sv_decoder_rewind(SvDecoder *decoder, size_t position);
 

@@ -54,7 +54,8 @@ bool write_tiles(const char *directory, const SvPrompt *prompt) {
         size_t tile = 3 * (size_t)t->side * (size_t)t->side;
         for (int i = 0; i < t->count; i++) {
             char name[80];
-            if (i == t->count - 1) snprintf(name, sizeof name, "image%d_global.ppm", k);
+            if (t->rows == 0 && t->count > 1) snprintf(name, sizeof name, "image%d_frame%d.ppm", k, i + 1);
+            else if (i == t->count - 1) snprintf(name, sizeof name, "image%d_global.ppm", k);
             else snprintf(name, sizeof name, "image%d_row%d_col%d.ppm", k, i / t->cols + 1, i % t->cols + 1);
             if (!write_ppm(directory, name, t->rgb + (size_t)i * tile, t->side, t->side)) return false;
         }

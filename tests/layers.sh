@@ -8,7 +8,7 @@ for object in "$@"; do ${NM:-nm} "$object" | sed "s|^|$object |"; done | awk -v 
 BEGIN {
     n = split("cli/main cli/info cli/calibrate cli/jsonl cli/request cli/answer cli/output cli/options cli/conversation cli/json " \
               "cli/line cli/width " \
-              "chat smolvlm sample " \
+              "chat smolvlm video sample " \
               "codecs/codecs codecs/png codecs/jpeg codecs/jpeg_pixels codecs/pnm codecs/picture " \
               "vision decoder model tokenizer image " \
               "kernels/amx kernels/avx512 kernels/avx2 kernels/dotprod kernels/base " \

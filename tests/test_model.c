@@ -831,7 +831,7 @@ TEST content_is_a_text_or_a_picture(void) {
         SvOptions options = greedy(1);
         SvPrompt prompt;
         ASSERT_EQ(-1, sv_prompt(vlm, &message, 1, &options, &prompt, &error));
-        ASSERT_SAYS("message 1: a content is either a text or a picture");
+        ASSERT_SAYS("message 1: a content is either a text, a picture or a video");
     }
     PASS();
 }
