@@ -18,7 +18,7 @@
 
    A picture flows through codecs/ (its file to pixels), image.c (to tiles; a video by video.c), smolvlm.c (with the
    conversation to a prompt), tokenizer.c (to ids), vision.c (tiles to image tokens), decoder.c (to logits), sample.c
-   (to the next token); chat.c leads it. model.c opens checkpoints; quant.c defines the arithmetic, kernels/ has it fast.
+   (to the next token); chat.c leads it. model.c opens checkpoints; quant.c defines the arithmetic; kernels/: fast.
 
    Conventions. Nothing here prints, exits, or keeps global state. A function that can fail returns 0, or -1 with a
    sentence in *error that names the file and what is wrong (error may be NULL). Whatever a function allocates for the
