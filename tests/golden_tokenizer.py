@@ -7,10 +7,10 @@ A tokenizer is a pair of files; all numbers are little-endian:
     NAME.bin    u32 vocab_size, then the tokenizer as a checkpoint carries it (model.h, "tokenizer:")
     NAME.cases  u32 n, then n x { u32 size, text; u32 count, i32 ids }        what encode makes of the text
                 u32 n, then n x { u32 count, i32 ids; u32 size, text }        what decode makes of the ids
-smollm2 is SmolVLM2's own (SMOLVLM_TOKENIZER says where its tokenizer.json is). tiny is invented for what that one cannot
-show: bytes without an id, ambiguous merges, added tokens that begin alike. flagged has all kinds of added tokens, with
-flags chosen at random. The ids of classes tell which class a character has: its merges join a, !, 1 or a tab with the
-byte after it, if the two are in one piece, and one of its added tokens must not be part of a word.
+smollm2 is SmolVLM2's own (SMOLVLM_TOKENIZER says where its tokenizer.json is). tiny is invented for what that one
+cannot show: bytes without an id, ambiguous merges, added tokens that begin alike. flagged has all kinds of added
+tokens, with flags chosen at random. The ids of classes tell which class a character has: its merges join a, !, 1 or a
+tab with the byte after it, if the two are in one piece, and one of its added tokens must not be part of a word.
 classes.crc holds two u32: the CRC-32 of its ids for class_text over all of Unicode, without and with single digits."""
 
 import json
