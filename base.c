@@ -65,9 +65,9 @@ void sv_emit(const SvEvents *events, const char *module, int layer, const float 
 
 /* ----------------------------------------------------------------------------------------------------- threads */
 
-/* A layer has about twelve barriers of at least 0.2 us each. Work of fewer multiply-adds than this, 5 us of reading
-   weights, is left to the caller's thread. It is one thread or all: a smaller team would make OpenMP end threads and
-   start them again. */
+/* A layer has about twelve barriers of at least 0.2 us each (two threads of a Zen 5). Work of fewer multiply-adds than
+   this, about 5 us of reading weights there, is left to the caller's thread. It is one thread or all: a smaller team
+   would make OpenMP end threads and start them again. */
 #ifndef WORTH_THREADS                                       /* a test build sets 1: always a team */
 #define WORTH_THREADS 200000
 #endif
