@@ -26,7 +26,66 @@ static inline void low_bytes(int8_t to[16], const vu bits[16 / VL]) {
 #endif
 }
 
+#ifdef SV_AVX2
+/* A whole group of 64, which stays in registers from the maximum to the bytes. The conversion rounds as adding `round`
+   does below. wide: q gets int16, else int8. */
+enum { PARTS = GROUP / VL };
+
+static inline void narrow(void *q, const vi n[PARTS], bool wide) {
+#ifdef SV_VNNI
+    (void)wide;                                             /* this set's products take bytes */
+    __m512i a = _mm512_packs_epi32((__m512i)n[0], (__m512i)n[1]), b = _mm512_packs_epi32((__m512i)n[2], (__m512i)n[3]);
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(a, b));
+    memcpy(q, &bytes, sizeof bytes);
+#else
+    for (int j = 0; j < PARTS; j += 4) {
+        __m256i a = _mm256_packs_epi32((__m256i)n[j], (__m256i)n[j + 1]);
+        __m256i b = _mm256_packs_epi32((__m256i)n[j + 2], (__m256i)n[j + 3]);
+        if (wide) {
+            _mm256_storeu_si256((__m256i *)q + j / 2, _mm256_permute4x64_epi64(a, 0xd8));
+            _mm256_storeu_si256((__m256i *)q + j / 2 + 1, _mm256_permute4x64_epi64(b, 0xd8));
+        } else {
+            const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order);
+            _mm256_storeu_si256((__m256i *)q + j / 4, bytes);
+        }
+    }
+#endif
+}
+
+static inline vi nearest(vf x) {
+#ifdef SV_VNNI
+    return (vi)_mm512_cvtps_epi32(x);
+#else
+    return (vi)_mm256_cvtps_epi32(x);
+#endif
+}
+
+static NOINLINE float quantize64(void *q, const float *x, int32_t *by128, bool wide) {
+    vi most = { 0 }, total = { 0 }, n[PARTS];
+    vf part[PARTS];
+    for (int j = 0; j < PARTS; j++) part[j] = v_load(x + j * VL);
+    for (int j = 0; j < PARTS; j++) most = v_max_int((vi)(bits_of(part[j]) & 0x7fffffffu), most);
+    int32_t largest = v_largest(most);
+    float max;
+    memcpy(&max, &largest, sizeof max);
+    bool usual = max > 1e-30f && max <= FLT_MAX;
+    vf scale = v_set(usual ? 127.0f / max : 0);
+    for (int j = 0; j < PARTS; j++) n[j] = usual ? nearest(part[j] * scale) : (vi){ 0 };
+    narrow(q, n, wide);
+    if (by128) {
+        for (int j = 0; j < PARTS; j++) total += n[j];
+        *by128 = 128 * v_total(total);
+    }
+    return usual ? max * (1.0f / 127) : max <= 1e-30f ? 0 : NAN;
+}
+#endif
+
 static NOINLINE float quantize(int8_t *q, const float *x, size_t n, size_t size, int32_t *by128) {
+#ifdef SV_AVX2
+    if (n == GROUP && size == GROUP) return quantize64(q, x, by128, false);
+#endif
     float padded[MAX_GROUP];
     if (n < size) {                                         /* the last group of a row */
         memcpy(padded, x, n * sizeof *x);
@@ -96,6 +155,12 @@ static Quantized quantized_in(void *scratch, size_t n, size_t cols, size_t group
 static inline void quantize_group(const Quantized *x, size_t row, const float *from, size_t cols, size_t g,
                                   bool to_bytes) {
     int8_t room[MAX_GROUP];
+#if defined(SV_AVX2) && !defined(SV_VNNI)
+    if (!to_bytes && x->group == GROUP && cols - g * GROUP >= GROUP) {      /* to int16 at once */
+        x->d[row * x->marks + g] = quantize64(x->q + row * x->stride + g * GROUP, from + g * GROUP, NULL, true);
+        return;
+    }
+#endif
     bool same = sizeof(xint) == 1 || to_bytes;
     size_t at = g * x->group;
     int8_t *bytes = same ? x->bytes + row * x->stride + at : room;

@@ -92,6 +92,33 @@ PLAIN __m512i plain_dpbusd_512(__m512i sum, __m512i a, __m512i b) {
     return plain_loadu_si512(s);
 }
 
+PLAIN __m512i plain_cvtps_epi32(__m512 a) {                 /* to nearest, halves to even */
+    int32_t to[16];
+    for (int i = 0; i < 16; i++) to[i] = (int32_t)__builtin_rintf(((SixteenFloats)a)[i]);
+    return plain_loadu_si512(to);
+}
+
+/* In each 16 bytes: a's numbers, then b's, as narrower ones, saturated. */
+PLAIN __m512i plain_packs_epi32(__m512i a, __m512i b) {
+    __m128i x[4], y[4];
+    memcpy(x, &a, sizeof x), memcpy(y, &b, sizeof y);
+    for (int i = 0; i < 4; i++) x[i] = _mm_packs_epi32(x[i], y[i]);
+    return plain_loadu_si512(x);
+}
+
+PLAIN __m512i plain_packs_epi16(__m512i a, __m512i b) {
+    __m128i x[4], y[4];
+    memcpy(x, &a, sizeof x), memcpy(y, &b, sizeof y);
+    for (int i = 0; i < 4; i++) x[i] = _mm_packs_epi16(x[i], y[i]);
+    return plain_loadu_si512(x);
+}
+
+PLAIN __m512i plain_permutexvar_epi32(__m512i order, __m512i a) {
+    int32_t to[16];
+    for (int i = 0; i < 16; i++) to[i] = ((Sixteen)a)[((Sixteen)order)[i] & 15];
+    return plain_loadu_si512(to);
+}
+
 PLAIN __m512i plain_broadcast_i32x4(__m128i x) {
     __m128i four[4] = { x, x, x, x };
     return plain_loadu_si512(four);
@@ -107,6 +134,12 @@ PLAIN __m512i plain_shuffle_epi8(__m512i a, __m512i i) {
 
 #undef _mm512_slli_epi32                                   /* macros where nothing is optimised */
 #undef _mm512_dpbusd_epi32
+#undef _mm512_setr_epi32
+#define _mm512_setr_epi32(...) ((__m512i)(Sixteen){ __VA_ARGS__ })
+#define _mm512_cvtps_epi32(a) plain_cvtps_epi32(a)
+#define _mm512_packs_epi32(a, b) plain_packs_epi32(a, b)
+#define _mm512_packs_epi16(a, b) plain_packs_epi16(a, b)
+#define _mm512_permutexvar_epi32(order, a) plain_permutexvar_epi32(order, a)
 #define _mm512_loadu_si512(from) plain_loadu_si512(from)
 #define _mm512_set1_epi32(x) plain_set1_epi32(x)
 #define _mm512_slli_epi32(a, n) plain_slli_epi32(a, n)
