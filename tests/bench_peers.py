@@ -97,6 +97,12 @@ def machine():
     return name, flags
 
 
+def without_amx():
+    """Whether llama.cpp must be built without AMX here: with it, this version dies of an illegal instruction (tilezero
+    in a thread that has not set up its tiles)."""
+    return "amx_int8" in machine()[1].split()
+
+
 class Llama:
     """llama.cpp, built from the source package into cache/llama.cpp unless it is there for this very processor."""
 
@@ -122,14 +128,18 @@ class Llama:
         with tarfile.open(glob.glob(os.path.join(place, "*.tar.gz"))[0]) as archive:
             archive.extractall(place, filter="data")
         # GGML_NATIVE (this machine's instructions), GGML_OPENMP, GGML_LLAMAFILE and GGML_CPU_REPACK are the defaults
+        env = {**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count())}
+        if without_amx():
+            for name in ("CFLAGS", "CXXFLAGS"):
+                env[name] = f"{env.get(name, '')} -mno-amx-tile -mno-amx-int8 -mno-amx-bf16".strip()
         run([*pip, "install", "--no-deps", "--target", self.packages, self.source, "diskcache", "sentencepiece"],
-            "llama.cpp: build", env={**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count())})
+            "llama.cpp: build", env=env)
 
     def version(self):
         """The package's version and the llama.cpp commit that its change log names."""
         with open(os.path.join(self.source, "CHANGELOG.md")) as f:
             commit = f.read().split("update llama.cpp to ggml-org/llama.cpp@")[1].split()[0]
-        return f"llama.cpp {commit} (llama-cpp-python {LLAMA_CPP_PYTHON})"
+        return f"llama.cpp {commit} (llama-cpp-python {LLAMA_CPP_PYTHON}{', built without AMX' * without_amx()})"
 
     def convert(self, directory, out, *options):
         run([sys.executable, os.path.join(self.vendor, "convert_hf_to_gguf.py"), directory, "--outfile", out, *options],
