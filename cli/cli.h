@@ -8,6 +8,7 @@
    output.c    files that are read and written, activations as .npy
    answer.c    log-probabilities, given choices
    jsonl.c, request.c  --jsonl: the lines; one request
+   talk.c      a conversation on a terminal; line.c reads its lines, width.c says how wide they are (line.h)
    conversation.c  what is asked, of arguments or JSON, to messages
    json.c      JSON, read and written; json.h
 
@@ -26,7 +27,8 @@ typedef struct Arguments {
     int n_images, logprobs;
     char *choices;
     SvOptions options;
-    bool raw, json, jsonl, tokenize, detokenize, info, selftest, quiet;
+    bool implied;                                           /* -p is stdin, without having been said */
+    bool talk, raw, json, jsonl, tokenize, detokenize, info, selftest, quiet;
 } Arguments;
 
 /* options.c: one sentence on stderr, and the exit code for a wrong input, 1. */
@@ -35,10 +37,14 @@ SV_PRINTF(1, 2) int complain(const char *format, ...);
 /* The same for wrong usage, 2. */
 SV_PRINTF(1, 2) int misused(const char *format, ...);
 
+int no_question(void);                                      /* the same where there is none */
 bool blank(const char *text);                               /* nothing but white space */
 
 /* Fills *a from the command line; a->images and a->stops have room for argc texts. Returns -1 to go on, or the exit code. */
 int parse_arguments(int argc, char **argv, Arguments *a);
+
+/* talk.c: a conversation, until Ctrl-D; returns the exit code. */
+int talk(const Arguments *a, const SvModel *model);
 
 /* info.c: --info and --selftest; both return the exit code. chosen: the one kernel set to test, or NULL for all. */
 int print_info(const SvModel *m, int threads);
@@ -102,6 +108,11 @@ int conversation_ask(const char *system, const char *prompt, const char *const *
 /* Of JSON. folder: what paths are relative to, with a / at its end, or "" for the working directory. given: pictures
    for those contents that name none. */
 int conversation_read(const Json *messages, const char *folder, const char *const *given, int n_given,
+                      Conversation *conversation, SvError *error);
+
+/* output.c: of a file of JSON, or of stdin (-); paths in it are relative to it. The document must outlive it. The
+   sentence is "" where a complaint was made already. */
+int conversation_file(const char *path, const char *const *given, int n_given, JsonDocument *document,
                       Conversation *conversation, SvError *error);
 
 /* Refuses an object with a member that is not among keys (with NULL at their end); what: the object's name, or "". */

@@ -246,6 +246,7 @@ static void on_signal(int signal) {
     errno = kept;
 }
 
+bool line_typed(void) { return isatty(0); }
 bool line_terminal(void) { return isatty(0) && isatty(1); }
 
 int line_columns(void) {
@@ -751,11 +752,11 @@ char *line_history_path(const char *name) { return (void)name, NULL; }
 bool line_remember(LineEditor *e, const char *text) { return keep(e, text); }
 
 #if defined(_WIN32)
-bool line_terminal(void) {                                  /* isatty calls NUL a terminal */
-    DWORD value;
-    return GetConsoleMode(GetStdHandle(STD_INPUT_HANDLE), &value) &&
-           GetConsoleMode(GetStdHandle(STD_OUTPUT_HANDLE), &value);
-}
+/* isatty calls NUL a terminal. */
+static bool console(DWORD which) { return GetConsoleMode(GetStdHandle(which), &(DWORD){ 0 }); }
+
+bool line_typed(void) { return console(STD_INPUT_HANDLE); }
+bool line_terminal(void) { return console(STD_INPUT_HANDLE) && console(STD_OUTPUT_HANDLE); }
 
 /* The console's text is UTF-16. */
 static LineResult read_plain(LineEditor *e) {
@@ -772,6 +773,7 @@ static LineResult read_plain(LineEditor *e) {
     return LINE_TEXT;
 }
 #else
+bool line_typed(void) { return false; }
 bool line_terminal(void) { return false; }
 static LineResult read_plain(LineEditor *e) {
     for (int byte; (byte = getchar()) != '\n'; ) {

@@ -26,7 +26,8 @@ size_t previous_character(const char *text, size_t size, size_t at);
 typedef struct LineEditor LineEditor;
 typedef enum { LINE_TEXT, LINE_END, LINE_BREAK, LINE_FAILED } LineResult;   /* Enter, Ctrl-D, Ctrl-C, no memory */
 
-/* stdin and stdout are a terminal. */
+/* stdin is a terminal; and stdout too. */
+bool line_typed(void);
 bool line_terminal(void);
 
 /* Where a program's history goes: NAME_history in $XDG_STATE_HOME, else .NAME_history in the home directory. To be

@@ -4,7 +4,6 @@
 #endif
 #include "cli.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,37 +154,6 @@ static int detokenize(const SvModel *m) {
     return result;
 }
 
-#if defined(_WIN32)
-#define SEPARATORS "/\\:"
-#else
-#define SEPARATORS "/"
-#endif
-
-/* The conversation that --messages names; the document must outlive it. */
-static int read_messages(const Arguments *a, JsonDocument *document, Conversation *talk, SvError *error) {
-    bool standard = strcmp(a->messages, "-") == 0;
-    const char *name = standard ? STDIN : a->messages;
-    FILE *file = standard ? stdin : sv_fopen(a->messages, "rb");
-    size_t size, length = strlen(a->messages);
-    SvError why;
-    if (!file) return sv_fail(error, "%s: %s", name, strerror(errno));
-    char *text = read_text(file, name, &size), *folder = malloc(length + 1);
-    if (!standard) fclose(file);
-    int result = -1;
-    if (!text || !folder) {
-        error->text[0] = 0;                                 /* read_text has said why */
-    } else if (json_parse(text, size, name, document, error) == 0) {
-        memcpy(folder, a->messages, length + 1);
-        while (length > 0 && !strchr(SEPARATORS, folder[length - 1])) length--;
-        folder[length] = 0;
-        result = conversation_read(document->root, folder, a->images, a->n_images, talk, &why);
-        if (result != 0) sv_fail(error, "%s: %s", name, why.text);
-    }
-    free(text);
-    free(folder);
-    return result;
-}
-
 static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     SvError error;
     SvPrompt prompt = { 0 };
@@ -205,7 +173,7 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     if (check_choices(choices, wish.n_choices, &error) != 0) goto failed;
     wish.choices = choices;
     double start = sv_seconds();
-    if (a->messages ? read_messages(a, &document, &talk, &error)
+    if (a->messages ? conversation_file(a->messages, a->images, a->n_images, &document, &talk, &error)
                     : conversation_ask(a->system, a->prompt, a->images, a->n_images, a->raw, &talk, &error))
         goto failed;
     for (int i = 0; i < talk.n_images; i++) {
@@ -284,6 +252,7 @@ int main(int argc, char **argv) {
     a.options.stop = a.stops = calloc((size_t)argc + 1, sizeof *a.stops);
     if (!a.images || !a.stops) return complain("out of memory");
     int code = parse_arguments(argc, argv, &a);
+    if (code < 0 && a.implied && ungetc(getc(stdin), stdin) == EOF) code = no_question();
     if (code < 0 && a.prompt && !find_text(&a.prompt, &a.texts[0])) code = 1;
     if (code < 0 && a.system && !find_text(&a.system, &a.texts[1])) code = 1;
     const SvKernels *chosen = NULL;
@@ -306,6 +275,7 @@ int main(int argc, char **argv) {
             else if (a.tokenize) code = tokenize(model);
             else if (a.detokenize) code = detokenize(model);
             else if (a.jsonl) code = jsonl(&a, model);
+            else if (a.talk) code = talk(&a, model);
             else code = answer(&a, model, load);
             sv_close(model);
         }

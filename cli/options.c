@@ -1,5 +1,6 @@
 /* options.c: the command line's words to an Arguments; --help; and how errors are said. */
 #include "cli.h"
+#include "line.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -122,10 +123,14 @@ static const char HELP_BEFORE[] =
     "  smolvlm MODEL -i photo.jpg -p \"What is this?\"\n"
     "  smolvlm MODEL -i before.png -i after.png -p \"What has changed?\" --json\n"
     "  smolvlm MODEL -i page.png -p \"Read the title.\" -n 20 --longest-edge 1024\n"
+    "  smolvlm MODEL\n"
     "  smolvlm MODEL --info\n"
     "  smolvlm MODEL --selftest\n"
     "\n"
-    "MODEL is a file made by export.py from a Hugging Face directory.\n"
+    "MODEL is a file made by export.py from a Hugging Face directory. Without -p the question is what stdin has; on a\n"
+    "terminal it is a conversation, with -i and -s at its beginning: /image FILE or a picture's file dropped on the\n"
+    "terminal shows a picture, /help lists the rest. What was typed is kept in smolvlm_history in $XDG_STATE_HOME, or in\n"
+    "~/.smolvlm_history.\n"
     "\n";
 static const char HELP_AFTER[] =
     "\n"
@@ -289,6 +294,8 @@ static int take_options(int argc, char **argv, int *i, Arguments *a) {
     return -1;
 }
 
+int no_question(void) { return misused("what is the question? smolvlm MODEL -i photo.jpg -p \"What is this?\""); }
+
 int parse_arguments(int argc, char **argv, Arguments *a) {
     bool options = true;
     const char *text = NULL, *follower = NULL;
@@ -325,8 +332,15 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
     if (!a->model) return misused("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
     if (a->messages && (a->prompt || a->system || a->raw))
         return misused("-p, -s and --raw go not with --messages, which is the whole conversation");
-    if (!a->prompt && !a->messages && !others)
-        return misused("what is the question? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
+    if (!a->prompt && !a->messages && !others) {            /* a conversation, or the question is stdin */
+        bool alone = !a->raw && !a->json && !a->choices && !a->dump && !a->tiles && a->options.max_tokens > 0;
+        bool taken = a->system && strcmp(a->system, "-") == 0;
+        for (int i = 0; i < a->n_images; i++) taken = taken || strcmp(a->images[i], "-") == 0;
+        a->talk = alone && !taken && line_terminal();
+        a->implied = !taken && !line_typed();
+        if (a->implied) a->prompt = "-";
+        if (!a->talk && !a->implied) return no_question();
+    }
     if (a->prompt && blank(a->prompt)) return misused("-p: the prompt is empty");
     if (a->raw && a->system) return misused("-s goes not with --raw: the prompt is the whole of it");
     int inputs = (a->prompt && strcmp(a->prompt, "-") == 0) + (a->system && strcmp(a->system, "-") == 0) +

@@ -186,6 +186,37 @@ bool find_text(const char **text, char **read) {
     return true;
 }
 
+#if defined(_WIN32)
+#define SEPARATORS "/\\:"
+#else
+#define SEPARATORS "/"
+#endif
+
+int conversation_file(const char *path, const char *const *given, int n_given, JsonDocument *document,
+                      Conversation *c, SvError *error) {
+    bool standard = strcmp(path, "-") == 0;
+    const char *name = standard ? STDIN : path;
+    FILE *file = standard ? stdin : sv_fopen(path, "rb");
+    size_t size, length = strlen(path);
+    SvError why;
+    if (!file) return sv_fail(error, "%s: %s", name, strerror(errno));
+    char *text = read_text(file, name, &size), *folder = malloc(length + 1);
+    if (!standard) fclose(file);
+    int result = -1;
+    if (!text || !folder) {
+        error->text[0] = 0;                                 /* read_text has said why */
+    } else if (json_parse(text, size, name, document, error) == 0) {
+        memcpy(folder, path, length + 1);
+        while (length > 0 && !strchr(SEPARATORS, folder[length - 1])) length--;
+        folder[length] = 0;
+        result = conversation_read(document->root, folder, given, n_given, c, &why);
+        if (result != 0) sv_fail(error, "%s: %s", name, why.text);
+    }
+    free(text);
+    free(folder);
+    return result;
+}
+
 /* -------------------------------------------------------------------------------------------------- what is printed */
 
 void put_ids(FILE *file, const int32_t *ids, size_t count, const char *separator) {

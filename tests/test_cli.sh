@@ -14,9 +14,9 @@ rm -rf "$tmp"
 mkdir -p "$tmp" || exit 1
 trap 'rm -rf "$tmp"' EXIT
 
-# run ARGUMENT...: the program, with its output in $tmp/out and $tmp/err and its exit code in $code
+# run ARGUMENT...: the program, with nothing on stdin, its output in $tmp/out and $tmp/err and its exit code in $code
 run() {
-    $RUN "$smolvlm" "$@" > "$tmp/out" 2> "$tmp/err"
+    $RUN "$smolvlm" "$@" < /dev/null > "$tmp/out" 2> "$tmp/err"
     code=$?
 }
 
@@ -276,6 +276,20 @@ done
 run $vlm -q -n 0 -p "$question" --json
 cp "$tmp/out" "$tmp/no_end"
 printf '%s\n\n' "$question" > "$tmp/question"
+echo "$question" > "$tmp/asked"
+run_with "$tmp/asked" $vlm -q -n 8 -i $golden/a.png
+check 'without -p the question is stdin' cmp -s "$tmp/out" "$tmp/answer"
+run_with "$tmp/question" $vlm -q -n 8 -i $golden/a.png --json
+check 'without -p the question is stdin, --json' grep -q '^{"text": ' "$tmp/out"
+run_with "$tmp/question" $vlm -q -n 8 -s -
+check 'without -p, and stdin is -s' sentence 2 'what is the question?'
+run_with "$golden/a.png" $vlm -q -n 8 -i -
+check 'without -p, and stdin is a picture' sentence 2 'what is the question?'
+echo '  ' > "$tmp/blank"
+run_with "$tmp/blank" $vlm -q
+check 'without -p, white space on stdin' sentence 1 'standard input: the text is empty'
+run_with / $vlm -q
+check 'without -p, a directory on stdin' sentence 2 'what is the question?'
 run_with "$tmp/question" $vlm -q -n 0 -p - --json
 check 'only the last line end is left out' differs "$tmp/no_end"
 $RUN "$smolvlm" $vlm -i $golden/a.png -p "$question" -n 8 > "$tmp/out" 2>&1

@@ -1,0 +1,719 @@
+/* talk.c: a conversation on a terminal. A line is a question, a command (/help), or the name of a picture dropped on
+   the terminal. The library's chat holds what was said too, and computes nothing again; here it is kept as it was
+   given, for /save, /undo and /system. */
+#if !defined(_WIN32)
+#define _XOPEN_SOURCE 700                                   /* realpath */
+#endif
+#include "cli.h"
+#include "line.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
+/* A text or a picture. path: where it lies, from the root on; base64: of one that came within JSON. */
+typedef struct Piece { char *text, *path, *base64; SvImage image; } Piece;
+typedef struct Said { char *role; Piece *pieces; int count; bool dropped; } Said;
+
+typedef struct Talk {
+    const Arguments *arguments;
+    const SvModel *model;
+    SvChat *chat;
+    LineEditor *line;
+    Said *said;                                             /* dropped: the chat does not hold it any more */
+    int n_said;
+    Said next;                                              /* the pictures for the next question */
+    SvOptions options;
+    bool shows_progress, progress_open, begun, reported;
+} Talk;
+
+/* ------------------------------------------------------------------------------------------------- what is printed */
+
+SV_PRINTF(1, 2) static void note(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    putchar('(');
+    vprintf(format, args);
+    fputs(")\n", stdout);
+    va_end(args);
+}
+
+/* Without control characters, with which a picture could make the model command the terminal. */
+static void print_safely(const char *text, size_t size) {
+    uint32_t code;
+    for (size_t at = 0, length; at < size; at += length) {
+        length = character(text + at, size - at, &code);
+        bool control = (code < 32 && code != '\n' && code != '\t') || (code >= 127 && code < 160);
+        if (control) fputs("\xef\xbf\xbd", stdout);
+        else fwrite(text + at, 1, length, stdout);
+    }
+}
+
+/* The beginning of a text, on one line, to remember it by. */
+static void print_beginning(const char *text) {
+    enum { MOST = 40 };
+    uint32_t code;
+    int width = 0;
+    size_t size = strlen(text), at = 0, length;
+    for (; at < size && text[at] != '\n'; at += length) {
+        length = character(text + at, size - at, &code);
+        if ((width += character_width(code)) > MOST) break;
+        print_safely(text + at, length);
+    }
+    if (at < size) fputs("...", stdout);
+}
+
+static const char *text_of(const Said *said) {
+    for (int i = 0; i < said->count; i++) if (said->pieces[i].text) return said->pieces[i].text;
+    return "";
+}
+
+static void end_progress(Talk *t) {
+    if (t->progress_open) fputs("\r\x1b[K", stderr);
+    t->progress_open = false;
+}
+
+/* ---------------------------------------------------------------------------------------------------- what was said */
+
+static bool no_memory(void) { return complain("out of memory for the conversation"), false; }
+
+static char *copy(const char *text) {
+    size_t size = strlen(text) + 1;
+    char *out = malloc(size);
+    if (!out) no_memory();
+    return out ? memcpy(out, text, size) : NULL;
+}
+
+static void free_piece(Piece *piece) {
+    free(piece->text);
+    free(piece->path);
+    free(piece->base64);
+    sv_image_free(&piece->image);
+}
+
+static void free_said(Said *said) {
+    for (int i = 0; i < said->count; i++) free_piece(&said->pieces[i]);
+    free(said->pieces);
+    free(said->role);
+    *said = (Said){ 0 };
+}
+
+/* Takes over the piece, also where it fails. */
+static bool add_piece(Said *said, Piece piece) {
+    Piece *grown = realloc(said->pieces, ((size_t)said->count + 1) * sizeof *grown);
+    if (grown) {
+        said->pieces = grown;
+        grown[said->count++] = piece;
+        return true;
+    }
+    free_piece(&piece);
+    return no_memory();
+}
+
+static bool add_text(Said *said, const char *text, size_t size) {
+    Piece piece = { .text = malloc(size + 1) };
+    if (!piece.text) return no_memory();
+    memcpy(piece.text, text, size);
+    piece.text[size] = 0;
+    return add_piece(said, piece);
+}
+
+/* Moves all pieces but texts to the end of another. */
+static void move_pictures(Said *from, Said *to) {
+    int kept = 0;
+    for (int i = 0; i < from->count; i++) {
+        if (from->pieces[i].text) from->pieces[kept++] = from->pieces[i];
+        else add_piece(to, from->pieces[i]);
+    }
+    from->count = kept;
+}
+
+/* Puts it into the conversation at this place, *said is then empty. */
+static bool insert_said(Talk *t, int at, Said *said) {
+    Said *grown = realloc(t->said, ((size_t)t->n_said + 1) * sizeof *grown);
+    if (!grown) return no_memory();
+    t->said = grown;
+    memmove(grown + at + 1, grown + at, (size_t)(t->n_said++ - at) * sizeof *grown);
+    grown[at] = *said;
+    *said = (Said){ 0 };
+    return true;
+}
+
+static void forget_last(Talk *t) { free_said(&t->said[--t->n_said]); }
+
+static int messages_in_chat(Talk *t) { return sv_chat_keep(t->chat, INT_MAX); }
+
+static bool tell_chat(Talk *t, const Said *said) {
+    SvError error;
+    SvContent *contents = calloc((size_t)said->count + 1, sizeof *contents);
+    if (!contents) return no_memory();
+    for (int i = 0; i < said->count; i++) {
+        const Piece *piece = &said->pieces[i];
+        if (piece->text) contents[i].text = piece->text;
+        else contents[i].image = &piece->image, contents[i].name = piece->path;
+    }
+    int result = sv_chat_add(t->chat, &(SvMessage){ said->role, contents, said->count }, &t->options, &error);
+    free(contents);
+    if (result != 0) complain("%s", error.text);
+    return result == 0;
+}
+
+/* The chat holds what was said and not dropped, from the beginning. */
+static bool tell_all(Talk *t) {
+    bool ok = true;
+    sv_chat_keep(t->chat, 0);
+    for (int i = 0; i < t->n_said && ok; i++)
+        if (!t->said[i].dropped) ok = tell_chat(t, &t->said[i]);
+    return ok;
+}
+
+/* ------------------------------------------------------------------------------------------------------- an answer */
+
+/* The oldest `count` messages, but the system's, have left the chat, as the context is full. */
+static void drop(Talk *t, int count) {
+    const char *first = NULL;
+    int questions = 0;
+    for (int i = 0; i < t->n_said && count > 0; i++) {
+        Said *said = &t->said[i];
+        if (said->dropped || strcmp(said->role, "system") == 0) continue;
+        said->dropped = true;
+        count--;
+        if (strcmp(said->role, "user") != 0) continue;
+        questions++;
+        if (!first) first = text_of(said);
+    }
+    fputs("(the context is full: dropped \"", stdout);
+    print_beginning(first ? first : "");
+    if (questions > 1) printf("\" and %d more question%s", questions - 1, questions == 2 ? "" : "s");
+    else putchar('"');
+    puts(questions > 1 ? ", with their answers)" : " and its answer)");
+}
+
+static bool show_progress(void *user, const char *phase, int at, int total) {
+    Talk *t = user;
+    if (strcmp(phase, "drop") == 0) {
+        drop(t, at);
+    } else if (t->shows_progress) {
+        fprintf(stderr, "\r%s %d/%d\x1b[K", phase, at, total);
+        t->progress_open = true;
+    }
+    return line_interrupted();
+}
+
+/* White space before the first word is the prompt's end. */
+static bool show_token(void *user, int32_t id, const char *text, size_t size) {
+    Talk *t = user;
+    (void)id;
+    end_progress(t);
+    while (!t->begun && size > 0 && memchr(" \n\t\r", *text, 4)) text++, size--;
+    if (size > 0) t->begun = true;
+    print_safely(text, size);
+    fflush(stdout);
+    return line_interrupted() || ferror(stdout);
+}
+
+/* The last question is as if it had not been asked; its pictures are there for the next. */
+static void take_back(Talk *t, int in_chat) {
+    Said pictures = { 0 };
+    Said *last = &t->said[t->n_said - 1];
+    sv_chat_keep(t->chat, in_chat);
+    move_pictures(last, &pictures);
+    move_pictures(&t->next, &pictures);
+    free_said(&t->next);
+    t->next = pictures;
+    forget_last(t);
+}
+
+/* Answers the last message. */
+static void answer(Talk *t) {
+    SvError error;
+    SvAnswer a;
+    SvEvents events = { .user = t, .progress = show_progress, .token = show_token };
+    t->begun = false;
+    int result = sv_chat_answer(t->chat, &t->options, &events, &a, &error), n = messages_in_chat(t);
+    bool stopped = line_interrupted();
+    end_progress(t);
+    if (t->begun) putchar('\n');
+    if (result != 0) {
+        if (stopped) note("stopped; the question is taken back");
+        else complain("%s", error.text);
+        take_back(t, n - 1);
+        return;
+    }
+    if (stopped && !t->begun) {
+        note("stopped; the question is taken back");
+        take_back(t, n - 2);
+    } else {
+        Said said = { .role = copy("assistant") };
+        const char *text = a.text + strspn(a.text, " \t\r\n");
+        if (!said.role || !add_text(&said, text, strlen(text)) || !insert_said(t, t->n_said, &said)) {
+            free_said(&said);
+            take_back(t, n - 2);
+        } else if (stopped) note("stopped");
+        else if (!a.stopped && a.n_ids == (size_t)t->options.max_tokens)
+            note("cut off after %d tokens; -n allows more", t->options.max_tokens);
+        else if (!a.stopped) note("cut off, the context is full");
+        else if (!t->begun) note("no answer");
+    }
+    t->options.seed++;                                      /* or the same question has the same answer for ever */
+    sv_answer_free(&a);
+}
+
+/* Pictures stand where the question has {image}, or before it. */
+static void put_question(Talk *t, const char *text) {
+    static const char MARK[] = "{image}";
+    int marks = 0, n = t->next.count;
+    for (const char *at = text; (at = strstr(at, MARK)) != NULL; at += sizeof MARK - 1) marks++;
+    if (marks && marks != n) {
+        complain("%s stands in the question %d time%s, but there %s %d picture%s for it", MARK, marks,
+                 marks == 1 ? "" : "s", n == 1 ? "is" : "are", n, n == 1 ? "" : "s");
+        return;
+    }
+    Said question = { .role = copy("user") };
+    bool ok = question.role != NULL;
+    for (int i = 0; i < n && ok; i++) {
+        const char *mark = marks ? strstr(text, MARK) : text;
+        Piece piece = t->next.pieces[i];
+        t->next.pieces[i] = (Piece){ 0 };                   /* it is the question's now */
+        if (mark > text) ok = add_text(&question, text, (size_t)(mark - text));
+        ok = add_piece(&question, piece) && ok;
+        text = mark + (marks ? sizeof MARK - 1 : 0);
+    }
+    free_said(&t->next);
+    if (ok && (*text || !marks)) ok = add_text(&question, text, strlen(text));
+    if (ok && insert_said(t, t->n_said, &question)) {
+        if (tell_chat(t, &t->said[t->n_said - 1])) answer(t);
+        else take_back(t, messages_in_chat(t));
+    }
+    free_said(&question);
+}
+
+/* --------------------------------------------------------------------------------------------------------- pictures */
+
+#ifdef SV_NO_CODECS                                         /* make CODECS=0 */
+#define sv_image_read(path, image, error) \
+    ((void)(image), sv_fail(error, "%s: this program was built without codecs/, so it reads no picture files", path))
+#endif
+
+/* The name from the root on, by which it is found from anywhere; to be freed. */
+static char *absolute(const char *path) {
+#if defined(_WIN32)
+    char *whole = _fullpath(NULL, path, 0);
+#elif defined(__unix__) || defined(__APPLE__)
+    char *whole = realpath(path, NULL);
+#else
+    char *whole = NULL;
+#endif
+    return whole ? whole : copy(path);
+}
+
+static void read_picture(Talk *t, const char *path) {
+    SvError error;
+    Piece piece = { 0 };
+    if (!t->model->vision.layers) {
+        complain("%s: %s is a text-only model, it takes no pictures", path, t->model->path);
+        return;
+    }
+    if (sv_image_read(path, &piece.image, &error) != 0) {
+        complain("%s", error.text);
+        return;
+    }
+    const SvImage *image = &piece.image;
+    if (image->note.text[0] && !(image->alpha && t->options.paint)) complain("%s", image->note.text);
+    if ((piece.path = absolute(path)) == NULL) {
+        free_piece(&piece);
+        return;
+    }
+    int width = image->width, height = image->height;
+    if (!add_piece(&t->next, piece)) return;
+    putchar('(');
+    print_safely(path, strlen(path));
+    printf(", %d x %d: ", width, height);
+    if (t->next.count == 1) puts("ask about it)");
+    else printf("ask about these %d)\n", t->next.count);
+}
+
+/* 0: no file; 1: a file; 2: one that begins as pictures do */
+static int kind_of_file(const char *path) {
+#if defined(__unix__) || defined(__APPLE__)
+    struct stat status;
+    if (stat(path, &status) != 0 || !S_ISREG(status.st_mode)) return 0;
+#endif
+    unsigned char bytes[4] = { 0 };
+    FILE *file = sv_fopen(path, "rb");
+    if (!file) return 0;
+    size_t n = fread(bytes, 1, sizeof bytes, file);
+    fclose(file);
+    return n == 4 && (memcmp(bytes, "\x89PNG", 4) == 0 || memcmp(bytes, "\xff\xd8\xff", 3) == 0 ||
+                      (bytes[0] == 'P' && bytes[1] >= '1' && bytes[1] <= '6')) ? 2 : 1;
+}
+
+static int hex(char digit) {
+    const char *digits = "0123456789abcdef", *at = digit ? strchr(digits, digit | 32) : NULL;
+    return at ? (int)(at - digits) : -1;
+}
+
+/* In place: file:///a%20name as some terminals drop it. */
+static void decode_address(char *word) {
+    static const char SCHEME[] = "file://";
+    if (strncmp(word, SCHEME, sizeof SCHEME - 1) != 0) return;
+    char *to = word;
+    for (const char *from = word + sizeof SCHEME - 1; *from; from++) {
+        bool coded = *from == '%' && hex(from[1]) >= 0 && hex(from[2]) >= 0;
+        *to++ = coded ? (char)(16 * hex(from[1]) + hex(from[2])) : *from;
+        if (coded) from += 2;
+    }
+    *to = 0;
+}
+
+/* The next of a line's file names, as a shell would read it, and so as terminals write what is dropped on them: in
+   quotes, or with backslashes (but on Windows, where those are part of names). To be freed; NULL: there is none, or
+   memory. */
+static char *next_name(const char **line) {
+    const char *at = *line + strspn(*line, " \t\n"), *home = getenv("HOME");
+    char quote = 0, *name = malloc(strlen(at) + (home ? strlen(home) : 0) + 1), *to = name;
+    if (!*at || !name) {
+        free(name);
+        return NULL;
+    }
+    if (home && at[0] == '~' && at[1] == '/') to += sprintf(to, "%s", home), at++;
+    for (; *at && (quote || !strchr(" \t\n", *at)); at++) {
+        bool escapes = *at == '\\' && quote != '\'' && at[1];
+#if defined(_WIN32)
+        escapes = false;
+#endif
+        if (escapes) *to++ = *++at;
+        else if (quote ? *at == quote : *at == '"' || *at == '\'') quote = quote ? 0 : *at;
+        else *to++ = *at;
+    }
+    *to = 0;
+    decode_address(name);
+    *line = at;
+    return name;
+}
+
+/* A picture, or a file named with its folder. */
+static bool is_dropped(const char *name) {
+    int kind = kind_of_file(name);
+    return kind == 2 || (kind == 1 && strpbrk(name, "/\\"));
+}
+
+/* A line that is nothing but names of such files: they were dropped on the terminal. */
+static bool dropped(const char *line) {
+    int count = 0;
+    bool files = true;
+    if (is_dropped(line)) return true;                      /* one name, spaces and all */
+    for (char *name; files && (name = next_name(&line)) != NULL; count++) {
+        files = is_dropped(name);
+        free(name);
+    }
+    return files && count > 0;
+}
+
+/* --------------------------------------------------------------------------------------------------------- commands */
+
+static void command_image(Talk *t, const char *rest) {
+    if (kind_of_file(rest)) {                               /* one name, spaces and all */
+        read_picture(t, rest);
+        return;
+    }
+    for (char *name; (name = next_name(&rest)) != NULL; free(name)) read_picture(t, name);
+}
+
+static void command_system(Talk *t, const char *rest) {
+    bool there = t->n_said > 0 && strcmp(t->said[0].role, "system") == 0;
+    if (!*rest) {
+        if (there) printf("%s\n", text_of(&t->said[0]));
+        else note("there is no system message");
+        return;
+    }
+    Said said = { .role = copy("system") };
+    bool none = strcmp(rest, "-") == 0;
+    if (!said.role || !add_text(&said, rest, strlen(rest)) || (!none && !insert_said(t, 0, &said))) {
+        free_said(&said);
+        return;
+    }
+    free_said(&said);
+    if (there) {
+        int old = none ? 0 : 1;
+        free_said(&t->said[old]);
+        memmove(t->said + old, t->said + old + 1, (size_t)(--t->n_said - old) * sizeof *t->said);
+    }
+    tell_all(t);
+    note(none ? "no system message from here on" : "the system message from here on");
+}
+
+/* All but the system message. */
+static void forget(Talk *t) {
+    int first = t->n_said > 0 && strcmp(t->said[0].role, "system") == 0;
+    while (t->n_said > first) forget_last(t);
+    free_said(&t->next);
+    sv_chat_keep(t->chat, first);
+}
+
+static void command_clear(Talk *t, const char *rest) {
+    (void)rest;
+    forget(t);
+    note(t->n_said ? "forgotten; the system message stays" : "forgotten");
+}
+
+/* The pictures that wait for a question, else the last question and its answer. */
+static void command_undo(Talk *t, const char *rest) {
+    int in_chat = messages_in_chat(t);
+    (void)rest;
+    if (t->next.count > 0) {
+        note("%d picture%s taken back", t->next.count, t->next.count == 1 ? "" : "s");
+        free_said(&t->next);
+        return;
+    }
+    int first = t->n_said;
+    while (first > 0 && strcmp(t->said[first - 1].role, "user") != 0) first--;
+    if (first == 0 || t->said[first - 1].dropped) {
+        note("there is nothing to take back");
+        return;
+    }
+    fputs("(taken back: ", stdout);
+    print_beginning(text_of(&t->said[first - 1]));
+    puts(")");
+    for (; t->n_said >= first; in_chat--) forget_last(t);
+    sv_chat_keep(t->chat, in_chat);
+}
+
+/* Writes a picture's path relative to the file's folder if it lies in or below it. */
+static void put_path(FILE *file, const char *path, const char *folder) {
+    size_t length = strlen(folder);
+    bool below = strncmp(path, folder, length) == 0 && (path[length] == '/' || path[length] == '\\');
+    if (below) path += length + 1;
+    json_put_string(file, path, strlen(path));
+}
+
+static void put_said(FILE *file, const Said *said, const char *folder) {
+    fputs("{\"role\": ", file);
+    json_put_string(file, said->role, strlen(said->role));
+    fputs(", \"content\": ", file);
+    bool list = said->count != 1 || !said->pieces[0].text;
+    if (list) putc('[', file);
+    for (int i = 0; i < said->count; i++) {
+        const Piece *piece = &said->pieces[i];
+        if (i) fputs(", ", file);
+        if (list) fputs(piece->text ? "{\"type\": \"text\", \"text\": " : piece->base64 ?
+                        "{\"type\": \"image\", \"base64\": " : "{\"type\": \"image\", \"path\": ", file);
+        if (piece->text) json_put_string(file, piece->text, strlen(piece->text));
+        else if (piece->base64) json_put_string(file, piece->base64, strlen(piece->base64));
+        else put_path(file, piece->path, folder);
+        if (list) putc('}', file);
+    }
+    if (list) putc(']', file);
+    putc('}', file);
+}
+
+/* What it takes to write a file beside: its folder, "." where none is named. To be freed. */
+static char *folder_of(const char *path, const char **name) {
+    char *folder = copy(path), *end = NULL;
+    for (char *at = folder; at && *at; at++)
+#if defined(_WIN32)
+        if (*at == '/' || *at == '\\') end = at;
+#else
+        if (*at == '/') end = at;
+#endif
+    *name = end ? path + (end - folder) + 1 : path;
+    if (end) *end = 0;
+    else if (folder) strcpy(folder, ".");
+    return folder;
+}
+
+static void command_save(Talk *t, const char *rest) {
+    const char *names = rest, *name;
+    char *path = kind_of_file(rest) ? copy(rest) : next_name(&names), *folder = path ? folder_of(path, &name) : NULL;
+    char *whole = folder ? absolute(*folder ? folder : "/") : NULL;
+    Output o;
+    if (whole && output_open(&o, folder, name)) {
+        for (int i = 0; i < t->n_said; i++) {
+            fputs(i ? ",\n " : "[", o.file);
+            put_said(o.file, &t->said[i], strcmp(whole, "/") == 0 ? "" : whole);
+        }
+        fputs(t->n_said ? "]\n" : "[]\n", o.file);
+        if (output_close(&o)) note("%d message%s in %s", t->n_said, t->n_said == 1 ? "" : "s", path);
+    }
+    free(path);
+    free(folder);
+    free(whole);
+}
+
+/* What was read, message after message; the JSON beside it has the base64. */
+static bool take_over(Talk *t, Conversation *read, const Json *json) {
+    int images = 0;
+    json = json->first;
+    for (int i = 0; i < read->count; i++, json = json->next) {
+        Said said = { .role = copy(read->messages[i].role) };
+        const Json *content = json_get(json, "content"), *item = content ? content->first : NULL;
+        bool ok = said.role != NULL;
+        for (int j = 0; j < read->messages[i].count && ok; j++) {
+            const SvContent *c = &read->messages[i].content[j];
+            const Json *base64 = item ? json_get(item, "base64") : NULL;
+            if (item) item = item->next;
+            if (c->text) {
+                ok = add_text(&said, c->text, strlen(c->text));
+                continue;
+            }
+            Piece piece = { .path = absolute(c->name), .base64 = base64 ? copy(base64->text) : NULL,
+                            .image = read->images[images] };
+            read->images[images++] = (SvImage){ 0 };
+            ok = add_piece(&said, piece) && piece.path && (!base64 || piece.base64);
+        }
+        if (!ok || !insert_said(t, t->n_said, &said)) {
+            free_said(&said);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void command_load(Talk *t, const char *rest) {
+    const char *names = rest;
+    char *path = kind_of_file(rest) ? copy(rest) : next_name(&names);
+    JsonDocument document = { 0 };
+    Conversation read = { 0 };
+    SvError error = { "" };
+    if (path && conversation_file(path, NULL, 0, &document, &read, &error) != 0) {
+        if (error.text[0]) complain("%s", error.text);
+    } else if (path) {
+        while (t->n_said > 0) forget_last(t);
+        free_said(&t->next);
+        int images = read.n_images;
+        if (take_over(t, &read, document.root) && tell_all(t)) {
+            note("%d message%s and %d picture%s from %s", t->n_said, t->n_said == 1 ? "" : "s", images,
+                 images == 1 ? "" : "s", path);
+            if (t->n_said > 0 && strcmp(t->said[t->n_said - 1].role, "user") == 0) answer(t);
+        } else {
+            while (t->n_said > 0) forget_last(t);
+            sv_chat_keep(t->chat, 0);
+        }
+    }
+    conversation_free(&read);
+    json_free(&document);
+    free(path);
+}
+
+static void command_video(Talk *t, const char *rest) {
+    (void)t;
+    complain("%s: this version takes no videos", rest);
+}
+
+static void command_help(Talk *t, const char *rest);
+
+/* needs: what must follow it, or NULL; takes: what may. */
+static const struct Command {
+    const char *name, *needs, *takes;
+    void (*run)(Talk *t, const char *rest);
+    const char *help;
+} COMMANDS[] = {
+    { "/image", "FILE ...", NULL, command_image, "pictures to ask about, or drop them" },
+    { "/video", "FILE", NULL, command_video, "a video to ask about" },
+    { "/system", NULL, "TEXT", command_system, "the system message; - for none" },
+    { "/undo", NULL, NULL, command_undo, "takes the last question back" },
+    { "/clear", NULL, NULL, command_clear, "forgets the conversation" },
+    { "/save", "FILE", NULL, command_save, "writes the conversation as JSON" },
+    { "/load", "FILE", NULL, command_load, "goes on with one from JSON" },
+    { "/help", NULL, NULL, command_help, "shows this" },
+};
+enum { N_COMMANDS = sizeof COMMANDS / sizeof COMMANDS[0] };
+
+static void command_help(Talk *t, const char *rest) {
+    (void)t;
+    (void)rest;
+    for (int i = 0; i < N_COMMANDS; i++) {
+        const struct Command *c = &COMMANDS[i];
+        const char *value = c->needs ? c->needs : c->takes ? c->takes : "";
+        int width = printf("%s %s", c->name, value);
+        if (line_columns() < 80) printf("\n    %s\n", c->help);
+        else printf("%*s %s\n", 16 - width, "", c->help);
+    }
+    puts("Alt-Enter begins another line.\nCtrl-C ends an answer, Ctrl-D leaves.");
+}
+
+/* Whether the line was a command, or is none but looks like one. */
+static bool command(Talk *t, const char *line) {
+    size_t length = strcspn(line, " \t\n");
+    if (line[0] != '/') return false;
+    for (int i = 0; i < N_COMMANDS; i++) {
+        const struct Command *c = &COMMANDS[i];
+        if (strlen(c->name) != length || strncmp(c->name, line, length) != 0) continue;
+        const char *rest = line + length + strspn(line + length, " \t\n");
+        if (c->needs && !*rest) complain("%s %s", c->name, c->needs);
+        else if (!c->needs && !c->takes && *rest) complain("%s: takes nothing after it", c->name);
+        else c->run(t, rest);
+        return true;
+    }
+    complain("%.*s: %s", (int)length, line, memchr(line + 1, '/', length - 1) ? "no such file" :
+             "no such command; /help lists them");
+    return true;
+}
+
+/* ------------------------------------------------------------------------------------------------ the conversation */
+
+/* Without white space around it. */
+static char *trim(char *line) {
+    char *begin = line + strspn(line, " \t\n");
+    size_t size = strlen(begin);
+    while (size > 0 && strchr(" \t\n", begin[size - 1])) begin[--size] = 0;
+    return begin;
+}
+
+static int converse(Talk *t) {
+    int breaks = 0;
+    for (;;) {
+        char *text;
+        LineResult result = line_read(t->line, "> ", &text);
+        if (result == LINE_END) return 0;
+        if (result == LINE_FAILED) return complain("out of memory for a line");
+        if (result == LINE_BREAK) {
+            if (++breaks == 2) note("Ctrl-D leaves");
+            continue;
+        }
+        char *line = trim(text);
+        breaks = 0;
+        if (*line && !line_remember(t->line, line) && !t->reported) {
+            complain("the history could not be written");
+            t->reported = true;
+        }
+        if (dropped(line)) command_image(t, line);
+        else if (*line && !command(t, line)) put_question(t, line);
+        free(text);
+        if (ferror(stdout)) return 1;                       /* main says so */
+    }
+}
+
+int talk(const Arguments *a, const SvModel *model) {
+    Talk t = { .arguments = a, .model = model, .options = a->options };
+    SvError error;
+    char *history = line_history_path("smolvlm");
+    int code = 1;
+#if defined(__unix__) || defined(__APPLE__)
+    const char *kind = getenv("TERM");
+    t.shows_progress = !a->quiet && isatty(2) && kind && strcmp(kind, "dumb") != 0;
+#endif
+    if (sv_chat_new(model, 0, a->options.threads, &t.chat, &error) != 0) {
+        complain("%s", error.text);
+    } else if ((t.line = line_open(history)) == NULL) {
+        no_memory();
+    } else {
+        if (!a->quiet) puts("/help lists commands, Ctrl-D leaves.");
+        if (a->system) command_system(&t, a->system);
+        for (int i = 0; i < a->n_images; i++) read_picture(&t, a->images[i]);
+        code = converse(&t);
+    }
+    line_close(t.line);
+    while (t.n_said > 0) forget_last(&t);
+    free(t.said);
+    free_said(&t.next);
+    sv_chat_free(t.chat);
+    free(history);
+    return code;
+}
