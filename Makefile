@@ -15,6 +15,7 @@
 # make bench      what this machine can do, and the share of it that each phase of the demo model gets, and of
 #                 MODEL="file.bin ..."
 # make bench-jpeg     decoding photographs of 12 to 48 megapixels beside Pillow, in CPU time
+# make bench-chat     a second question about a picture, beside prefilling its tokens alone: MODEL=file.bin
 # make bench-peers    beside llama.cpp and transformers, on the published shapes (hours); BENCH="--models 500m --quick"
 # make accuracy   what Q8 and Q4 cost, beside llama.cpp's formats
 # make formats    why they are as they are: groups, levels, scales, parts of 4 bits, attention on integers
@@ -225,6 +226,12 @@ $(BUILD)/bench_jpeg: tests/bench_jpeg.c $(OBJECTS)
 bench-jpeg: $(BUILD)/bench_jpeg $(VENV)/ready
 	$(VENV)/bin/python tests/bench_jpeg.py $(BUILD)/bench_jpeg $(BENCH)
 
+$(BUILD)/bench_chat: tests/bench_chat.c $(OBJECTS)
+	$(CC) $(FLAGS) $(LDFLAGS) -I. -o $@ $< $(OBJECTS) -lm
+
+bench-chat: $(BUILD)/bench_chat
+	$(BUILD)/bench_chat $(or $(MODEL),demo/demo.bin) tests/pictures/coffee.jpg
+
 bench-peers: smolvlm $(VENV)/ready
 	$(VENV)/bin/python tests/bench_peers.py $(BENCH)
 
@@ -251,4 +258,4 @@ clean:
 	rm -rf build smolvlm smolvlm.exe
 
 .PHONY: FORCE objects book layers install demo eval test sanitize fuzz fuzz-json races parity parity-full released \
-        bench bench-jpeg bench-peers accuracy formats clean
+        bench bench-jpeg bench-chat bench-peers accuracy formats clean
