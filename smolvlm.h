@@ -188,9 +188,9 @@ int sv_generate(const SvModel *model, const SvPrompt *prompt, const SvOptions *o
                 SvAnswer *answer, SvError *error);
 void sv_answer_free(SvAnswer *answer);
 
-/* Keeps the KV cache and the tiles' features between answers. capacity: positions, 0: the
-   model's context. sv_chat_prompt is sv_generate, but computes no tile again and not what the last prompt began with,
-   too, unless activations are listened to. */
+/* Keeps the KV cache and the tiles' features between answers. capacity: positions, 0: the model's context.
+   sv_chat_prompt is sv_generate, but as far as a prompt begins as the one before and its answer did, it is not computed
+   again, and neither is a tile that was seen before (unless activations are listened to). */
 typedef struct SvChat SvChat;
 int sv_chat_new(const SvModel *model, int capacity, int threads, SvChat **chat, SvError *error);
 int sv_chat_prompt(SvChat *chat, const SvPrompt *prompt, const SvOptions *options, const SvEvents *events,

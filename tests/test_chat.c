@@ -708,7 +708,7 @@ TEST refusals(void) {
     const SvContent wrong[] = { { .name = "none" }, { .tiles = &tiles } };
     for (size_t i = 0; i < LENGTH(wrong); i++) {
         ASSERT_EQ(-1, sv_chat_add(chat, &(SvMessage){ "user", &wrong[i], 1 }, &options, &error));
-        ASSERT_SAYS("a content is either a text or a picture");
+        ASSERT_SAYS("a content is either a text, a picture or a video");
     }
     ASSERT_EQ(0, sv_chat_add(chat, &(SvMessage){ "tool", &(SvContent)TEXT("x"), 1 }, &options, &error));
     ASSERT_EQ(-1, sv_chat_answer(chat, &options, NULL, &last, &error));
