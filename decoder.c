@@ -21,7 +21,10 @@
 
    The KV cache. Keys and values of earlier positions never change, since no position sees a later one. So they are
    computed once and kept, and a new token costs one row of every product instead of all. A position takes, in the 500M
-   model with integers, 32 layers * 2 * 5 heads * (64 bytes + a 4-byte scale) = 21,760 bytes. */
+   model with integers, 32 layers * 2 * 5 heads * (64 bytes + a 4-byte scale) = 21,760 bytes.
+
+   Turned models (Q8, say): numbers that share a scale should be about equally large. export.py has turned the weights
+   so that x comes turned by a Hadamard matrix (quant.c); what weights alone cannot do is done by sv_turn. */
 #include "model.h"
 
 #include <inttypes.h>
@@ -71,6 +74,7 @@ static void rope(const SvDecoder *d, float *x, size_t count, size_t heads) {
             b[i] = second * cosine[i] + first * sine[i];
         }
     }
+    sv_turn(d->model, x, count * heads, dim);               /* queries and keys alike: their products stay */
 }
 
 /* x [count, hidden_size], at most CHUNK positions, through the layers. All threads of a team run this together; each
@@ -110,23 +114,31 @@ static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *e
         SvProduct gate_up[] = { { d->gate, &layer->gate_proj, NULL }, { d->up, &layer->up_proj, NULL } };
         sv_matmul(d->model, gate_up, 2, d->norm, count, d->scratch);
         cpu->silu_mul(d->gate, d->up, count, c->intermediate_size);
+        sv_turn(d->model, d->gate, count, c->intermediate_size);
         sv_matmul(d->model, &(SvProduct){ d->delta, &layer->down_proj, NULL }, 1, d->gate, count, d->scratch);
         cpu->add(x, d->delta, count, dim);
 
-        sv_team_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
+        sv_team_emit(events, name, (int)l, sv_unturned(d->model, events, x, count, d->norm), 3,
+                     (int[]){ 1, (int)count, (int)dim }, 1);
     }
 }
 
 /* x [hidden_size], the last position's, to logits [vocab_size]: how well each token would come next. */
 static void lm_head(const SvDecoder *d, const float *x, float *logits) {
-    const SvConfig *c = &d->model->config;
-    d->model->kernels->rms_norm(d->norm, x, d->model->text.norm.data, 1, c->hidden_size, c->rms_norm_eps);
-    sv_matmul(d->model, &(SvProduct){ logits, &d->model->text.lm_head, NULL }, 1, d->norm, 1, d->scratch);
+    const SvModel *m = d->model;
+    const float *weight = m->config.turned ? NULL : m->text.norm.data;      /* NULL: lm_head has the weights in it */
+    m->kernels->rms_norm(d->norm, x, weight, 1, m->config.hidden_size, m->config.rms_norm_eps);
+    sv_matmul(m, &(SvProduct){ logits, &m->text.lm_head, NULL }, 1, d->norm, 1, d->scratch);
 }
 
-void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x) {
-    size_t dim = model->config.hidden_size;
-    for (size_t i = 0; i < count; i++) sv_row(&model->text.embed_tokens, (size_t)ids[i], x + i * dim);
+/* In a turned table that is lm_head as well, a row is (embedding * norm) H; wanted is embedding H. */
+void sv_embed(const SvModel *m, const int32_t *ids, size_t count, float *x) {
+    size_t dim = m->config.hidden_size;
+    for (size_t i = 0; i < count; i++) sv_row(&m->text.embed_tokens, (size_t)ids[i], x + i * dim);
+    if (!m->config.turned || !m->config.tie_word_embeddings) return;
+    sv_turn(m, x, count, dim);
+    for (size_t i = 0; i < count * dim; i++) x[i] /= ((const float *)m->text.norm.data)[i % dim];
+    sv_turn(m, x, count, dim);
 }
 
 /* ------------------------------------------------------------------------------------------------- sizes and memory */
@@ -134,20 +146,16 @@ void sv_embed(const SvModel *model, const int32_t *ids, size_t count, float *x) 
 /* The buffers that have memory of their own, and the floats that each takes. */
 enum { CACHE, SINE, COSINE, NORM, Q, K, V, ATTENTION, GATE, UP, SCRATCH, N_PARTS };
 
-/* Beside weights in Q8 or Q4, the cache and attention are of integers too. */
-static bool in_integers(const SvModel *m) { return m->text.layers[0].k_proj.group != 0; }
-
 static void part_sizes(const SvModel *m, uint64_t capacity, int threads, uint64_t size[N_PARTS]) {
     const SvConfig *c = &m->config;
     const SvKernels *cpu = m->kernels;
     uint64_t chunk = capacity < CHUNK ? capacity : CHUNK, q_dim = (uint64_t)c->num_attention_heads * c->head_dim;
-    uint64_t kv_dim = (uint64_t)c->num_key_value_heads * c->head_dim;
     size[CACHE] = c->num_hidden_layers *
-                  cpu->cache_floats(in_integers(m), capacity, c->num_key_value_heads, c->head_dim);
+                  cpu->cache_floats(sv_text_q8(m), capacity, c->num_key_value_heads, c->head_dim);
     size[SINE] = size[COSINE] = capacity * c->head_dim / 2;
     size[NORM] = chunk * c->hidden_size;
     size[Q] = chunk * sv_larger(q_dim, c->hidden_size);                                    /* and delta */
-    size[K] = size[V] = chunk * kv_dim;
+    size[K] = size[V] = chunk * c->num_key_value_heads * c->head_dim;
     size[ATTENTION] = chunk * q_dim;
     size[GATE] = size[UP] = chunk * c->intermediate_size;
     size[SCRATCH] = sv_larger(cpu->attention_scratch(capacity, c->num_attention_heads, threads),
@@ -179,16 +187,15 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
         return sv_fail(error, "%s: out of memory for a context of %d tokens (%llu MB)", model->path, capacity,
                        (unsigned long long)(sv_decoder_memory(model, capacity, threads) >> 20));
     }
-    size_t rows = ((size_t)capacity + 63) / 64 * 64;
+    size_t rows = ((size_t)capacity + 63) / 64 * 64, half = c->head_dim / 2;
     *d = (SvDecoder){ .model = model, .threads = threads, .capacity = (size_t)capacity,
-                      .cache = { in_integers(model), rows, c->num_key_value_heads, c->head_dim, part[CACHE] },
+                      .cache = { sv_text_q8(model), rows, c->num_key_value_heads, c->head_dim, part[CACHE] },
                       .sine = part[SINE], .cosine = part[COSINE], .norm = part[NORM], .q = part[Q], .k = part[K],
                       .v = part[V], .attention = part[ATTENTION], .delta = part[Q], .gate = part[GATE],
                       .up = part[UP], .scratch = part[SCRATCH], .block = block };
     d->cache_floats = (size_t)model->kernels->cache_floats(d->cache.q8, d->capacity, d->cache.heads, d->cache.dim);
 
     /* LlamaRotaryEmbedding: the angle of position p at frequency i, a product of two floats */
-    size_t half = c->head_dim / 2;
     const float *inv_freq = model->text.inv_freq.data;
     for (size_t p = 0; p < d->capacity; p++)
         for (size_t i = 0; i < half; i++)
@@ -197,10 +204,7 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
     return 0;
 }
 
-void sv_decoder_free(SvDecoder *d) {
-    if (d) sv_zeros_free(d->block);
-    free(d);
-}
+void sv_decoder_free(SvDecoder *d) { if (d) sv_zeros_free(d->block), free(d); }
 
 size_t sv_decoder_rewind(SvDecoder *d, size_t position) { return d->position = smaller(d->position, position); }
 
@@ -220,7 +224,6 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
         return sv_fail(error, "%s: %zu more tokens do not fit: %zu of %zu positions are taken", d->model->path, count,
                        d->position, d->capacity);
 
-    bool listening = events && events->activation;
     const char *name = c->vision_num_hidden_layers ? "model.text_model.norm" : "model.norm";
     for (size_t done = 0, chunk; done < count; done += chunk) {
         chunk = count - done < CHUNK ? count - done : CHUNK;
@@ -233,17 +236,16 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
 #pragma omp parallel num_threads(threads)
         {
             layers(d, from, chunk, events);
-            if (listening) {                                /* HF normalises every position; an answer needs the last */
-                d->model->kernels->rms_norm(d->norm, from, d->model->text.norm.data, chunk, dim, c->rms_norm_eps);
+            if (events && events->activation) {             /* HF normalises every position; an answer needs the last */
+                const float *unturned = sv_unturned(d->model, events, from, chunk, d->norm);
+                d->model->kernels->rms_norm(d->norm, unturned, d->model->text.norm.data, chunk, dim, c->rms_norm_eps);
                 sv_team_emit(events, name, 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
             }
         }
         d->position += chunk;
     }
     if (logits) {
-        int threads = sv_team(d->threads, (uint64_t)c->vocab_size * dim);
-        (void)threads;
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(sv_team(d->threads, (uint64_t)c->vocab_size * dim))
         lm_head(d, x + (count - 1) * dim, logits);
         sv_emit(events, "lm_head", 0, logits, 3, (int[]){ 1, 1, (int)c->vocab_size }, 1);
     }

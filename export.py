@@ -1275,21 +1275,24 @@ GUESSES = {"q8": (127, 130, 133, 124, 121, 136), "q4": (-63, -56, -69, 63, 56, 4
 
 NUMBER_BYTES = {"f32": 4, "bf16": 2}
 BLOCK_ROWS = 16                                                     # rows that lie side by side in Q8 and Q4
+TURNED_TOGETHER = 64                                                # numbers, at most: a power of two
 BLOCK_BYTES = {"q8": BLOCK_ROWS * 64, "q4": BLOCK_ROWS * 32}        # a group of them, without their scales
 # [rows, cols] f32, rows a multiple of BLOCK_ROWS but for a tensor's last -> what is written: numbers, scales or None
 ENCODERS = {"f32": lambda numbers: (encode_f32(numbers), None), "bf16": lambda numbers: (encode_bf16(numbers), None),
             "q8": encode_q8, "q4": encode_q4}
 
 
-def format_of(tensor, wanted):
+def format_of(tensor, wanted, turned=False):
     """The format of a tensor in a checkpoint made with --format wanted.
 
     Vectors and tables are f32. Q4 is for the matrices of the text layers, which are most of the weights and all that
     decoding waits for but lm_head; the others are Q8 there. The tower's products are as fast in Q8, and four bits in
     all parts cost the demo model 1.5 points of right answers, in the text layers alone none, though with random
-    weights of the 500M shape it is these that cost a text's logits most (tests/formats.py --parts)."""
-    _, kind, name, _, _ = tensor
-    return "f32" if kind == "V" else "q8" if wanted == "q4" and ".text_model.layers." not in name else wanted
+    weights of the 500M shape it is these that cost a text's logits most (tests/formats.py --parts). In a turned file
+    k_proj and v_proj are Q8 too: few numbers, which every later position depends on."""
+    field, kind, name, _, _ = tensor
+    wide = ".text_model.layers." not in name or turned and field in ("k_proj", "v_proj")
+    return "f32" if kind == "V" else "q8" if wanted == "q4" and wide else wanted
 
 
 def size_of(format, rows, cols):
@@ -1418,10 +1421,11 @@ def source_name(name, text_only):
 
 
 def rows_of(source, rows, cols):
-    """The tensor's f32 numbers, [some rows, cols] at a time: a multiple of BLOCK_ROWS, but for the last."""
+    """The tensor's f32 numbers, [some rows, cols] at a time: whole blocks, both of BLOCK_ROWS and of TURNED_TOGETHER,
+    but for the last."""
     path, dtype, _, offset = source
     width, decode = SOURCES[dtype]
-    step = max(1, CHUNK // max(BLOCK_ROWS * cols, 1)) * BLOCK_ROWS
+    step = max(1, CHUNK // max(TURNED_TOGETHER * cols, 1)) * TURNED_TOGETHER
     with open(path, "rb") as f:
         f.seek(offset)
         for row in range(0, rows, step):
@@ -1470,6 +1474,89 @@ def check_tensors(directory, found, tensors, fields, text_only):
         left.discard(name)
     if left:
         raise Refused(f"{directory}: the tensor {min(left)} is not part of the model ({len(left)} such)")
+
+
+# ------------------------------------------------------------------------------------------------ turned weights
+
+# A turned file's matrices (docs/FORMATS.md, "Turning"): the norm whose weights go into a matrix, then what its columns
+# and what its rows are turned by, the Hadamard matrix of a size. Norms that went into matrices are ones.
+TURNED = {"q_proj": ("input_layernorm", "hidden_size", None),
+          "k_proj": ("input_layernorm", "hidden_size", None),
+          "v_proj": ("input_layernorm", "hidden_size", "head_dim"),
+          "o_proj": (None, "head_dim", "hidden_size"),
+          "gate_proj": ("post_attention_layernorm", "hidden_size", None),
+          "up_proj": ("post_attention_layernorm", "hidden_size", None),
+          "down_proj": (None, "intermediate_size", "hidden_size"),
+          "modality_projection": (None, None, "hidden_size"),
+          "embed_tokens": (None, "hidden_size", None),
+          "lm_head": ("norm", "hidden_size", None)}
+FOLDED = {norm for norm, _, _ in TURNED.values()} - {None, "norm"}
+LAYER = re.compile(r"(.*\.layers\.\d+\.).*")
+
+
+def hadamard(x, size, step=1):
+    """float64 x times the Hadamard matrix of `size` (sv_hadamard_block in model.h), along an axis of a multiple of size
+    numbers that lie step apart. In the order of quant.c; sums in a fixed order have the same bits everywhere."""
+    block, shape = min(size & -size, TURNED_TOGETHER), x.shape
+    end = block * step
+    while step < end:
+        pairs = x.reshape(-1, 2, step)
+        x = np.empty_like(pairs)
+        np.add(pairs[:, 0], pairs[:, 1], out=x[:, 0])
+        np.subtract(pairs[:, 0], pairs[:, 1], out=x[:, 1])
+        step *= 2
+    return x.reshape(shape) * (1 / np.sqrt(np.float64(block)))
+
+
+def turn(numbers, norm, columns, rows):
+    """f32 [rows, cols], whole blocks of rows, as a turned file has them: columns times norm and then turned by the
+    Hadamard matrix of the size `columns`, rows by that of the size `rows`; None for each: not so. In float64, rounded
+    once."""
+    with np.errstate(over="ignore", invalid="ignore"):              # what is infinite is refused later
+        x = np.multiply(numbers, 1 if norm is None else norm, dtype="f8")
+        x = hadamard(x, columns) if columns else x
+        x = hadamard(x, rows, x.shape[1]) if rows else x
+        return x.astype("<f4")
+
+
+def vector_of(found, name, size, text_only):
+    return np.concatenate(list(rows_of(found[source_name(name, text_only)], 1, size)))[0]
+
+
+def numbers_of(tensor, fields, found, text_only):
+    """A tensor's f32 numbers as the file has them, before they are encoded: turned if fields["turned"] says so. The
+    rows come as from rows_of."""
+    field, _, name, rows, cols = tensor
+    chunks = rows_of(found[source_name(name, text_only)], rows, cols)
+    if field == "position_embedding":
+        return [by_patch(np.concatenate(list(chunks)), fields["image_size"] // fields["patch_size"])]
+    if fields["turned"] and field in FOLDED:
+        return [np.ones((rows, cols), "<f4")]
+    if not fields["turned"] or field not in TURNED:
+        return chunks
+    norm, by_columns, by_rows = TURNED["lm_head" if fields["tie_word_embeddings"] and field == "embed_tokens" else field]
+    if norm:
+        layer = LAYER.fullmatch(name)
+        prefix = layer[1] if layer else "model.text_model."
+        norm = vector_of(found, f"{prefix}{norm}.weight", cols, text_only)
+    sizes = norm, by_columns and fields[by_columns], by_rows and fields[by_rows]
+    return side_by_side(lambda numbers: turn(numbers, *sizes), chunks)
+
+
+def settle_norm(found, fields, text_only):
+    """Unties lm_head and embed_tokens for a turned file if embeddings could not be had from lm_head again, by division
+    by the norm's weights that went into it. Of errors as large for each number, a division makes
+    sqrt(mean(norm^2) mean(1 / norm^2)) times as much: 1.02 for SmolLM2-135M."""
+    if not fields["turned"] or not fields["tie_word_embeddings"]:
+        return
+    norm = vector_of(found, "model.text_model.norm.weight", fields["hidden_size"], text_only).astype("f8")
+    with np.errstate(all="ignore"):
+        growth = np.sqrt(np.mean(norm ** 2) * np.mean(1 / norm ** 2))
+    if not growth <= 2:
+        note("lm_head and embed_tokens become two tables, though tied: some weights of the last norm are too small to "
+             "divide by")
+        fields["tie_word_embeddings"] = 0
+        found["lm_head.weight"] = found[source_name("model.text_model.embed_tokens.weight", text_only)]
 
 
 # ------------------------------------------------------------------------------------------------ the hub
@@ -1570,12 +1657,12 @@ def selftest_hash(program, path):
         return hashes[0]
 
 
-def export(source, out, format, program=None, name=None):
+def export(source, out, format, program=None, name=None, turned=None):
     """Writes a checkpoint directory, or a model of the hub, to the file out; returns (format, bytes, parameters).
 
     format None: the smallest that loses nothing. program: smolvlm, which computes the self-test's hash for a Q8 or Q4
-    file, by which other machines know whether they agree. name: what --info calls the model. Raises Refused and
-    OSError."""
+    file, by which other machines know whether they agree. name: what --info calls the model. turned: whether the text
+    layers are turned (docs/FORMATS.md); None: a q8 file is, others not. Raises Refused and OSError."""
     layout = read_layout()
     on_hub = not os.path.exists(source) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source)
     directory = fetched(source) if on_hub else source
@@ -1584,12 +1671,14 @@ def export(source, out, format, program=None, name=None):
     fields["selftest"] = "0" * 16
     with naming(directory):
         check_limits(fields)
+    check_tensors(directory, found, list_tensors(layout, fields), fields, text_only)
+    fields["turned"] = int(format == "q8" if turned is None else turned)
+    settle_norm(found, fields, text_only)
     tensors = list_tensors(layout, fields)
-    check_tensors(directory, found, tensors, fields, text_only)
 
     matrices = {found[source_name(name, text_only)][1] for _, kind, name, _, _ in tensors if kind == "M"}
     format = format or ("bf16" if matrices == {"BF16"} else "f32")
-    formats = [format_of(tensor, format) for tensor in tensors]
+    formats = [format_of(tensor, format, fields["turned"]) for tensor in tensors]
     sizes = [size_of(f, rows, cols) for f, (_, _, _, rows, cols) in zip(formats, tensors)]
     if program and format not in ("q8", "q4"):
         raise Refused(f"--seal: only Q8 and Q4 have a self-test's hash, this file is {format}")
@@ -1603,12 +1692,10 @@ def export(source, out, format, program=None, name=None):
     with written_aside(out) as f, tqdm(total=offset, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
         f.seek(data_offset)
         weights_crc = 0
-        for form, size, (field, _, name, rows, cols) in zip(formats, sizes, tensors):
-            source = found.get(source_name(name, text_only))
-            chunks = [frequencies] if field == "inv_freq" else rows_of(source, rows, cols)
-            if field == "position_embedding":
-                chunks = [by_patch(np.concatenate(list(chunks)), fields["image_size"] // fields["patch_size"])]
+        for form, size, tensor in zip(formats, sizes, tensors):
+            field, _, name, _, _ = tensor
             with naming(f"{directory}: tensor {name}"):
+                chunks = [frequencies] if field == "inv_freq" else numbers_of(tensor, fields, found, text_only)
                 for data in itertools.chain(encoded(form, chunks), [np.zeros(align(size) - size, np.uint8)]):
                     weights_crc = zlib.crc32(data, weights_crc)
                     f.write(data)
@@ -1668,13 +1755,15 @@ with one sentence that names the file and what is wrong with it.""")
     parser.add_argument("out", metavar="OUT.bin", help="the file to write")
     parser.add_argument("--format", choices=GROUPS, help="how matrices are stored (default: the smallest that loses "
                         "nothing, so bf16 if the checkpoint is, else f32)")
+    parser.add_argument("--turned", action="store_true", help="turn the text layers' numbers in an f32, bf16 or q4 file "
+                        "too (docs/FORMATS.md): for calibration and tests")
     parser.add_argument("--seal", metavar="PROGRAM", help="smolvlm, to compute the self-test's hash for q8 or q4")
     parser.add_argument("--name", help="what `smolvlm OUT.bin --info` calls the model (default: as its directory, or as "
                         "on the hub)")
     arguments = parser.parse_args()
     try:
         format, size, parameters = export(arguments.model, arguments.out, arguments.format, arguments.seal,
-                                          arguments.name)
+                                          arguments.name, arguments.turned or None)
     except Refused as refusal:
         sys.exit(f"export.py: {refusal}")
     except OSError as error:

@@ -266,6 +266,9 @@ static inline bool sv_is_end(const SvConfig *c, int32_t id) {           /* wheth
     return false;
 }
 
+static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static inline uint64_t sv_larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
 /* Image tokens per tile; 0 for a text-only model. */
 int sv_image_tokens(const SvConfig *config);
 
@@ -335,7 +338,7 @@ typedef struct SvKernels {
     void (*attention)(float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k, size_t heads,
                       bool causal, float *scratch);
 
-    /* Normalize each of n rows of `size` numbers; out may be x. */
+    /* Normalize each of n rows of `size` numbers; out may be x. rms_norm's weight may be NULL: ones. */
     void (*layer_norm)(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size,
                        float eps);
     void (*rms_norm)(float *out, const float *x, const float *weight, size_t n, size_t size, float eps);
@@ -343,6 +346,9 @@ typedef struct SvKernels {
     void (*gelu_tanh)(float *x, size_t n, size_t size);                     /* gelu_pytorch_tanh */
     void (*silu_mul)(float *gate, const float *up, size_t n, size_t size);  /* gate = silu(gate) * up */
     void (*add)(float *x, const float *y, size_t n, size_t size);           /* x += y */
+
+    /* Turns each of n rows by the Hadamard matrix of `size`, in place. Turning again undoes it. */
+    void (*hadamard)(float *x, size_t n, size_t size);
 
     /* How many floats each of these needs: the scratch of matmul, for n rows of cols numbers; the scratch of attention,
        for n_k positions of the cache; the data of a cache. */
@@ -359,8 +365,21 @@ static inline void sv_matmul(const SvModel *m, const SvProduct *products, int co
     m->kernels->matmul(products, count, x, n, scratch);
 }
 
+/* hadamard, in a model whose weights are turned: nothing in others. */
+static inline void sv_turn(const SvModel *m, float *x, size_t n, size_t size) {
+    if (m->config.turned) m->kernels->hadamard(x, n, size);
+}
+
+/* Whether the weights are Q8 or Q4, so that the cache and attention are of integers too. */
+static inline bool sv_text_q8(const SvModel *m) { return m->text.layers[0].k_proj.group != 0; }
+static inline bool sv_vision_q8(const SvModel *m) { return m->vision.layers[0].k_proj_weight.group != 0; }
+
 /* The kernels that this machine can run, the fastest first; NULL past the last. */
 const SvKernels *sv_kernels(int i);
+
+/* The Hadamard matrix of `size` numbers is one of so many numbers, again and again along the diagonal: the largest power
+   of two that divides the size, at most a group of Q8. */
+static inline size_t sv_hadamard_block(size_t size) { return smaller(size & (~size + 1), SV_GROUP); }
 
 /* Row `row` of w as floats. */
 void sv_row(const SvTensor *w, size_t row, float *out);
@@ -425,6 +444,10 @@ int sv_team(int threads, uint64_t work);                                  /* 1 f
 void sv_team_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims,
                   const int *shape, int axis);
 
+/* What to report of n rows of the residual stream x: x itself; or, if the model is turned and the caller asked for such
+   events, x turned back, in `room`. Row-wise as the kernels; another thread's rows take a barrier. */
+const float *sv_unturned(const SvModel *model, const SvEvents *events, const float *x, size_t n, float *room);
+
 /* Reports an activation of a forward pass, if the caller asked for such events; %d in module is the layer. */
 void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
              int axis);
@@ -444,9 +467,6 @@ int sv_new_image(uint64_t width, uint64_t height, const char *name, SvImage *ima
 
 /* image.c: sv_image_split without splitting, in torch's arithmetic: SmolVLMVideoProcessor.resize. */
 int sv_image_frame(const SvImage *image, int longest_edge, int side, SvTiles *tiles, SvError *error);
-
-static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
-static inline uint64_t sv_larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 /* video.c: SmolVLMVideoProcessor.sample_frames, the numbers of the frames in order, at most max_frames (1 ...
    SV_MAX_FRAMES); returns how many. total: 1 ... 2^53. What a prompt says before a video and before its frame i. The

@@ -308,7 +308,7 @@ static void rms_norm(float *out, const float *x, const float *weight, size_t n, 
     for (int64_t i = 0; i < (int64_t)n; i++) {
         const float *from = x + (size_t)i * size;
         float scale = 1.0f / sqrtf(sum_of_squares(from, size, 0) / (float)size + eps);
-        for (size_t j = 0; j < size; j++) out[(size_t)i * size + j] = from[j] * scale * weight[j];
+        for (size_t j = 0; j < size; j++) out[(size_t)i * size + j] = from[j] * scale * (weight ? weight[j] : 1);
     }
 }
 
@@ -337,9 +337,41 @@ static void add(float *x, const float *y, size_t n, size_t size) {
         for (size_t j = (size_t)i * size; j < ((size_t)i + 1) * size; j++) x[j] += y[j];
 }
 
+/* x H, where H is a Hadamard matrix: all of its numbers are 1 or -1, and any two rows are at right angles. From one of
+   n numbers comes one of 2n:
+
+     H1 = [ 1 ]     H2 = [ 1  1 ]     H4 = [ H2  H2 ]     H8 = [ H4  H4 ]     ...
+                         [ 1 -1 ]          [ H2 -H2 ]          [ H4 -H4 ]
+
+   Divided by sqrt(n) it turns x as a rotation does: lengths and products of vectors stay, and as H is symmetric, turning
+   twice gives x again. So matrices turned likewise beforehand (export.py) make the same model of turned numbers.
+
+   Why: 64 numbers share the scale of a group. One number of 25,000 among small ones, such as released models have in
+   their residual stream, leaves the others no integer but 0. Turned, every number is a sum over all 64 of the old ones,
+   with signs of its own: the large one is spread over the group, and all come out about equally large.
+
+   n^2 products become n log2 n additions, because H of 2n needs H of n only once for each half: sums and differences of
+   neighbours, then of pairs of those, and so on. The order is fixed, as everywhere here. */
+static void hadamard(float *x, size_t n, size_t size) {
+    size_t block = sv_hadamard_block(size);                 /* at most 64; odd sizes have blocks of 1: nothing to do */
+    float scale = 1.0f / sqrtf((float)block);
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < (int64_t)n; i++)
+        for (float *b = x + (size_t)i * size, *end = b + size; b < end; b += block) {
+            for (size_t d = 1; d < block; d *= 2)
+                for (size_t j = 0; j < block; j++) {
+                    if (j & d) continue;                    /* the second of a pair at distance d */
+                    float first = b[j], second = b[j + d];
+                    b[j] = first + second;
+                    b[j + d] = first - second;
+                }
+            for (size_t j = 0; j < block; j++) b[j] *= scale;
+        }
+}
+
 extern const SvKernels sv_kernels_reference;
 const SvKernels sv_kernels_reference = { "reference", matmul, cache, attention, layer_norm, rms_norm, gelu_tanh,
-                                         silu_mul, add, matmul_scratch, attention_scratch, cache_floats };
+                                         silu_mul, add, hadamard, matmul_scratch, attention_scratch, cache_floats };
 
 /* ------------------------------------------------------------------------------------------------ exp, sine, cosine */
 

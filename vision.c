@@ -154,7 +154,7 @@ static void connector(const SvModel *m, const Batch *b, float *features, const S
         pixel_shuffle(c, b->norm + (size_t)t * b->patches * width, b->shuffled + (size_t)t * b->patches * width);
     SvProduct projection = { features, &m->vision.modality_projection, NULL };
     sv_matmul(m, &projection, 1, b->shuffled, b->tiles * tokens, b->scratch);
-    sv_team_emit(events, "model.connector", 0, features, 3,
+    sv_team_emit(events, "model.connector", 0, sv_unturned(m, events, features, b->tiles * tokens, b->norm), 3,
                  (int[]){ (int)b->tiles, (int)tokens, (int)c->hidden_size }, 0);
 }
 
@@ -178,9 +178,6 @@ int sv_image_tokens(const SvConfig *c) {
     return (int)(patches_of(c) / ((size_t)c->scale_factor * c->scale_factor));
 }
 
-/* Beside weights in Q8 or Q4, attention works on integers too. */
-static bool in_integers(const SvModel *m) { return m->vision.layers[0].k_proj_weight.group != 0; }
-
 /* The buffers that have memory of their own, and the floats that each takes. WIDE is the patches' pixels first, and the
    MLP's middle afterwards. */
 enum { X, NORM, Q, K, V, WIDE, CACHE, SCRATCH, N_PARTS };
@@ -191,9 +188,10 @@ static void part_sizes(const SvModel *m, size_t tiles, int threads, uint64_t siz
     uint64_t n = patches_of(c), rows = n * batch_of(c, tiles), heads = c->vision_num_attention_heads;
     uint64_t pixels = 3 * (uint64_t)c->patch_size * c->patch_size, area = (uint64_t)c->scale_factor * c->scale_factor;
     uint64_t width = c->vision_hidden_size, wide = sv_larger(c->vision_intermediate_size, pixels);
-    size[X] = size[NORM] = size[Q] = size[K] = size[V] = rows * width;
+    size[X] = size[Q] = size[K] = size[V] = rows * width;
+    size[NORM] = sv_larger(rows * width, rows / area * c->hidden_size);                     /* features, unturned */
     size[WIDE] = rows * wide;
-    size[CACHE] = cpu->cache_floats(in_integers(m), n, heads, width / heads);
+    size[CACHE] = cpu->cache_floats(sv_vision_q8(m), n, heads, width / heads);
     size[SCRATCH] = sv_larger(cpu->attention_scratch(n, heads, threads),
                            sv_larger(cpu->matmul_scratch(rows, sv_larger(wide, width)),
                                   cpu->matmul_scratch(rows / area, width * area)));
@@ -243,7 +241,7 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
                        (unsigned long long)(sv_sum(N_PARTS, size) * sizeof(float) >> 20));
     Batch b = { .patches = n, .pixels = part[WIDE], .x = part[X], .norm = part[NORM], .q = part[Q], .k = part[K],
                 .v = part[V], .attention = part[NORM], .delta = part[Q], .mlp = part[WIDE], .shuffled = part[Q],
-                .cache = { in_integers(model), (n + 63) / 64 * 64, heads, width / heads, part[CACHE] },
+                .cache = { sv_vision_q8(model), (n + 63) / 64 * 64, heads, width / heads, part[CACHE] },
                 .scratch = part[SCRATCH] };
     threads = sv_team(threads, most * n * width * (4 * (uint64_t)width + 2 * (uint64_t)c->vision_intermediate_size));
 

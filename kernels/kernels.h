@@ -14,7 +14,7 @@
      floats.h      products for f32 and bf16
      matmul.h      blocked matrix products
      attention.h   KV cache and attention
-     rows.h        norms and activations
+     rows.h        norms, activations, Hadamard matrices
      set.c         the table
 
    Words

@@ -1,4 +1,4 @@
-/* rows.h: norms and activations. */
+/* rows.h: norms, activations, Hadamard matrices. */
 #ifndef SV_ROWS_H
 #define SV_ROWS_H
 
@@ -22,12 +22,13 @@ static void layer_norm(float *out, const float *x, const float *weight, const fl
         layer_norm_row(out + (size_t)i * size, x + (size_t)i * size, weight, bias, size, eps);
 }
 
-/* LlamaRMSNorm: x / sqrt(mean(x^2) + eps) * weight */
+/* LlamaRMSNorm: x / sqrt(mean(x^2) + eps) * weight; NULL: a weight of ones */
 static NOINLINE void rms_norm_row(float *out, const float *x, const float *weight, size_t n, float eps) {
     float scale = 1.0f / sqrtf(sum_of_squares(x, n, 0.0f) / (float)n + eps);
     size_t j = 0;
-    for (; j + VL <= n; j += VL) v_store(out + j, v_load(x + j) * v_set(scale) * v_load(weight + j));
-    for (; j < n; j++) out[j] = x[j] * scale * weight[j];
+    for (; j + VL <= n; j += VL)
+        v_store(out + j, v_load(x + j) * v_set(scale) * (weight ? v_load(weight + j) : v_set(1.0f)));
+    for (; j < n; j++) out[j] = x[j] * scale * (weight ? weight[j] : 1.0f);
 }
 
 static void rms_norm(float *out, const float *x, const float *weight, size_t n, size_t size, float eps) {
@@ -66,6 +67,39 @@ static NOINLINE void add_row(float *x, const float *y, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] += y[i];
 }
 
+/* `vectors` vectors times the Hadamard matrix of `block` numbers: first within each vector, each number to (or from) its
+   neighbour at a distance, then vector with vector. As quant.c's, a - b is -b + a. */
+static inline void turn(float *x, size_t block, size_t vectors) {
+    vf v[SV_GROUP / VL], scale = v_set(1.0f / sqrtf((float)block));
+    for (size_t i = 0; i < vectors; i++) {
+        v[i] = v_load(x + i * VL);
+        if (VL > 1 && block > 1) v[i] = v_exchange(v[i], 1) + v[i] * v_signs(1);
+        if (VL > 2 && block > 2) v[i] = v_exchange(v[i], 2) + v[i] * v_signs(2);
+        if (VL > 4 && block > 4) v[i] = v_exchange(v[i], 4) + v[i] * v_signs(4);
+        if (VL > 8 && block > 8) v[i] = v_exchange(v[i], 8) + v[i] * v_signs(8);
+    }
+    for (size_t d = 1; d < vectors; d *= 2)
+        for (size_t i = 0; i < vectors; i++) {
+            if (i & d) continue;
+            vf first = v[i], second = v[i + d];
+            v[i] = first + second;
+            v[i + d] = first - second;
+        }
+    for (size_t i = 0; i < vectors; i++) v_store(x + i * VL, v[i] * scale);
+}
+
+static NOINLINE void hadamard_row(float *x, size_t n) {
+    size_t block = sv_hadamard_block(n), step = block > VL ? block : VL, i = 0;
+    if (block == 1) return;
+    if (block == SV_GROUP)                                  /* the usual one, its loops unrolled */
+        for (; i < n; i += SV_GROUP) turn(x + i, SV_GROUP, SV_GROUP / VL);
+    for (; i + step <= n; i += step) turn(x + i, block, step / VL);
+    if (i == n) return;
+    Tail tail = tail_of(x + i, n - i);                      /* where blocks are smaller than vectors */
+    turn(tail.x, block, 1);
+    memcpy(x + i, tail.x, (n - i) * sizeof *x);
+}
+
 static void gelu_tanh(float *x, size_t n, size_t size) {
 #pragma omp for schedule(static) nowait
     for (int64_t i = 0; i < (int64_t)n; i++) gelu_row(x + (size_t)i * size, size);
@@ -79,6 +113,11 @@ static void silu_mul(float *gate, const float *up, size_t n, size_t size) {
 static void add(float *x, const float *y, size_t n, size_t size) {
 #pragma omp for schedule(static) nowait
     for (int64_t i = 0; i < (int64_t)n; i++) add_row(x + (size_t)i * size, y + (size_t)i * size, size);
+}
+
+static void hadamard(float *x, size_t n, size_t size) {
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < (int64_t)n; i++) hadamard_row(x + (size_t)i * size, size);
 }
 
 #endif

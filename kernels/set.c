@@ -30,4 +30,4 @@ static uint64_t cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_
 
 extern const SvKernels SV_TABLE;
 const SvKernels SV_TABLE = { STRING(SV_SET), matmul, cache, attention, layer_norm, rms_norm, gelu_tanh, silu_mul,
-                             add, matmul_scratch, attention_scratch, cache_floats };
+                             add, hadamard, matmul_scratch, attention_scratch, cache_floats };

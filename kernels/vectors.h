@@ -54,6 +54,26 @@ static inline vf v_min(vf a, vf b) { return a < b ? a : b; }
 static inline vi v_max_int(vi a, vi b) { return a > b ? a : b; }
 #endif
 
+/* Each element's neighbour at a distance of 1, 2, 4 or 8: that of element i is i ^ distance. And what tells the two apart:
+   1 for the first, -1 for the second. The distance is a constant, so that compilers make one shuffle of it. */
+#ifdef SV_VECTORS
+#define V_FOUR(one, i) one(i), one((i) + 1), one((i) + 2), one((i) + 3)
+#ifdef SV_VNNI
+#define V_ALL(one) (vf){ V_FOUR(one, 0), V_FOUR(one, 4), V_FOUR(one, 8), V_FOUR(one, 12) }
+#elif defined(SV_AVX2)
+#define V_ALL(one) (vf){ V_FOUR(one, 0), V_FOUR(one, 4) }
+#else
+#define V_ALL(one) (vf){ V_FOUR(one, 0) }
+#endif
+#define V_NEIGHBOUR(i) x[(i) ^ distance]
+#define V_SIGN(i) ((i) & distance ? -1.0f : 1.0f)
+static inline vf v_exchange(vf x, int distance) { return V_ALL(V_NEIGHBOUR); }
+static inline vf v_signs(int distance) { return V_ALL(V_SIGN); }
+#else
+static inline vf v_exchange(vf x, int distance) { (void)distance; return x; }
+static inline vf v_signs(int distance) { (void)distance; return 1.0f; }
+#endif
+
 /* The largest element, and the sum of all. */
 #ifdef SV_VNNI
 static inline int32_t v_largest(vi x) { return _mm512_reduce_max_epi32((__m512i)x); }

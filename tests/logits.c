@@ -12,18 +12,6 @@
 
 enum { ROWS = 64 };             /* positions whose logits are computed together */
 
-/* What the decoder reports on its way: the rows that lm_head reads, [positions, hidden_size]. */
-typedef struct Norm { float *data; size_t count; } Norm;
-
-static void keep_norm(void *user, const SvActivation *activation) {
-    Norm *norm = user;
-    const char *last = strrchr(activation->module, '.');
-    if (!last || strcmp(last, ".norm") != 0) return;
-    size_t count = (size_t)activation->shape[1] * (size_t)activation->shape[2];
-    memcpy(norm->data + norm->count, activation->data, count * sizeof(float));
-    norm->count += count;
-}
-
 static int fail(const char *text) {
     fprintf(stderr, "logits: %s\n", text);
     return 1;
@@ -44,23 +32,24 @@ int main(int argc, char **argv) {
         if (ids[i] < 0 || (size_t)ids[i] >= vocabulary) return fail("an id is not in the vocabulary");
     if (n == 0 || getchar() != EOF) return fail("there must be one id at least, and no more than the context holds");
 
-    Norm norm = { malloc(n * dim * sizeof(float)), 0 };
     float *x = malloc(n * dim * sizeof *x), *last = malloc(vocabulary * sizeof *last);
     float *logits = malloc(ROWS * vocabulary * sizeof *logits);
     float *scratch = malloc(model->kernels->matmul_scratch(ROWS, dim) * sizeof *scratch);
-    if (!norm.data || !x || !last || !logits || !scratch) return fail("out of memory");
+    if (!x || !last || !logits || !scratch) return fail("out of memory");
     sv_embed(model, ids, n, x);
-    SvEvents events = { .user = &norm, .activation = keep_norm };
     if (sv_decoder_new(model, (int)n, atoi(argv[2]), &decoder, &error) != 0 ||
-        sv_decoder_forward(decoder, x, n, last, &events, &error) != 0) return fail(error.text);
-    if (norm.count != n * dim) return fail("the decoder did not report its norm");
+        sv_decoder_forward(decoder, x, n, last, NULL, &error) != 0) return fail(error.text);
 
+    /* x is now what the last layer made of it: what is left is the decoder's lm_head, for all positions. */
+    const float *weight = model->config.turned ? NULL : model->text.norm.data;
     size_t rows = 0;
     for (size_t at = 0; at < n; at += rows) {
         rows = n - at < ROWS ? n - at : ROWS;
 #pragma omp parallel num_threads(sv_threads(atoi(argv[2])))
-        model->kernels->matmul(&(SvProduct){ logits, &model->text.lm_head, NULL }, 1, norm.data + at * dim, rows,
-                               scratch);
+        {
+            model->kernels->rms_norm(x + at * dim, x + at * dim, weight, rows, dim, model->config.rms_norm_eps);
+            model->kernels->matmul(&(SvProduct){ logits, &model->text.lm_head, NULL }, 1, x + at * dim, rows, scratch);
+        }
         if (fwrite(logits, vocabulary * sizeof *logits, rows, stdout) != rows) return fail("cannot write");
     }
     /* As in decoding, where the last position is computed alone. */
@@ -68,6 +57,6 @@ int main(int argc, char **argv) {
         return fail("the last position's logits are not those of an answer");
     sv_decoder_free(decoder);
     sv_close(model);
-    free(ids), free(norm.data), free(x), free(last), free(logits), free(scratch);
+    free(ids), free(x), free(last), free(logits), free(scratch);
     return fflush(stdout) == 0 ? 0 : fail("cannot write");
 }

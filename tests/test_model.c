@@ -17,16 +17,17 @@
 
 static SvModel *vlm, *llama;
 
-/* The same models in Q8 and Q4. far_features, far_logits: the rms distance from the original's outputs that is allowed.
-   It is a little more than measured, so that a wrong model cannot hide behind its hash. */
+/* The same models in Q8 and Q4, most of them turned. far_features, far_logits: the rms distance from the original's
+   outputs that is allowed. It is a little more than measured, so that a wrong model cannot hide behind its hash. */
 typedef struct Quantized {
     const char *file;
     SvModel **original, *model;
+    bool turned;
     double far_features, far_logits;
 } Quantized;
 static Quantized quantized[] = {
-    { "vlm_q8.bin", &vlm, NULL, 0.02, 0.025 }, { "vlm_q4.bin", &vlm, NULL, 0.02, 0.2 },
-    { "text_q8.bin", &llama, NULL, 0, 0.025 }, { "text_q4.bin", &llama, NULL, 0, 0.2 },
+    { "vlm_q8.bin", &vlm, NULL, true, 0.02, 0.025 }, { "vlm_q4.bin", &vlm, NULL, true, 0.02, 0.2 },
+    { "text_q8.bin", &llama, NULL, true, 0, 0.025 }, { "text_q4.bin", &llama, NULL, false, 0, 0.2 },
 };
 static SvImage a, b;
 static SvError error;
@@ -373,14 +374,18 @@ static double far_off(const float *got, const float *want, size_t n) {
     return sqrt(off / size);
 }
 
-/* Not too far, and not suspiciously near either. */
+/* Not too far, and not suspiciously near either. What a turned model takes and gives as rows of hidden_size numbers is
+   turned. */
 TEST near_the_original(const Quantized *z) {
     enum { N = 100, TILES = 3 };
     const SvModel *from = *z->original;
     const SvConfig *c = &from->config;
     float *x = noises(30, N * c->hidden_size, 1);
-    float *got = logits_in_chunks(z->model, x, N, 1, 1), *want = logits_in_chunks(from, x, N, 1, 1);
+    float *want = logits_in_chunks(from, x, N, 1, 1);
+    sv_turn(z->model, x, N, c->hidden_size);
+    float *got = logits_in_chunks(z->model, x, N, 1, 1);
     double logits = far_off(got, want, N * c->vocab_size), features = 0, embeddings;
+    ASSERT_EQ(z->turned, z->model->config.turned == 1);
     free(x);
     free(got);
     free(want);
@@ -392,6 +397,7 @@ TEST near_the_original(const Quantized *z) {
         for (size_t i = 0; i < TILES * tile; i++) tiles[i] = (uint8_t)(128 + 127 * noise(31, i));
         ASSERT_EQ(0, sv_vision(z->model, tiles, TILES, 1, got, NULL, &error));
         ASSERT_EQ(0, sv_vision(from, tiles, TILES, 1, want, NULL, &error));
+        sv_turn(z->model, want, TILES * (size_t)sv_image_tokens(c), c->hidden_size);
         features = far_off(got, want, TILES * size);
         free(tiles);
         free(got);
@@ -404,6 +410,7 @@ TEST near_the_original(const Quantized *z) {
         sv_embed(z->model, &id, 1, got + (size_t)id * c->hidden_size);
         sv_embed(from, &id, 1, want + (size_t)id * c->hidden_size);
     }
+    sv_turn(z->model, want, c->vocab_size, c->hidden_size);
     embeddings = far_off(got, want, c->vocab_size * c->hidden_size);
     free(got);
     free(want);
@@ -412,6 +419,37 @@ TEST near_the_original(const Quantized *z) {
     ASSERT(embeddings > 0 && embeddings <= 0.01);
     ASSERT(features <= z->far_features && (features > 0) == (z->far_features > 0));
     ASSERT(logits > 0 && logits <= z->far_logits);
+    PASS();
+}
+
+/* A turned model's activations are turned back for whoever listens, and who does not gets the same answer. */
+TEST activations_near_the_original(const Quantized *z) {
+    Case c = CASES[z->original == &vlm ? 0 : 6];
+    Modules got = { .count = 0 }, want = { .count = 0 };
+    SvEvents events = { .user = &want, .activation = collect };
+    SvModel *model = z->model;
+    SvAnswer answer, unheard;
+    double worst = 0;
+    ASSERTm(error.text, ask(&c, greedy(0), &events, NULL, &answer));
+    sv_answer_free(&answer);
+    events.user = &got;
+    c.model = &model;
+    ASSERTm(error.text, ask(&c, greedy(8), &events, NULL, &answer));
+    ASSERTm(error.text, ask(&c, greedy(8), NULL, NULL, &unheard));
+    ASSERT(same_answer(&answer, &unheard));
+    ASSERT_EQ_FMT(c.modules, got.count, "%d");
+    for (int i = 0; i < got.count; i++) {
+        ASSERT_STR_EQ(want.list[i].name, got.list[i].name);
+        ASSERT_EQ_FMT(want.list[i].count, got.list[i].count, "%zu");
+        double off = far_off(got.list[i].data, want.list[i].data, got.list[i].count);
+        worst = off <= worst ? worst : off;
+    }
+    if (GREATEST_IS_VERBOSE()) printf("[%s: at most %.2g] ", z->file, worst);
+    ASSERT(worst > 0 && worst <= 1.25 * z->far_logits);                        /* of other inputs than those above */
+    free_modules(&got);
+    free_modules(&want);
+    sv_answer_free(&answer);
+    sv_answer_free(&unheard);
     PASS();
 }
 
@@ -925,6 +963,7 @@ SUITE(bit_for_bit) {
         if (quantized[i].far_features > 0) RUN_TEST1(vision_in_any_company, quantized[i].model);
         RUN_TEST1(hash_is_golden, &quantized[i]);
         RUN_TEST1(near_the_original, &quantized[i]);
+        RUN_TEST1(activations_near_the_original, &quantized[i]);
     }
 }
 

@@ -259,7 +259,7 @@ TEST norms_as_torch(void) {
     PASS();
 }
 
-/* Rows together, alone, in place, on threads, and by quant.c: the same bits. */
+/* Rows together, alone, in place, on threads, and by quant.c: the same bits. No weight of RMSNorm is one of ones. */
 TEST norms_bit_for_bit(size_t n, size_t size) {
     float *x = noises(16, n * size, 2), *weight = noises(17, size, 1), *bias = noises(18, size, 1);
     float *layer = floats(n * size), *rms = floats(n * size), *out = floats(n * size);
@@ -281,6 +281,12 @@ TEST norms_bit_for_bit(size_t n, size_t size) {
         cpu->rms_norm(out, out, weight, n, size, 1e-5f);
         ASSERT(same(out, rms, n * size));
     }
+    for (size_t j = 0; j < size; j++) weight[j] = 1;
+    reference->rms_norm(rms, x, weight, n, size, 1e-5f);
+    reference->rms_norm(layer, x, NULL, n, size, 1e-5f);
+    cpu->rms_norm(out, x, NULL, n, size, 1e-5f);
+    ASSERT(same(layer, rms, n * size));
+    ASSERT(same(out, rms, n * size));
     free(x);
     free(weight);
     free(bias);
@@ -313,6 +319,68 @@ TEST activations_bit_for_bit(size_t rows, size_t size) {
     free(x);
     free(up);
     free(out);
+    free(want);
+    PASS();
+}
+
+/* Number j of the Hadamard matrix's row i. */
+static double hadamard_number(size_t i, size_t j, size_t block) {
+    double sign = 1;
+    for (size_t both = i & j; both; both &= both - 1) sign = -sign;
+    return sign / sqrt((double)block);
+}
+
+/* Against the matrix, block by block; twice is nothing; rows together, alone, on threads, and by quant.c: the same
+   bits. */
+TEST hadamard(size_t size, size_t block) {
+    enum { N = 5 };
+    size_t n = N * size;
+    float *x = noises(21, n, 3), *want = floats(n), *out = floats(n);
+    double worst = 0, back = 0;
+    ASSERT_EQ(block, sv_hadamard_block(size));
+    memcpy(want, x, n * sizeof *x);
+    reference->hadamard(want, N, size);
+    for (size_t at = 0; at < n; at += block)
+        for (size_t j = 0; j < block; j++) {
+            double sum = 0;
+            for (size_t i = 0; i < block; i++) sum += x[at + i] * hadamard_number(i, j, block);
+            worst = fmax(worst, fabs(want[at + j] - sum));
+        }
+    for (int threads = 1; threads <= 4; threads++) {
+        memcpy(out, x, n * sizeof *x);
+#pragma omp parallel num_threads(threads)
+        cpu->hadamard(out, N, size);
+        ASSERT(same(out, want, n));
+    }
+    for (size_t i = 0; i < N; i++) {
+        memcpy(out, x + i * size, size * sizeof *x);
+        cpu->hadamard(out, 1, size);
+        ASSERT(same(out, want + i * size, size));
+        cpu->hadamard(out, 1, size);
+        for (size_t j = 0; j < size; j++) back = fmax(back, fabs((double)out[j] - x[i * size + j]));
+    }
+    say("off the matrix", worst, "");
+    ASSERT_LTE(worst, 3e-6);                                /* the numbers reach about 10 */
+    ASSERT_LTE(back, 3e-6);
+    free(x);
+    free(want);
+    free(out);
+    PASS();
+}
+
+/* A number that is none, or too large, makes its own block wrong and no other. */
+TEST hadamard_of_no_numbers(void) {
+    enum { SIZE = 192 };
+    float *x = noises(22, SIZE, 1);
+    x[70] = NAN;
+    x[130] = FLT_MAX, x[131] = FLT_MAX;
+    float *want = memcpy(floats(SIZE), x, SIZE * sizeof *x);
+    cpu->hadamard(x, 1, SIZE);
+    reference->hadamard(want, 1, SIZE);
+    ASSERT(same_numbers(x, want, SIZE));
+    for (size_t i = 0; i < SIZE; i++) ASSERT(isnan(x[i]) == (i / 64 == 1) && (i >= 64 || fabsf(x[i]) < 10));
+    ASSERT(isinf(x[128]));
+    free(x);
     free(want);
     PASS();
 }
@@ -1032,6 +1100,10 @@ SUITE(rows) {
     RUN_TESTp(norms_bit_for_bit, 130, 1153);
     RUN_TESTp(activations_bit_for_bit, 7, 1153);
     RUN_TEST(rows_that_are_no_numbers);
+    const size_t turned[][2] = { { 64, 64 }, { 576, 64 }, { 128, 64 }, { 8192, 64 }, { 32, 32 }, { 96, 32 }, { 80, 16 },
+                                 { 24, 8 }, { 40, 8 }, { 36, 4 }, { 10, 2 }, { 2, 2 }, { 1, 1 }, { 131, 1 } };
+    for (size_t i = 0; i < LENGTH(turned); i++) RUN_TESTp(hadamard, turned[i][0], turned[i][1]);
+    RUN_TEST(hadamard_of_no_numbers);
 }
 
 SUITE(products) {
