@@ -133,7 +133,8 @@ $(BUILD)/kernels/%.o: kernels/set.c $(KERNEL_HEADERS) smolvlm.h model.h Makefile
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(KERNEL_FLAGS) $(if $(filter base,$*),$(BASE) -DSV_BASE,$(SET_$*)) -c -o $@ $<
 
-$(BUILD)/test_%$(EXE): tests/test_%.c tests/greatest.h tests/golden.h tests/terminal.h $(GREATEST) $(CLI_TESTED) $(OBJECTS)
+$(BUILD)/test_%$(EXE): tests/test_%.c tests/greatest.h tests/golden.h tests/terminal.h $(GREATEST) $(CLI_TESTED) \
+                       $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) $(if $(GREATEST),-DGREATEST='"$(abspath $(GREATEST))"') -I. -o $@ $< $(CLI_TESTED) \
 	    $(OBJECTS) -lm
 

@@ -1,4 +1,4 @@
-"""Writes tests/golden/model/sample.golden: what transformers' logits processors leave of logits, for tests/test_sample.c.
+"""Writes tests/golden/model/sample.golden, for tests/test_sample.c: what is left of logits by transformers' processors.
 
     python tests/golden_sample.py        in a venv with tests/requirements.txt
 

@@ -514,9 +514,9 @@ check '--jsonl: in the same order' test \
 check '--jsonl: a summary on stderr' grep -q '^4 requests answered, 7 errors, 0 skipped, ' "$tmp/err"
 check '--jsonl: no other word there' test "$(wc -l < "$tmp/err")" -eq 1
 number='[0-9][0-9]*\.[0-9]*'
-check '--jsonl: what an answer has' grep -qx "{\"id\": \"two\", \"text\": \".*\", \"finish_reason\": \"length\", \"usage\": \
-{\"prompt_tokens\": [0-9]*, \"completion_tokens\": 3, \"total_tokens\": [0-9]*, \"cached_tokens\": [0-9]*}, \"timings\": \
-{\"image\": $number, \"vision\": $number, \"prefill\": $number, \"decode\": $number}}" "$tmp/out"
+check '--jsonl: what an answer has' grep -qx "{\"id\": \"two\", \"text\": \".*\", \"finish_reason\": \"length\", \
+\"usage\": {\"prompt_tokens\": [0-9]*, \"completion_tokens\": 3, \"total_tokens\": [0-9]*, \
+\"cached_tokens\": [0-9]*}, \"timings\": {\"image\": $number, \"vision\": $number, \"prefill\": $number, \"decode\": $number}}" "$tmp/out"
 # error_of LINE TEXT: the answer on this line is this error
 error_of() { sed -n "$1p" "$tmp/answers" | grep -qF -- "\"error\": \"$2"; }
 check '--jsonl: a missing picture' error_of 3 "$tmp/missing.png: cannot be opened"
@@ -616,7 +616,8 @@ choices='yes|no|a tree|a'
 run $vlm -i $golden/a.png -p "$question" -q --json --choices "$choices"
 cp "$tmp/out" "$tmp/chosen"
 number='-*[0-9][-0-9.e]*'
-one="{\"text\": \"[^\"]*\", \"probability\": $number, \"logprob\": $number, \"tokens\": [0-9]*, \"logprob_per_token\": $number}"
+one="{\"text\": \"[^\"]*\", \"probability\": $number, \"logprob\": $number, \"tokens\": [0-9]*, \
+\"logprob_per_token\": $number}"
 check '--choices: each of them' grep -q "\"choices\": \[$one, $one, $one, $one\]" "$tmp/out"
 # The probability is e^logprob, the mean that of the tokens, the answer the likeliest.
 grep -o "$one" "$tmp/out" | sed 's/[{}"]//g; s/, /: /g' | awk -F ': ' '
@@ -624,11 +625,13 @@ grep -o "$one" "$tmp/out" | sed 's/[{}"]//g; s/, /: /g' | awk -F ': ' '
       if (NR == 1 || $6 > best) { best = $6; text = $2 } } END { print text }' > "$tmp/expected"
 run $vlm -i $golden/a.png -p "$question" -q --choices "$choices"
 check '--choices: the answer is the likeliest' cmp -s "$tmp/out" "$tmp/expected"
-echo "{\"prompt\": \"$question\", \"images\": \"$golden/a.png\", \"choices\": [\"yes\", \"no\", \"a tree\", \"a\"]}" > "$tmp/some"
+echo "{\"prompt\": \"$question\", \"images\": \"$golden/a.png\", \"choices\": [\"yes\", \"no\", \"a tree\", \"a\"]}" \
+    > "$tmp/some"
 run_with "$tmp/some" $vlm --jsonl -q
-check '--choices: the same with --jsonl' test "$(grep -o '"choices.*}]' "$tmp/out")" = "$(grep -o '"choices.*}]' "$tmp/chosen")"
+chosen=$(grep -o '"choices.*}]' "$tmp/chosen")
+check '--choices: the same with --jsonl' test "$(grep -o '"choices.*}]' "$tmp/out")" = "$chosen"
 run_with "$tmp/some" $vlm --jsonl -q -j 1
-check '--choices: the same on one thread' test "$(grep -o '"choices.*}]' "$tmp/out")" = "$(grep -o '"choices.*}]' "$tmp/chosen")"
+check '--choices: the same on one thread' test "$(grep -o '"choices.*}]' "$tmp/out")" = "$chosen"
 run $vlm -p x --choices 'a||b'
 check '--choices: an empty one' sentence 1 'the choices have an empty one'
 run $vlm -p x --choices 'a|b|a'
