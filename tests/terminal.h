@@ -154,6 +154,8 @@ static inline bool begin(int columns, int rows, const char *term, void (*run)(co
     if (slave < 0 || ioctl(slave, TIOCSWINSZ, &size) != 0) return false;
     fflush(stdout);
     if ((child = fork()) == 0) {
+        signal(SIGINT, SIG_DFL);                            /* a script's background job is started with both ignored */
+        signal(SIGQUIT, SIG_DFL);
         setsid();
         int terminal = open(ptsname(master), O_RDWR);       /* the session's first terminal is its own */
 #ifdef TIOCSCTTY
