@@ -687,7 +687,10 @@ static bool act(LineEditor *e, int key, LineResult *result) {
     case KEY_DOWN: if (!move_line(e, false)) move_history(e, 1); break;
     case CONTROL('P'): move_history(e, -1); break;
     case CONTROL('N'): move_history(e, 1); break;
-    case CONTROL('Z'): kill(0, SIGTSTP); break;
+    case CONTROL('Z'):
+        kill(0, SIGTSTP);                                   /* to the shell, with who else belongs to the command */
+        if (stopped) screen_changed(e);
+        break;
     case KEY_NEW_LINE: insert(e, "\n", 1); break;
     case KEY_PASTE: paste(e); break;
     default: if (key < 256 && (key >= 32 || key == '\t')) insert_character(e, key); break;

@@ -473,6 +473,48 @@ TEST deadly_signal(int number) {
     PASS();
 }
 
+/* As a shell runs it: it says when the command stops, and how the terminal is then, and brings it back. */
+static void stop_and_go_on(const char *history) {
+    struct termios now;
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) {
+        setpgid(0, 0);
+        while (tcgetpgrp(0) != getpid()) nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
+        read_lines(history);
+        fflush(stdout);
+        _exit(0);
+    }
+    signal(SIGTTOU, SIG_IGN);
+    setpgid(pid, pid);
+    tcsetpgrp(0, pid);
+    while (waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status)) {
+        tcsetpgrp(0, getpid());
+        printf("stopped, %s\n", tcgetattr(0, &now) == 0 && (now.c_lflag & ECHO) ? "restored" : "not restored");
+        fflush(stdout);
+        tcsetpgrp(0, pid);
+        kill(-pid, SIGCONT);
+    }
+}
+
+TEST stopped_by_a_key(void) {
+    end();
+    if (!begin(40, 24, "xterm", stop_and_go_on, NULL)) SKIPm("there is no pseudo terminal");
+    ASSERT(shows(">", 2, 0));
+    press("half a question that goes on for two rows");
+    ASSERT(shows("> half a question that goes on for two r\nows", 3, 1));
+    press("\x1a");
+    ASSERT(shows("> half a question that goes on for two r\nows\nstopped, restored\n"
+                 "> half a question that goes on for two r\nows", 3, 4));
+    press("!\r\x04");
+    ASSERT(ends_with("\nows!\n[half a question that goes on for two ro\nws!]\n>\nend"));
+    int status = ended();
+    ASSERT_EQ_FMT(0, status, "%d");
+    ASSERT(restored());
+    end();
+    PASS();
+}
+
 TEST another_size(void) {
     struct winsize size = { .ws_col = 20, .ws_row = 24 };
     BEGIN(40, 24, NULL, "xterm");
@@ -520,6 +562,7 @@ SUITE(on_a_terminal) {
     RUN_TEST1(deadly_signal, SIGTERM);
     RUN_TEST1(deadly_signal, SIGHUP);
     RUN_TEST1(deadly_signal, SIGQUIT);
+    RUN_TEST(stopped_by_a_key);
     RUN_TEST(another_size);
     RUN_TEST(no_such_terminal);
     end();
