@@ -1,8 +1,8 @@
 /* line.c: a line typed on a terminal, with the keys that shells have.
 
-     keys        arrows, Home, End, Delete; Ctrl-A E B F D H K U W Y T L P N Z; by words: Alt-B F D, Alt-Backspace, left
-                 and right with Ctrl or Alt; Alt-Enter begins another line, Enter ends; Ctrl-C gives up, Ctrl-D on
-                 nothing leaves
+     keys        arrows, Home, End, Delete; Ctrl-A E B F D H K U W Y T L P N Z; by words: Alt-B F D, Alt-Backspace,
+                 left and right with Ctrl or Alt; Tab completes; Alt-Enter begins another line, Enter ends; Ctrl-C
+                 gives up, Ctrl-D on nothing leaves
      paste       bracketed: what is pasted is text, also where it has several lines
      screen      after every key the prompt and the text are drawn anew, over as many rows as they take; of a text that
                  is higher than the screen, the rows around the cursor. Only sequences that any VT100 knows
@@ -54,9 +54,17 @@ struct LineEditor {
     int top, cursor_row;                                    /* first row that is drawn; where the cursor is below it */
     bool drawn, failed;
 
+    LineCompletion *complete;
+    void *user;
+
     unsigned char input[4096];
     size_t begin, end;
 };
+
+void line_complete(LineEditor *e, LineCompletion *complete, void *user) {
+    e->complete = complete;
+    e->user = user;
+}
 
 /* ------------------------------------------------------------------------------------------------------------- text */
 
@@ -643,6 +651,24 @@ static void move_history(LineEditor *e, int by) {
 }
 
 
+static void complete(LineEditor *e) {
+    char *list = NULL, *more = e->complete(e->user, e->text.data ? e->text.data : "", e->cursor, &list);
+    if (more) {
+        insert(e, more, strlen(more));
+    } else if (list) {                                      /* below the text, which is then drawn anew */
+        size_t cursor = e->cursor;
+        e->cursor = e->text.size;
+        draw(e);
+        write_all("\r\n", 2);
+        write_all(list, strlen(list));
+        write_all("\r\n", 2);
+        e->cursor = cursor;
+        e->drawn = false;
+    }
+    free(more);
+    free(list);
+}
+
 /* One key. Returns false when the line is at its end, *result then says why. */
 static bool act(LineEditor *e, int key, LineResult *result) {
     size_t at = e->cursor, begin;
@@ -693,7 +719,11 @@ static bool act(LineEditor *e, int key, LineResult *result) {
         break;
     case KEY_NEW_LINE: insert(e, "\n", 1); break;
     case KEY_PASTE: paste(e); break;
-    default: if (key < 256 && (key >= 32 || key == '\t')) insert_character(e, key); break;
+    case '\t':
+        if (e->complete) complete(e);
+        else insert(e, "\t", 1);
+        break;
+    default: if (key >= 32 && key < 256) insert_character(e, key); break;
     }
     return true;
 }

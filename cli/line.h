@@ -39,6 +39,11 @@ char *line_history_path(const char *name);
    none. Returns NULL without memory. There can be one at a time, as there is one terminal. */
 LineEditor *line_open(const char *history);
 
+/* What Tab adds to the first `size` bytes of the text, which are before the cursor; NULL: nothing, and then *list may
+   be what to show of the ways to go on. Both are to be freed. Without such a function Tab is a character. */
+typedef char *LineCompletion(void *user, const char *text, size_t size, char **list);
+void line_complete(LineEditor *editor, LineCompletion *complete, void *user);
+
 /* Reads a line, which may have several by Alt-Enter or paste; *text is to be freed. */
 LineResult line_read(LineEditor *editor, const char *prompt, char **text);
 

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #if defined(__unix__) || defined(__APPLE__)
+#include <dirent.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #endif
@@ -635,7 +636,7 @@ static void command_help(Talk *t, const char *rest) {
         if (line_columns() < 80) printf("\n    %s\n", c->help);
         else printf("%*s %s\n", 16 - width, "", c->help);
     }
-    puts("Alt-Enter begins another line.\nCtrl-C ends an answer, Ctrl-D leaves.");
+    puts("Tab completes names.\nAlt-Enter begins another line.\nCtrl-C ends an answer, Ctrl-D leaves.");
 }
 
 /* Whether the line was a command, or is none but looks like one. */
@@ -655,6 +656,102 @@ static bool command(Talk *t, const char *line) {
              "no such command; /help lists them");
     return true;
 }
+
+/* ------------------------------------------------------------------------------------------------------------- Tab */
+
+#if defined(__unix__) || defined(__APPLE__)
+/* Ways to go on from what was typed: names that begin with it, and what they have in common after that. */
+typedef struct Ways { size_t typed; char common[1024], *list; size_t size; int count; } Ways;
+
+static void add_way(Ways *w, const char *typed, const char *name) {
+    size_t length = strlen(name), same = 0;
+    if (strncmp(name, typed, w->typed) != 0 || length >= sizeof w->common) return;
+    char *grown = realloc(w->list, w->size + length + 3);
+    if (!grown) return;
+    w->list = grown;
+    w->size += (size_t)sprintf(grown + w->size, "%s%s", w->count ? "  " : "", name);
+    if (w->count++ == 0) strcpy(w->common, name);
+    while (w->common[same] && w->common[same] == name[same]) same++;
+    w->common[same] = 0;
+}
+
+/* The files whose names begin as the last of the line's does. */
+static void add_files(Ways *w, const char *path) {
+    const char *slash = strrchr(path, '/'), *typed = slash ? slash + 1 : path;
+    char folder[1024];
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
+    struct dirent **files;
+    int n = scandir(folder, &files, NULL, alphasort);
+    w->typed = strlen(typed);
+    for (int i = 0; i < n; i++) {
+        if (files[i]->d_name[0] != '.' || typed[0] == '.') add_way(w, typed, files[i]->d_name);
+        free(files[i]);
+    }
+    if (n >= 0) free(files);
+}
+
+/* What the names have in common after what was typed, as it must be typed within this quote (0: none); and the end. */
+static char *addition(const Ways *w, char quote, const char *end) {
+    char *more = malloc(2 * sizeof w->common + 4), *to = more;
+    if (!more) return NULL;
+    for (const char *from = w->common + w->typed; *from; from++) {
+        if (!quote && strchr(" '\"\\", *from)) *to++ = '\\';
+        *to++ = *from;
+    }
+    strcpy(to, end);
+    return more;
+}
+
+/* Completes the name of a file: after a command, or where its folder is named. */
+static char *complete_file(const char *line, Ways *w) {
+    size_t size = strlen(line);
+    const char *rest = line;
+    char *name = NULL, quote = 0, path[2100], end[3] = " ";
+    for (char *next; (next = next_name(&rest)) != NULL; name = next) free(name);
+    for (const char *at = line; *at; at++)
+        if (quote ? *at == quote : *at == '"' || *at == '\'') quote = quote ? 0 : *at;
+    if (size > 0 && line[size - 1] == ' ' && !quote && !(size > 1 && line[size - 2] == '\\')) {
+        free(name);                                         /* none of the next one yet */
+        name = copy("");
+    }
+    if (!name || !(line[0] == '/' || strchr(name, '/'))) {
+        free(name);
+        return NULL;
+    }
+    add_files(w, name);
+    const char *slash = strrchr(name, '/');
+    snprintf(path, sizeof path, "%.*s%s", slash ? (int)(slash - name) + 1 : 0, name, w->common);
+    free(name);
+    struct stat status;
+    if (w->count == 1 && stat(path, &status) == 0 && S_ISDIR(status.st_mode)) strcpy(end, "/");
+    else if (quote) end[0] = quote, end[1] = ' ';
+    if (w->count == 0 || (w->count > 1 && !w->common[w->typed])) return NULL;
+    return addition(w, quote, w->count > 1 ? "" : end);
+}
+
+static char *complete(void *user, const char *text, size_t size, char **list) {
+    Ways ways = { .typed = size };
+    char *line = malloc(size + 1), *more = NULL;
+    (void)user;
+    *list = NULL;
+    if (!line) return NULL;
+    memcpy(line, text, size);
+    line[size] = 0;
+    if (line[0] == '/' && !strpbrk(line + 1, "/ \t\n")) {
+        for (int i = 0; i < N_COMMANDS; i++) add_way(&ways, line, COMMANDS[i].name);
+        if (ways.count == 1 || (ways.count > 1 && ways.common[size]))
+            more = addition(&ways, 0, ways.count > 1 ? "" : " ");
+    } else {
+        more = complete_file(line, &ways);
+    }
+    if (!more && ways.count > 1) *list = ways.list;
+    else free(ways.list);
+    free(line);
+    return more;
+}
+#else
+#define complete NULL
+#endif
 
 /* ------------------------------------------------------------------------------------------------ the conversation */
 
@@ -705,6 +802,7 @@ int talk(const Arguments *a, const SvModel *model) {
         no_memory();
     } else {
         if (!a->quiet) puts("/help lists commands, Ctrl-D leaves.");
+        line_complete(t.line, complete, &t);
         if (a->system) command_system(&t, a->system);
         for (int i = 0; i < a->n_images; i++) read_picture(&t, a->images[i]);
         code = converse(&t);

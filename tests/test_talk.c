@@ -265,6 +265,45 @@ TEST dropped_names(void) {
     PASS();
 }
 
+TEST completed_names(void) {
+    static const char *const NAMES[] = { "one picture.png", "one.png" };
+    char path[2][2048], shown[4096];
+    for (int i = 0; i < 2; i++) {
+        snprintf(path[i], sizeof path[i], "%s/%s", folder, NAMES[i]);
+        FILE *file = fopen(path[i], "wb");
+        ASSERT(file);
+        fclose(file);
+    }
+    TALK(100, "xterm", MODEL);
+    expect("> ");
+    ASSERT(as_expected());
+    press("/im\t" GOLDEN "a.p\t");
+    expect("/image " GOLDEN "a.png ");
+    ASSERT(as_expected());
+    press("\r");
+    expect("\n(" GOLDEN "a.png, 50 x 37: ask about it)\n> ");
+    press("/save ~/o\t\t");
+    expect("/save ~/one\none picture.png  one.png\n> /save ~/one");
+    ASSERT(as_expected());
+    press("\\ \t");
+    expect("\\ picture.png ");
+    ASSERT(as_expected());
+    press("\x15/save '");
+    press(folder);
+    press("/one \t\x01\x0b");
+    press("\x19");
+    snprintf(shown, sizeof shown, "> /save '%s/one picture.png'", folder);
+    ASSERT(ends_with(shown));
+    press("\x15what\tabout \t/no/such\t\x01\x0b\x19");
+    ASSERT(ends_with("> whatabout /no/such"));
+    press("\x15\x04");
+    int status = ended();
+    ASSERT_EQ_FMT(0, status, "%d");
+    end();
+    for (int i = 0; i < 2; i++) remove(path[i]);
+    PASS();
+}
+
 /* What one conversation saves another loads, and the next answer is the same. */
 TEST saved_and_loaded(void) {
     char line[4096], shown[4096], path[2048];
@@ -404,6 +443,7 @@ SUITE(conversation) {
     RUN_TEST(questions_and_pictures);
     RUN_TEST(options_begin_it);
     RUN_TEST(dropped_names);
+    RUN_TEST(completed_names);
     RUN_TEST(saved_and_loaded);
     RUN_TEST(full_context);
     RUN_TEST(interrupted);
