@@ -288,6 +288,9 @@ int sv_tokenizer_load(const uint8_t *data, size_t size, uint32_t vocab_size, siz
                       SvTokenizer **tokenizer, SvError *error);
 void sv_tokenizer_free(SvTokenizer *tokenizer);
 
+/* Whether an id is an added token, which no text but its own gives. */
+bool sv_is_added(const SvTokenizer *tokenizer, int32_t id);
+
 /* The bytes one id stands for, alive as long as the tokenizer; *size 0 for an id out of range or without a token. */
 const char *sv_token_bytes(const SvTokenizer *tokenizer, int32_t id, size_t *size);
 

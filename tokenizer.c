@@ -666,6 +666,13 @@ const char *sv_token_bytes(const SvTokenizer *tokenizer, int32_t id, size_t *siz
     return s.data;
 }
 
+bool sv_is_added(const SvTokenizer *tokenizer, int32_t id) {
+    size_t n = tokenizer->added_set[0].begin[256] + tokenizer->added_set[1].begin[256];
+    for (size_t i = 0; i < n; i++)
+        if (tokenizer->added[i].id == (uint32_t)id) return true;
+    return false;
+}
+
 int sv_detokenize(const SvTokenizer *tokenizer, const int32_t *ids, size_t count, char **text, size_t *size,
                   SvError *error) {
     *text = NULL;

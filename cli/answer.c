@@ -1,4 +1,4 @@
-/* answer.c: an answer with what may be asked beside it: log-probabilities, the probabilities of given answers.
+/* answer.c: an answer with what may be asked beside it: log-probabilities, the probabilities of given answers, a shape.
 
      prompt ids | ids of a given answer, end token
      ---------- | --------------------------------
@@ -55,6 +55,7 @@ static void watch_logits(void *user, float *logits, int count) {
         w->log_sum = log_sum(logits, count);
     }
     if (w->events->logits) w->events->logits(w->events->user, logits, count);
+    if (w->wish->guide) guide_mask(w->wish->guide, logits);
 }
 
 static void score_token(Watch *w, int32_t id) {
@@ -80,8 +81,9 @@ static void score_token(Watch *w, int32_t id) {
 static bool watch_token(void *user, int32_t id, const char *text, size_t size) {
     Watch *w = user;
     if (w->wish->logprobs > 0 && id >= 0) score_token(w, id);
+    bool ended = w->wish->guide && id >= 0 && guide_token(w->wish->guide, id);
     bool stop = w->events->token && w->events->token(w->events->user, id, text, size);
-    return stop || w->failed;
+    return stop || ended || w->failed;
 }
 
 static bool watch_progress(void *user, const char *phase, int at, int total) {
@@ -233,10 +235,15 @@ int ask(const SvModel *m, SvChat *chat, const SvPrompt *prompt, const Wish *wish
     Watch w = { .events = events ? events : &none, .wish = wish, .report = report,
                 .logits = malloc(m->config.vocab_size * sizeof(float)) };
     SvEvents watch = { &w, watch_progress, watch_token, w.events->activation ? watch_activation : NULL, watch_logits };
-    const SvEvents *heard = wish->logprobs > 0 ? &watch : events;
+    const SvEvents *heard = wish->logprobs > 0 || wish->guide ? &watch : events;
+    int room = (int)m->config.max_position_embeddings - (int)prompt->n_ids;
+    if (room > options->max_tokens) room = options->max_tokens;
     if (!w.logits) sv_fail(error, "out of memory");
+    else if (wish->guide && options->n_stop > 0) sv_fail(error, "a stop text might cut an answer off before its end");
+    else if (wish->guide && guide_begin(wish->guide, room, error) != 0) {}
     else if (chat) result = sv_chat_prompt(chat, prompt, options, heard, answer, error);
     else result = sv_generate(m, prompt, options, heard, answer, error);
+    if (result == 0 && wish->guide && guide_complete(wish->guide)) answer->stopped = true;
     if (result == 0 && w.failed) {
         sv_answer_free(answer);
         result = sv_fail(error, "out of memory for the log-probabilities");
@@ -305,4 +312,80 @@ int check_choices(const char *const *choices, int count, SvError *error) {
                 return sv_fail(error, "the choice \"%.80s\" is there twice", choices[i]);
     }
     return 0;
+}
+
+/* ------------------------------------------------------------------------------------------------------------- shapes */
+
+static void put_words(SvBytes *text, const char *words) { sv_put(text, words, strlen(words)); }
+
+/* What --fields names, "total, date", as a schema: an object of texts. */
+static int fields_schema(const char *fields, SvBytes *text, SvError *error) {
+    SvBytes names = { 0 };
+    put_words(text, "{\"type\": \"object\", \"properties\": {");
+    for (const char *at = fields; at; ) {
+        const char *comma = strchr(at, ','), *end = comma ? comma : at + strlen(at);
+        const char *next = comma ? comma + 1 : NULL, *between = at > fields ? ", " : "";
+        at += strspn(at, " ");
+        while (end > at && end[-1] == ' ') end--;
+        if (end <= at) return free(names.data), sv_fail(error, "fields: one of them has no name");
+        put_words(text, between);
+        put_words(&names, between);
+        json_write_string(json_to_bytes, text, at, (size_t)(end - at));
+        json_write_string(json_to_bytes, &names, at, (size_t)(end - at));
+        put_words(text, ": {\"type\": \"string\"}");
+        at = next;
+    }
+    put_words(text, "}, \"required\": [");
+    put_words(text, names.data);
+    put_words(text, "], \"additionalProperties\": false}");
+    text->failed = text->failed || names.failed;
+    free(names.data);
+    return 0;
+}
+
+int shape_set(Shape *shape, const SvModel *m, const Json *schema, const char *fields, SvError *error) {
+    SvBytes text = { 0 };
+    JsonDocument document = { 0 };
+    SvError why;
+    int result = -1;
+    if (schema) json_write(json_to_bytes, &text, schema);
+    else if (fields && fields_schema(fields, &text, error) != 0) goto done;
+    else if (!fields) put_words(&text, "{\"type\": \"object\"}");
+    if (text.failed) {
+        sv_fail(error, "out of memory for the schema");
+        goto done;
+    }
+    if (shape->guide && text.size == shape->text.size && memcmp(text.data, shape->text.data, text.size) == 0) {
+        free(text.data);
+        return 0;
+    }
+    guide_free(shape->guide);
+    schema_free(shape->schema);
+    free(shape->text.data);
+    shape->guide = NULL;
+    shape->schema = NULL;
+    shape->text = (SvBytes){ 0 };
+    if (!shape->vocabulary && schema_vocabulary_new(m, &shape->vocabulary, error) != 0) goto done;
+    if (json_parse(text.data, text.size, fields ? "fields" : "schema", &document, error) != 0) goto done;
+    if (schema_new(document.root, &shape->schema, &why) != 0) {
+        sv_fail(error, "schema: %s", why.text);
+        goto done;
+    }
+    if (guide_new(shape->schema, shape->vocabulary, &shape->guide, error) != 0) goto done;
+    shape->text = text;
+    text = (SvBytes){ 0 };
+    result = 0;
+
+done:
+    json_free(&document);
+    free(text.data);
+    return result;
+}
+
+void shape_free(Shape *shape) {
+    guide_free(shape->guide);
+    schema_free(shape->schema);
+    schema_vocabulary_free(shape->vocabulary);
+    free(shape->text.data);
+    *shape = (Shape){ 0 };
 }

@@ -6,7 +6,8 @@
    info.c      --info, --selftest
    calibrate.c --hessians: what export.py --calibrate rounds by
    output.c    files that are read and written, activations as .npy
-   answer.c    log-probabilities, given choices
+   answer.c    log-probabilities, given choices, shapes
+   schema.c    JSON Schema as an automaton that bars tokens; schema.h
    jsonl.c, request.c  --jsonl: the lines; one request
    talk.c      a conversation on a terminal; line.c reads its lines, width.c says how wide they are (line.h)
    conversation.c  what is asked, of arguments or JSON, to messages
@@ -19,16 +20,17 @@
 
 #include "../model.h"
 #include "json.h"
+#include "schema.h"
 
 typedef struct Arguments {
-    const char *model, *prompt, *system, *messages, *resume, *dump, *tiles, *kernels, *hessians, *items, *layers;
+    const char *model, *prompt, *system, *messages, *resume, *schema, *fields, *dump, *tiles, *kernels, *hessians, *items, *layers;
     char *texts[2];                                         /* what -p and -s had read, to be freed */
     const char **images, **stops;                           /* stops: of options.stop */
     int n_images, logprobs;
     char *choices;
     SvOptions options;
     bool implied;                                           /* -p is stdin, without having been said */
-    bool talk, raw, json, jsonl, tokenize, detokenize, info, selftest, quiet;
+    bool talk, raw, json, jsonl, json_output, tokenize, detokenize, info, selftest, quiet;
 } Arguments;
 
 /* options.c: one sentence on stderr, and the exit code for a wrong input, 1. */
@@ -82,6 +84,9 @@ extern const char STDIN[];                                  /* what errors call 
 char *read_text(FILE *file, const char *name, size_t *size);
 char *read_file(const char *path, size_t *size);
 
+/* A JSON file, or of "-" stdin. What read_text complained of leaves no sentence in *error. */
+int read_json(const char *path, JsonDocument *document, SvError *error);
+
 /* What -p or -s names: - is stdin, @FILE a file, both without the line end at their end, so that echo and editors give
    what was meant; anything else is the text itself. *read: what is to be freed. Returns false with a complaint. */
 bool find_text(const char **text, char **read);
@@ -125,8 +130,9 @@ void put_ids(FILE *file, const int32_t *ids, size_t count, const char *separator
 
 enum { MOST_LOGPROBS = 100 };
 
-/* answer.c: what is wanted beside an answer's text. choices: the answer is the likeliest of these. */
-typedef struct Wish { int logprobs; const char *const *choices; int n_choices; } Wish;
+/* answer.c: what is wanted beside an answer's text. choices: the answer is the likeliest of these. guide: NULL, or what
+   keeps it to a shape. */
+typedef struct Wish { int logprobs; const char *const *choices; int n_choices; Guide *guide; } Wish;
 typedef struct ScoredId { int32_t id; double logprob; } ScoredId;
 
 /* A given answer: the log-probability of it as a whole, of so many tokens, with the end token. */
@@ -147,6 +153,12 @@ int ask(const SvModel *model, SvChat *chat, const SvPrompt *prompt, const Wish *
 void report_free(Report *report);
 void put_report(FILE *out, const SvModel *model, const Report *report);   /* as members of an object, a comma before */
 
+/* A shape for answers, and what is remembered for the next one, which is often the same. Zeroed at first. schema: NULL
+   for one of fields ("total,date"), or where these are NULL too, for any object. */
+typedef struct Shape { SvBytes text; Schema *schema; SchemaVocabulary *vocabulary; Guide *guide; } Shape;
+int shape_set(Shape *shape, const SvModel *model, const Json *schema, const char *fields, SvError *error);
+void shape_free(Shape *shape);
+
 /* "a|b|c" to its parts, which stay in the text, and a list of them to be freed. */
 int split_choices(char *text, const char ***choices, int *count, SvError *error);
 int check_choices(const char *const *choices, int count, SvError *error); /* refuses empty ones and one twice */
@@ -157,6 +169,8 @@ typedef struct Answerer {
     const Arguments *arguments;                             /* what a request does not say */
     const SvModel *model;
     SvChat *chat;
+    Shape shape;
+    JsonDocument schema;                                    /* --schema */
 } Answerer;
 int answer_request(Answerer *answerer, const Json *request, FILE *out, SvError *error);
 void answerer_free(Answerer *answerer);

@@ -302,38 +302,45 @@ bool json_equal(const Json *a, const Json *b) {
 
 /* ---------------------------------------------------------------------------------------------------------- writing */
 
-void json_put_string(FILE *file, const char *text, size_t size) {
+void json_write_string(JsonOut *put, void *to, const char *text, size_t size) {
     const unsigned char *at = (const unsigned char *)text;
-    putc('"', file);
+    put(to, "\"", 1);
     while (size > 0) {
         uint32_t character;
+        char escape[8];
         size_t length = utf8_character(at, size, &character);
-        if (length == 0) fputs("\xef\xbf\xbd", file), length = 1;
-        else if (*at == '"' || *at == '\\') fprintf(file, "\\%c", *at);
-        else if (*at == '\n') fputs("\\n", file);
-        else if (*at < 32 || *at == 127) fprintf(file, "\\u%04x", *at);
-        else fwrite(at, 1, length, file);
+        if (length == 0) put(to, "\xef\xbf\xbd", 3), length = 1;
+        else if (*at == '\n') put(to, "\\n", 2);
+        else if (*at == '"' || *at == '\\') put(to, (char[]){ '\\', (char)*at }, 2);
+        else if (*at < 32 || *at == 127) put(to, escape, (size_t)snprintf(escape, sizeof escape, "\\u%04x", *at));
+        else put(to, (const char *)at, length);
         at += length;
         size -= length;
     }
-    putc('"', file);
+    put(to, "\"", 1);
 }
 
-void json_put(FILE *file, const Json *value) {
+void json_write(JsonOut *put, void *to, const Json *value) {
     static const char *const words[] = { "null", "false", "true" };
     bool object = value->kind == JSON_OBJECT;
-    if (value->kind <= JSON_TRUE) fputs(words[value->kind], file);
-    else if (value->kind == JSON_NUMBER) fwrite(value->text, 1, value->size, file);
-    else if (value->kind == JSON_STRING) json_put_string(file, value->text, value->size);
+    if (value->kind <= JSON_TRUE) put(to, words[value->kind], strlen(words[value->kind]));
+    else if (value->kind == JSON_NUMBER) put(to, value->text, value->size);
+    else if (value->kind == JSON_STRING) json_write_string(put, to, value->text, value->size);
     if (value->kind <= JSON_STRING) return;
-    putc(object ? '{' : '[', file);
+    put(to, object ? "{" : "[", 1);
     for (const Json *item = value->first; item; item = item->next) {
-        if (item != value->first) fputs(", ", file);
+        if (item != value->first) put(to, ", ", 2);
         if (object) {
-            json_put_string(file, item->key, item->key_size);
-            fputs(": ", file);
+            json_write_string(put, to, item->key, item->key_size);
+            put(to, ": ", 2);
         }
-        json_put(file, item);
+        json_write(put, to, item);
     }
-    putc(object ? '}' : ']', file);
+    put(to, object ? "}" : "]", 1);
 }
+
+static void put_file(void *to, const char *data, size_t size) { fwrite(data, 1, size, to); }
+void json_put_string(FILE *file, const char *text, size_t size) { json_write_string(put_file, file, text, size); }
+void json_put(FILE *file, const Json *value) { json_write(put_file, file, value); }
+
+void json_to_bytes(void *to, const char *data, size_t size) { sv_put(to, data, size); }

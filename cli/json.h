@@ -40,10 +40,14 @@ bool json_whole(const Json *value, int64_t low, int64_t high, int64_t *whole);
 
 bool json_equal(const Json *a, const Json *b);              /* the same value, whatever the order of members */
 
-/* Writes a string with its quotes; what is not UTF-8 as U+FFFD. */
-void json_put_string(FILE *file, const char *text, size_t size);
+/* Writes a string with its quotes, what is not UTF-8 as U+FFFD; a value again, on one line. put is called with pieces;
+   json_to_bytes is one, to an SvBytes of model.h. */
+typedef void JsonOut(void *to, const char *data, size_t size);
+void json_write_string(JsonOut *put, void *to, const char *text, size_t size);
+void json_write(JsonOut *put, void *to, const Json *value);
+void json_to_bytes(void *to, const char *data, size_t size);
 
-/* Writes a value again, on one line. */
+void json_put_string(FILE *file, const char *text, size_t size);
 void json_put(FILE *file, const Json *value);
 
 #endif

@@ -216,7 +216,10 @@ int jsonl(const Arguments *a, const SvModel *m) {
     int64_t number = 0, answered = 0, failed = 0, skipped = 0;
     int code = 0;
     double start = sv_seconds();
+    SvError why;
     if (!out) code = 1;
+    if (code == 0 && a->schema && read_json(a->schema, &answerer.schema, &why) != 0)
+        code = why.text[0] ? complain("%s", why.text) : 1;
     listen_for_end();
     while (code == 0 && !told_to_end && read_line(stdin, &line)) {
         JsonDocument document = { 0 };

@@ -162,7 +162,8 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     const char **choices = NULL;
     Wish wish = { .logprobs = a->logprobs };
     Conversation talk = { 0 };
-    JsonDocument document = { 0 };
+    JsonDocument document = { 0 }, schema = { 0 };
+    Shape shape = { 0 };
     Show show = { .arguments = a, .dumps = { .directory = a->dump }, .terminal = stderr_is_terminal() };
     SvEvents events = { .user = &show, .progress = show_progress, .token = show_token,
                         .activation = a->dump ? show_activation : NULL };
@@ -172,6 +173,10 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     if (a->choices && split_choices(a->choices, &choices, &wish.n_choices, &error) != 0) goto failed;
     if (check_choices(choices, wish.n_choices, &error) != 0) goto failed;
     wish.choices = choices;
+    if (a->schema && read_json(a->schema, &schema, &error) != 0) goto failed;
+    if ((a->schema || a->fields || a->json_output) && shape_set(&shape, m, schema.root, a->fields, &error) != 0)
+        goto failed;
+    wish.guide = shape.guide;
     double start = sv_seconds();
     if (a->messages ? conversation_file(a->messages, a->images, a->n_images, &document, &talk, &error)
                     : conversation_ask(a->system, a->prompt, a->images, a->n_images, a->raw, &talk, &error))
@@ -215,6 +220,8 @@ done:
     sv_prompt_free(&prompt);
     sv_answer_free(&result);
     report_free(&report);
+    shape_free(&shape);
+    json_free(&schema);
     free(choices);
     return code;
 }

@@ -165,6 +165,20 @@ char *read_file(const char *path, size_t *size) {
 
 const char STDIN[] = "standard input";
 
+int read_json(const char *path, JsonDocument *document, SvError *error) {
+    bool standard = strcmp(path, "-") == 0;
+    FILE *file = standard ? stdin : sv_fopen(path, "rb");
+    const char *name = standard ? STDIN : path;
+    size_t size;
+    if (!file) return sv_fail(error, "%s: %s", name, strerror(errno));
+    char *text = read_text(file, name, &size);
+    if (!standard) fclose(file);
+    error->text[0] = 0;
+    int result = text ? json_parse(text, size, name, document, error) : -1;
+    free(text);
+    return result;
+}
+
 bool find_text(const char **text, char **read) {
     size_t size;
     const char *path = **text == '@' ? *text + 1 : NULL, *name = path ? path : STDIN;
@@ -194,25 +208,16 @@ bool find_text(const char **text, char **read) {
 
 int conversation_file(const char *path, const char *const *given, int n_given, JsonDocument *document,
                       Conversation *c, SvError *error) {
-    bool standard = strcmp(path, "-") == 0;
-    const char *name = standard ? STDIN : path;
-    FILE *file = standard ? stdin : sv_fopen(path, "rb");
-    size_t size, length = strlen(path);
+    size_t length = strlen(path);
     SvError why;
-    if (!file) return sv_fail(error, "%s: %s", name, strerror(errno));
-    char *text = read_text(file, name, &size), *folder = malloc(length + 1);
-    if (!standard) fclose(file);
-    int result = -1;
-    if (!text || !folder) {
-        error->text[0] = 0;                                 /* read_text has said why */
-    } else if (json_parse(text, size, name, document, error) == 0) {
-        memcpy(folder, path, length + 1);
-        while (length > 0 && !strchr(SEPARATORS, folder[length - 1])) length--;
-        folder[length] = 0;
-        result = conversation_read(document->root, folder, given, n_given, c, &why);
-        if (result != 0) sv_fail(error, "%s: %s", name, why.text);
-    }
-    free(text);
+    if (read_json(path, document, error) != 0) return -1;
+    char *folder = malloc(length + 1);
+    if (!folder) return sv_fail(error, "out of memory");
+    memcpy(folder, path, length + 1);
+    while (length > 0 && !strchr(SEPARATORS, folder[length - 1])) length--;
+    folder[length] = 0;
+    int result = conversation_read(document->root, folder, given, n_given, c, &why);
+    if (result != 0) sv_fail(error, "%s: %s", strcmp(path, "-") == 0 ? STDIN : path, why.text);
     free(folder);
     return result;
 }

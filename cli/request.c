@@ -21,7 +21,7 @@ static const struct Setting { const char *name; int kind; size_t field; int64_t 
 enum { N_SETTINGS = sizeof SETTINGS / sizeof *SETTINGS };
 
 static const char *const KEYS[] = {
-    "id", "messages", "prompt", "images", "system", "seed", "ids", "stop", "logprobs", "choices",
+    "id", "messages", "prompt", "images", "system", "seed", "ids", "stop", "logprobs", "choices", "schema", "fields", "json_output",
     "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_split", "longest_edge", NULL
 };
 
@@ -178,6 +178,36 @@ static int read_choices(const Json *value, const Arguments *a, Request *r, SvErr
     return check_choices(r->choices, r->wish.n_choices, error);
 }
 
+/* The shape that the request names, or else the command line. */
+static int read_shape(Answerer *answerer, const Json *root, Request *r, SvError *error) {
+    const Arguments *a = answerer->arguments;
+    const Json *schema = json_get(root, "schema"), *names = json_get(root, "fields");
+    const Json *any = json_get(root, "json_output");
+    const char **list = NULL, *fields = names || schema || any ? NULL : a->fields;
+    SvBytes joined = { 0 };
+    int n = 0;
+    if (any && any->kind != JSON_TRUE && any->kind != JSON_FALSE)
+        return sv_fail(error, "\"json_output\": %s, but must be true or false", json_kind(any));
+    bool wants = any && any->kind == JSON_TRUE;
+    if ((schema != NULL) + (names != NULL) + wants > 1)
+        return sv_fail(error, "\"schema\", \"fields\", \"json_output\": one of them");
+    if (!schema && !names && !any) schema = answerer->schema.root, wants = a->json_output;
+    if (!schema && !names && !fields && !wants) return 0;
+    if (r->wish.n_choices > 0) return sv_fail(error, "choices and a shape for the answer: one of the two");
+    if (json_texts(names, "fields", &list, &n, error) != 0) return -1;
+    for (int i = 0; i < n; i++) {
+        if (i > 0) sv_put(&joined, ",", 1);
+        sv_put(&joined, list[i], strlen(list[i]));
+    }
+    free(list);
+    if (names) fields = joined.data ? joined.data : "";
+    int result = joined.failed ? sv_fail(error, "out of memory")
+                               : shape_set(&answerer->shape, answerer->model, schema, fields, error);
+    r->wish.guide = answerer->shape.guide;
+    free(joined.data);
+    return result;
+}
+
 static int read_request(const Json *root, const Arguments *a, Request *r, SvError *error) {
     r->options = a->options;
     if (json_known(root, "", KEYS, error) != 0) return -1;
@@ -210,6 +240,7 @@ int answer_request(Answerer *answerer, const Json *root, FILE *out, SvError *err
     double start = sv_seconds();
     int result = -1;
     if (read_request(root, answerer->arguments, &r, error) != 0) goto done;
+    if (read_shape(answerer, root, &r, error) != 0) goto done;
     if (read_conversation(root, answerer->arguments, &talk, error) != 0) goto done;
     if (keep_notes(&talk, &r, error) != 0) goto done;
     if (sv_prompt(m, talk.messages, talk.count, &r.options, &prompt, error) != 0) goto done;
@@ -234,4 +265,6 @@ done:
 void answerer_free(Answerer *answerer) {
     sv_chat_free(answerer->chat);
     answerer->chat = NULL;
+    shape_free(&answerer->shape);
+    json_free(&answerer->schema);
 }

@@ -44,7 +44,7 @@ quiet() { [ "$code" -eq 0 ] && [ ! -s "$tmp/err" ]; }
 run --help
 check '--help' succeeded
 for option in --image --prompt --system --max-tokens --temperature --top-p --min-p --top-k --repetition-penalty --stop \
-    --seed --threads --no-split --longest-edge --background --messages --jsonl --resume --logprobs --choices \
+    --seed --threads --no-split --longest-edge --background --messages --jsonl --resume --logprobs --choices --schema --fields --json-output \
     --json --dump --tiles --tokenize --detokenize --info --selftest --hessians \
     --items --layers --kernels --quiet --help --version; do
     check "--help names $option" grep -qe " $option" "$tmp/out"
@@ -640,6 +640,54 @@ run $vlm -p x --choices "a|$(printf '%2000s' | tr ' ' 7)" -q
 check '--choices: one that does not fit' sentence 1 "does not fit into the model's context"
 run $vlm -p x --logprobs 3
 check '--logprobs without --json' sentence 2 '--logprobs goes with --json'
+
+# --------------------------------------------------------------------------------------------------------------- shapes
+
+cat > "$tmp/schema.json" <<EOF
+{"type": "object", "properties": {"total": {"type": "integer"}, "kind": {"enum": ["bill", "letter"]}},
+ "required": ["total", "kind"], "additionalProperties": false}
+EOF
+shape='^{"total": \{0,1\}-\{0,1\}[0-9][0-9]*, \{0,1\}"kind": \{0,1\}"\(bill\|letter\)"}$'
+for seed in 1 2 3 4; do
+    run $vlm -q -p hello --schema "$tmp/schema.json" -t 2 --seed $seed -n 60
+    check "--schema, seed $seed" grep -qx "$shape" "$tmp/out"
+    check "--schema, seed $seed: one line" test "$code" -eq 0 -a "$(wc -l < "$tmp/out")" -eq 1
+done
+run $vlm -q -p hello --schema "$tmp/schema.json" -t 2 -n 31 --json
+check '--schema: in few tokens, and then it is at its end' grep -q '"finish_reason": "stop"' "$tmp/out"
+run $vlm -q -p hello --schema "$tmp/schema.json" -n 20
+check '--schema: in too few' sentence 1 'an answer of this shape may take 25 tokens, but there is room for 20'
+run $vlm -q -p hello --fields 'total, date' -t 2 -n 100
+check '--fields' grep -qx '{"total": \{0,1\}".*", \{0,1\}"date": \{0,1\}".*"}' "$tmp/out"
+run $vlm -q -p hello --json-output -t 2 -n 100
+check '--json-output' grep -qx '{.*}' "$tmp/out"
+cat > "$tmp/requests" <<EOF
+{"id": 1, "prompt": "hello", "schema": $(tr '\n' ' ' < "$tmp/schema.json"), "temperature": 2, "max_tokens": 60}
+{"id": 2, "prompt": "hello", "fields": ["a"], "temperature": 2, "max_tokens": 60, "logprobs": 1}
+{"id": 3, "prompt": "hello", "fields": "a", "json_output": true}
+{"id": 4, "prompt": "hello", "schema": {"type": "string", "pattern": "x"}}
+{"id": 5, "prompt": "hello", "fields": "a,,b"}
+{"id": 6, "prompt": "hello", "fields": "a", "stop": "x"}
+{"id": 7, "prompt": "hello", "fields": "a", "choices": "x|y"}
+EOF
+run_with "$tmp/requests" $vlm --jsonl -q
+cp "$tmp/out" "$tmp/answers"
+check '--jsonl: a schema' test "$(sed -n 1p "$tmp/out" | grep -c '"text": "{\\"total\\":.*\\"kind\\":.*}", "finish_reason": "stop"')" -eq 1
+check '--jsonl: fields, with log-probabilities' test "$(sed -n 2p "$tmp/out" | grep -c '"text": "{\\"a\\":.*"logprobs"')" -eq 1
+check '--jsonl: two shapes' error_of 3 '\"schema\", \"fields\", \"json_output\": one of them'
+check '--jsonl: what of JSON Schema is not done' error_of 4 'schema: #: \"pattern\" is not done here'
+check '--jsonl: a field without a name' error_of 5 'fields: one of them has no name'
+check '--jsonl: a shape and a stop text' error_of 6 'a stop text might cut an answer off before its end'
+check '--jsonl: a shape and choices' error_of 7 'choices and a shape for the answer: one of the two'
+head -n 3 "$tmp/requests" | sed 's/, "schema": {.*}, "temp/, "temp/' | head -n 1 > "$tmp/some"
+run_with "$tmp/some" $vlm --jsonl -q --schema "$tmp/schema.json"
+check '--jsonl --schema' grep -q '"text": "{\\"total\\":.*\\"kind\\":.*}", "finish_reason": "stop"' "$tmp/out"
+run $vlm -q -p hello --schema "$tmp/none.json"
+check '--schema: no such file' sentence 1 "$tmp/none.json: No such file"
+run $vlm -q -p hello --schema "$tmp/schema.json" --fields a
+check '--schema and --fields' sentence 2 'one of them'
+run $vlm -q -p hello --fields a --choices 'x|y'
+check '--fields and --choices' sentence 2 'go with neither --choices nor --stop'
 
 # --------------------------------------------------------------------------------------------------------------- tokens
 
