@@ -23,6 +23,7 @@ import collections
 import concurrent.futures
 import contextlib
 import datetime
+import functools
 import itertools
 import json
 import os
@@ -31,9 +32,13 @@ import re
 import struct
 import subprocess
 import sys
+import tempfile
 import types
 import zlib
 
+# --calibrate has threads of its own. Those of numpy's products would add up in an order that their number decides.
+for library in ("OPENBLAS", "MKL", "VECLIB", "BLIS"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 try:
     import numpy as np
     from tqdm import tqdm
@@ -1204,6 +1209,11 @@ def sums_of_rows(x):
     return x[:, 0]
 
 
+def check_numbers(numbers):
+    if not (np.abs(numbers) < 1e18).all():
+        raise Refused("holds a number that is none, or of 1e18 and more: q8 and q4 have none for that")
+
+
 def quantized(levels, numbers, group, first_guesses, encode=encode_bf16, decode=decode_bf16):
     """f32 [rows, cols] -> (the nearest levels' indices, u8 [rows, cols filled up to whole groups],
     scales, bf16 as u16 [rows, groups]), a number being levels[index] * scale.
@@ -1213,8 +1223,7 @@ def quantized(levels, numbers, group, first_guesses, encode=encode_bf16, decode=
     best, sum(x level) / sum(level^2), is tried. Least squares without the indices has no closed form; many more guesses
     than GUESSES gain another 1 to 2.5 % of the rms error. encode, decode: how a scale is stored. tests/formats.py
     measures all this, and stores scales in other ways."""
-    if not (np.abs(numbers) < 1e18).all():
-        raise Refused("holds a number that is none, or of 1e18 and more: q8 and q4 have none for that")
+    check_numbers(numbers)
     rows, cols = numbers.shape
     groups = -(-cols // group)
     x = np.zeros((rows, groups * group), "<f4")
@@ -1256,14 +1265,14 @@ def in_blocks(rows, together):
     return np.ascontiguousarray(blocks.transpose(0, 2, 3, 1, 4))
 
 
-def encode_q8(numbers):
+def encode_q8(numbers, quantized=quantized):
     """[rows, cols] -> (int8 [blocks, groups, 16, 16 rows, 4], scales u16 [blocks, groups, 16 rows]); see model.h."""
     chosen, scales = quantized(range(-127, 128), numbers, GROUPS["q8"], GUESSES["q8"])
     integers = (chosen.astype("<i2") - 127).astype(np.int8)
     return in_blocks(integers.reshape(len(chosen), -1, GROUPS["q8"]), 4), in_blocks(scales[..., None], 1)
 
 
-def encode_q4(numbers):
+def encode_q4(numbers, quantized=quantized):
     """[rows, cols] -> (u8 [blocks, groups, 8, 16 rows, 4], scales u16 [blocks, groups, 16 rows]); see model.h."""
     chosen, scales = quantized(read_layout().q4_values, numbers, GROUPS["q4"], GUESSES["q4"])
     halves = chosen.reshape(len(chosen), -1, 2, GROUPS["q4"] // 2)
@@ -1277,7 +1286,8 @@ NUMBER_BYTES = {"f32": 4, "bf16": 2}
 BLOCK_ROWS = 16                                                     # rows that lie side by side in Q8 and Q4
 TURNED_TOGETHER = 64                                                # numbers, at most: a power of two
 BLOCK_BYTES = {"q8": BLOCK_ROWS * 64, "q4": BLOCK_ROWS * 32}        # a group of them, without their scales
-# [rows, cols] f32, rows a multiple of BLOCK_ROWS but for a tensor's last -> what is written: numbers, scales or None
+# [rows, cols] f32, rows a multiple of BLOCK_ROWS but for a tensor's last -> what is written: numbers, scales or None.
+# Those of Q8 and Q4 may be given another `quantized`.
 ENCODERS = {"f32": lambda numbers: (encode_f32(numbers), None), "bf16": lambda numbers: (encode_bf16(numbers), None),
             "q8": encode_q8, "q4": encode_q4}
 
@@ -1314,10 +1324,12 @@ def side_by_side(function, items):
             yield waiting.popleft().result()
 
 
-def encoded(format, chunks):
-    """The arrays to write, one after the other, for a tensor whose rows come in chunks."""
+def encoded(format, chunks, rounding=None):
+    """The arrays to write, one after the other, for a tensor whose rows come in chunks. rounding: instead of
+    quantized."""
+    encode = functools.partial(ENCODERS[format], quantized=rounding) if rounding else ENCODERS[format]
     scales = []
-    for numbers, scale in side_by_side(ENCODERS[format], chunks):
+    for numbers, scale in side_by_side(encode, chunks):
         scales.append(scale)
         yield numbers
     if GROUPS[format]:
@@ -1602,6 +1614,118 @@ def fetched(name):
     raise Refused(f"{where} it could not be fetched ({type(reason).__name__}: {what})")
 
 
+# ------------------------------------------------------------------------------------------------ calibration
+
+ITEMS = os.path.join(os.path.dirname(HEADER), "calibration", "items.tsv")
+MOST_HESSIANS = 3 << 29     # bytes that smolvlm gathers at a time
+# The matrices by whose names smolvlm says what an input is; the others have the same inputs.
+INPUTS = ("patch_embedding_weight", "modality_projection", "q_proj_weight", "out_proj_weight", "fc1_weight",
+          "fc2_weight", "q_proj", "o_proj", "gate_proj", "down_proj", "lm_head")
+
+
+# What is lost without, of released weights (docs/FORMATS.md).
+UNCALIBRATED = {"q8": "without --calibrate ./smolvlm the weights are rounded to the nearest: about twice the error",
+                "q4": "without --calibrate ./smolvlm the weights are rounded to the nearest: several times the error"}
+
+
+class Calibration:
+    """How a Q8 or Q4 file's matrices are rounded: by what their inputs are (calibration/gptq.py).
+
+    The model is written to a folder as the file will have it, but not rounded; smolvlm runs the items with it and
+    writes what export.py reads, of as many layers at a time as MOST_HESSIANS has room for."""
+
+    def __init__(self, model, program, items, folder):
+        from calibration import gptq                                # beside this program; nothing else needs it
+        self.gptq, self.model, self.program, self.items = gptq, model, program, items
+        self.file, self.gathered = os.path.join(folder, "model.bin"), os.path.join(folder, "hessians")
+        large = sum(rows * cols for _, _, _, rows, cols in model.tensors) > 1 << 30
+        _, self.weights_crc = write(model, self.file, "bf16" if large else "f32")
+        self.passes, self.current, self.hessians, self.factor = self.divided(), None, None, (None, None)
+
+    def layer_of(self, tensor):
+        """The number by which smolvlm --layers knows a matrix: the tower's layers come first."""
+        field, _, name, _, _ = tensor
+        tower, fields = self.model.fields["vision_num_hidden_layers"], self.model.fields
+        layer = LAYER.fullmatch(name)
+        if layer:
+            return int(layer[1].split(".")[-2]) + (0 if ".vision_model." in name else tower)
+        return {"patch_embedding_weight": 0, "modality_projection": tower - 1}.get(
+            field, tower + fields["num_hidden_layers"] - 1)
+
+    def divided(self):
+        """[(first, last)]: the layers of each pass."""
+        sizes = collections.Counter()
+        for tensor in self.model.tensors:
+            if self.is_rounded(tensor) and (tensor[0] in INPUTS or tensor[0] == "embed_tokens"):
+                sizes[self.layer_of(tensor)] += 2 * tensor[4] ** 2
+        passes, size = [], MOST_HESSIANS
+        for layer in sorted(sizes):
+            size += sizes[layer]
+            if size > MOST_HESSIANS:
+                passes, size = [*passes, (layer, layer)], sizes[layer]
+            passes[-1] = passes[-1][0], layer
+        return passes
+
+    def is_rounded(self, tensor):
+        """Whether products tell how to round it: not of a table of embeddings alone."""
+        field, kind, *_ = tensor
+        return kind == "M" and (field != "embed_tokens" or bool(self.model.fields["tie_word_embeddings"]))
+
+    def pass_of(self, tensor):
+        layer = self.layer_of(tensor) if self.is_rounded(tensor) else 0
+        return next(i for i, (_, last) in enumerate(self.passes) if layer <= last)
+
+    def order(self):
+        """In which order the tensors are best written, so that each pass is made once."""
+        return sorted(range(len(self.model.tensors)), key=lambda i: self.pass_of(self.model.tensors[i]))
+
+    def gather(self, number):
+        """One pass: smolvlm's progress becomes a bar, what else it says a sentence."""
+        first, last = self.passes[number]
+        command = [self.program, self.file, "--hessians", self.gathered, "--items", self.items,
+                   "--layers", f"{first}-{last}"]
+        said = "it said nothing"
+        with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace") as run, tqdm(
+                desc=f"calibrating, {number + 1} of {len(self.passes)}", disable=None, leave=False,
+                file=sys.stderr) as bar:
+            try:
+                for line in run.stderr:
+                    item = re.fullmatch(r"item (\d+)/(\d+)\s*", line)
+                    if item:
+                        bar.total = int(item[2])
+                        bar.update(1)
+                    else:
+                        said = line.strip()
+            except BaseException:
+                run.kill()
+                raise
+        if run.returncode:
+            raise Refused(f"the calibration failed: {said}")
+        self.hessians, self.current = self.gptq.Hessians(self.gathered, self.weights_crc), number
+
+    def rounding(self, tensor):
+        """What to give `encoded` for a tensor."""
+        if not self.is_rounded(tensor):
+            return None
+        number, (_, _, name, _, cols) = self.pass_of(tensor), tensor
+        try:
+            if self.current != number:
+                self.factor = None, None
+                self.gather(number)
+            key = number, self.hessians.at.get(name)
+            if self.factor[0] != key:
+                self.factor = None, None                            # two would take twice the memory
+                self.factor = key, self.gptq.Factor(self.hessians.matrix(name, cols), WORKERS)
+        except self.gptq.Unusable as error:
+            raise Refused(str(error)) from None
+        factor = self.factor[1]
+
+        def quantized(levels, numbers, group, first_guesses):
+            check_numbers(numbers)
+            return self.gptq.quantized(levels, numbers, group, first_guesses, encode_bf16, decode_bf16, factor)
+        return quantized
+
+
 # ------------------------------------------------------------------------------------------------ the file
 
 def align(offset):
@@ -1657,13 +1781,23 @@ def selftest_hash(program, path):
         return hashes[0]
 
 
-def export(source, out, format, program=None, name=None, turned=None):
+def export(source, out, format, program=None, name=None, turned=None, calibrate=None, items=ITEMS):
     """Writes a checkpoint directory, or a model of the hub, to the file out; returns (format, bytes, parameters).
 
     format None: the smallest that loses nothing. program: smolvlm, which computes the self-test's hash for a Q8 or Q4
     file, by which other machines know whether they agree. name: what --info calls the model. turned: whether the text
-    layers are turned (docs/FORMATS.md); None: a q8 file is, others not. Raises Refused and OSError."""
+    layers are turned (docs/FORMATS.md); None: a q8 file is, and a calibrated one, others not. calibrate: smolvlm, which
+    runs the items, by which a Q8 or Q4 file is then rounded. Raises Refused and OSError."""
     layout = read_layout()
+    for option, given in (("--seal", program), ("--calibrate", calibrate)):
+        if given and format not in ("q8", "q4"):
+            raise Refused(f"{option}: only for --format q8 and q4")
+    if calibrate:
+        version = subprocess.run([calibrate, "--version"], capture_output=True)     # known before anything is computed
+        if not version.stdout.startswith(b"smolvlm "):
+            raise Refused(f"{calibrate}: is not smolvlm")
+        if not os.path.exists(items):
+            raise Refused(f"{items}: there is no such list of calibration items")
     on_hub = not os.path.exists(source) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source)
     directory = fetched(source) if on_hub else source
     name = name or (source.split("/")[1] if on_hub else None)
@@ -1672,37 +1806,58 @@ def export(source, out, format, program=None, name=None, turned=None):
     with naming(directory):
         check_limits(fields)
     check_tensors(directory, found, list_tensors(layout, fields), fields, text_only)
-    fields["turned"] = int(format == "q8" if turned is None else turned)
+    fields["turned"] = int((format == "q8" or bool(calibrate)) if turned is None else turned)
     settle_norm(found, fields, text_only)
     tensors = list_tensors(layout, fields)
 
     matrices = {found[source_name(name, text_only)][1] for _, kind, name, _, _ in tensors if kind == "M"}
     format = format or ("bf16" if matrices == {"BF16"} else "f32")
+    model = types.SimpleNamespace(directory=directory, layout=layout, fields=fields, frequencies=frequencies, blob=blob,
+                                  found=found, text_only=text_only, tensors=tensors)
+    if format in ("q8", "q4") and not calibrate:
+        note(UNCALIBRATED[format])
+    with contextlib.ExitStack() as stack:
+        calibration = None
+        if calibrate:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(
+                prefix=f"{os.path.basename(out)}.tmp-", dir=os.path.dirname(os.path.abspath(out))))
+            calibration = Calibration(model, calibrate, items, folder)
+        size, _ = write(model, out, format, calibration, program)
+    return format, size, sum(rows * cols for field, _, _, rows, cols in tensors if field != "inv_freq")
+
+
+def write(model, out, format, calibration=None, program=None):
+    """Writes the file; returns (bytes, weights_crc)."""
+    layout, fields, tensors = model.layout, model.fields, model.tensors
     formats = [format_of(tensor, format, fields["turned"]) for tensor in tensors]
     sizes = [size_of(f, rows, cols) for f, (_, _, _, rows, cols) in zip(formats, tensors)]
-    if program and format not in ("q8", "q4"):
-        raise Refused(f"--seal: only Q8 and Q4 have a self-test's hash, this file is {format}")
-    config = pack_config(layout, fields)
     table = sum(4 + len(name) + 32 for _, _, name, _, _ in tensors)
-    data_offset = offset = align(40 + len(config) + table + len(blob))
-    entries = []
+    data_offset = offset = align(40 + len(pack_config(layout, fields)) + table + len(model.blob))
+    entries, offsets = [], []
     for f, size, (_, _, name, rows, cols) in zip(formats, sizes, tensors):
         entries.append(pack_string(name) + struct.pack("<4I2Q", layout.formats[f], GROUPS[f], rows, cols, offset, size))
+        offsets.append(offset)
         offset += align(size)
+    order = calibration.order() if calibration else range(len(tensors))
     with written_aside(out) as f, tqdm(total=offset, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
-        f.seek(data_offset)
-        weights_crc = 0
-        for form, size, tensor in zip(formats, sizes, tensors):
-            field, _, name, _, _ = tensor
-            with naming(f"{directory}: tensor {name}"):
-                chunks = [frequencies] if field == "inv_freq" else numbers_of(tensor, fields, found, text_only)
-                for data in itertools.chain(encoded(form, chunks), [np.zeros(align(size) - size, np.uint8)]):
-                    weights_crc = zlib.crc32(data, weights_crc)
+        for i in order:
+            field, _, name, _, _ = tensors[i]
+            with naming(f"{model.directory}: tensor {name}"):
+                chunks = [model.frequencies] if field == "inv_freq" else numbers_of(
+                    tensors[i], fields, model.found, model.text_only)
+                rounding = calibration.rounding(tensors[i]) if calibration and GROUPS[formats[i]] else None
+                f.seek(offsets[i])
+                for data in itertools.chain(encoded(formats[i], chunks, rounding),
+                                            [np.zeros(align(sizes[i]) - sizes[i], np.uint8)]):
                     f.write(data)
                     bar.update(data.nbytes)
+        f.seek(data_offset)
+        weights_crc = 0
+        while data := f.read(CHUNK):
+            weights_crc = zlib.crc32(data, weights_crc)
 
         def write_metadata():
-            metadata = (pack_config(layout, fields) + b"".join(entries) + blob).ljust(data_offset - 40, b"\0")
+            metadata = (pack_config(layout, fields) + b"".join(entries) + model.blob).ljust(data_offset - 40, b"\0")
             checked = struct.pack("<QQII", data_offset, offset, weights_crc, len(tensors)) + metadata
             f.seek(0)
             f.write(layout.magic + struct.pack("<II", layout.version, zlib.crc32(checked)) + checked)
@@ -1713,7 +1868,7 @@ def export(source, out, format, program=None, name=None, turned=None):
             fields["selftest"] = selftest_hash(program, f.name)
             write_metadata()
         bar.update(data_offset)
-    return format, offset, sum(rows * cols for field, _, _, rows, cols in tensors if field != "inv_freq")
+    return offset, weights_crc
 
 
 @contextlib.contextmanager
@@ -1723,7 +1878,7 @@ def written_aside(path):
         raise Refused(f"{path}: exists and is no regular file")
     aside = f"{path}.tmp-{os.getpid()}"
     try:
-        with open(aside, "wb") as f:
+        with open(aside, "w+b") as f:
             yield f
         os.replace(aside, path)
     except BaseException:
@@ -1746,11 +1901,14 @@ name there, if the package huggingface_hub is installed: then it is fetched into
     bf16  2 bytes a number: what the models were trained in; an f32 or f16 checkpoint is rounded
     f32   4 bytes a number: every bit of an f32 or f16 checkpoint
     q8    8.25 bits a number: close to bf16, and several times as fast
-    q4    4.25 bits a number in the text layers, else q8: the smallest, decodes fastest
+    q4    4.25 bits a number in the text layers (4.5 with --calibrate), else q8: the smallest, decodes fastest
+--calibrate ./smolvlm (the program that `make` builds) runs the texts and pictures of calibration/ first, and rounds
+each weight of q8 or q4 by what that costs: a fraction of what rounding to the nearest loses, for some minutes of work.
+    python export.py SmolVLM2-500M smolvlm2-500m.bin --format q4 --calibrate ./smolvlm
 q8 and q4 compute the same bits on every machine; --seal ./smolvlm writes the hash of these bits into the file, so that
 `smolvlm OUT.bin --selftest` says on any other machine whether it agrees.
-OUT.bin appears only when it is complete; the same directory gives the same bytes every time. Exit status: 0, or 1
-with one sentence that names the file and what is wrong with it.""")
+OUT.bin appears only when it is complete; the same directory gives the same bytes every time (with --calibrate on one
+machine, with one numpy). Exit status: 0, or 1 with one sentence that names the file and what is wrong with it.""")
     parser.add_argument("model", metavar="MODEL", help="the checkpoint directory, or a name on the Hugging Face hub")
     parser.add_argument("out", metavar="OUT.bin", help="the file to write")
     parser.add_argument("--format", choices=GROUPS, help="how matrices are stored (default: the smallest that loses "
@@ -1758,12 +1916,17 @@ with one sentence that names the file and what is wrong with it.""")
     parser.add_argument("--turned", action="store_true", help="turn the text layers' numbers in an f32, bf16 or q4 file "
                         "too (docs/FORMATS.md): for calibration and tests")
     parser.add_argument("--seal", metavar="PROGRAM", help="smolvlm, to compute the self-test's hash for q8 or q4")
+    parser.add_argument("--calibrate", metavar="PROGRAM", help="smolvlm, to run the calibration items; q8 and q4 are "
+                        "then rounded by what their inputs are there, and lose a fraction of what they lose otherwise")
+    parser.add_argument("--items", metavar="LIST", default=ITEMS, help="another list of such items (default: "
+                        "calibration/items.tsv beside export.py)")
     parser.add_argument("--name", help="what `smolvlm OUT.bin --info` calls the model (default: as its directory, or as "
                         "on the hub)")
     arguments = parser.parse_args()
     try:
         format, size, parameters = export(arguments.model, arguments.out, arguments.format, arguments.seal,
-                                          arguments.name, arguments.turned or None)
+                                          arguments.name, arguments.turned or None, arguments.calibrate,
+                                          arguments.items)
     except Refused as refusal:
         sys.exit(f"export.py: {refusal}")
     except OSError as error:

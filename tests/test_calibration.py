@@ -17,7 +17,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "calibration")]
 import gptq                                                                 # noqa: E402
 import hf                                                                   # noqa: E402
-from test_export import SMOLVLM, exporter, read, run_export, scratch, tiny  # noqa: E402
+from test_export import SMOLVLM, decoded, exporter, read, read_file, run_export, scratch, tiny      # noqa: E402
 
 QUESTION, ANSWER, TEXT = "What is in this picture?", " A tree.", "A picture flows through the model. " * 120
 
@@ -121,6 +121,221 @@ class Gathering(unittest.TestCase):
         self.assertGreater(ids.shape[1], 1100)
         windows = [{"input_ids": part} for part in ids.split(1024, 1)]
         self.compare(directory, [path, ("none.png", "What?", "")], windows)
+
+
+LEVELS = {"q8": np.arange(-127, 128), "q4": np.array(exporter.read_layout().q4_values)}
+
+
+def rounded(form, numbers, factor=None):
+    """What numbers become, float64: to the nearest, or by GPTQ."""
+    arguments = LEVELS[form], numbers, 64, exporter.GUESSES[form]
+    if factor is None:
+        chosen, scales = exporter.quantized(*arguments)
+    else:
+        chosen, scales = gptq.quantized(*arguments, exporter.encode_bf16, exporter.decode_bf16, factor)
+    scales = np.repeat(exporter.decode_bf16(scales), 64, 1).astype(np.float64)
+    return (LEVELS[form][chosen] * scales)[:, :numbers.shape[1]]
+
+
+def cost(difference, h):
+    """The sum over rows of d H d^T; h's upper triangle counts."""
+    return float((difference @ (h + np.triu(h, 1).T) * difference).sum())
+
+
+class Rounding(unittest.TestCase):
+    WIDTHS = (1, 2, 63, 64, 65, 130, 300, 576)
+
+    def hessian(self, cols, seed=0):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((2 * cols, cols)) @ rng.standard_normal((cols, cols)) * (rng.random(cols) + 0.05)
+        return np.triu(x.T @ x / len(x))
+
+    def test_factor(self):
+        """U D U^T is H with its damping, whatever the panels."""
+        for cols in self.WIDTHS:
+            h = self.hessian(cols)
+            factor = gptq.Factor(h.copy(), 2)
+            u = np.eye(cols) + factor.above
+            self.assertFalse(np.tril(factor.above).any())
+            damped = h + np.triu(h, 1).T + np.eye(cols) * 0.01 * np.trace(h) / cols
+            d = np.linalg.solve(u, np.linalg.solve(u, damped).T)
+            self.assertLess(np.abs(d - np.diag(np.diag(d))).max(), 1e-6 * np.abs(d).max())
+            np.testing.assert_allclose(factor.weight, np.diag(damped), rtol=1e-6)
+
+    def test_as_gptq_has_it(self):
+        """The same levels as by the updates with H's inverse, in GPTQ's own form, for scales that are given."""
+        rng = np.random.default_rng(5)
+        w, h = rng.standard_normal((40, 64)).astype(np.float32), self.hessian(64, 5)
+        factor = gptq.Factor(h.copy())
+        for form, levels in LEVELS.items():
+            chosen, scales = gptq.quantized(levels, w, 64, exporter.GUESSES[form], exporter.encode_bf16,
+                                            exporter.decode_bf16, factor)
+            s = exporter.decode_bf16(scales).astype(np.float64)
+            full = h + np.triu(h, 1).T + np.eye(64) * 0.01 * np.trace(h) / 64
+            u = np.linalg.cholesky(np.linalg.inv(full)).T                   # upper, H^-1 = U^T U
+            left, theirs = w.astype(np.float64), np.zeros((40, 64), int)
+            for k in range(64):
+                theirs[:, k] = np.abs(left[:, k:k + 1] - levels * s).argmin(1)
+                error = (left[:, k] - levels[theirs[:, k]] * s[:, 0]) / u[k, k]
+                left[:, k:] -= error[:, None] * u[k, k:]
+            self.assertGreater((theirs == chosen).mean(), 0.99, form)       # one that is a hair off changes the rest
+
+    def test_costs_less_than_the_nearest(self):
+        for form in LEVELS:
+            for cols in self.WIDTHS:
+                h = self.hessian(cols)
+                numbers = np.random.default_rng(cols).standard_normal((50, cols)).astype(np.float32)
+                plain = cost(rounded(form, numbers) - numbers, h)
+                ours = cost(rounded(form, numbers, gptq.Factor(h.copy())) - numbers, h)
+                self.assertLess(ours, (1.02 if cols < 63 else 0.8) * plain, (form, cols))
+
+    def test_inputs_that_are_always_zero(self):
+        """Their weights do not matter, and nothing is divided by zero."""
+        for zeros in (3, 64):
+            h = self.hessian(64)
+            h[:zeros], h[:, :zeros] = 0, 0
+            numbers = np.random.default_rng(1).standard_normal((20, 64)).astype(np.float32)
+            for form in LEVELS:
+                values = rounded(form, numbers, gptq.Factor(h.copy()))
+                self.assertTrue(np.isfinite(values).all())
+                self.assertLess(np.abs(values - numbers).max(), 3 * np.abs(numbers).max())
+
+    def test_zeros(self):
+        numbers = np.zeros((3, 100), np.float32)
+        numbers[1, 70] = 0.25
+        for form in LEVELS:
+            values = rounded(form, numbers, gptq.Factor(self.hessian(100)))
+            self.assertFalse(values[[0, 2]].any() or values[1, :64].any())
+            self.assertAlmostEqual(values[1, 70], 0.25, delta=0.01)
+
+
+@unittest.skipUnless(os.path.exists(SMOLVLM), "no smolvlm: run make first")
+class Files(unittest.TestCase):
+    """export.py --calibrate."""
+
+    def items(self, *lines):
+        path = os.path.join(scratch("items"), "items.tsv")
+        picture = os.path.join(HERE, "golden", "model", "a.png")
+        with open(os.path.join(os.path.dirname(path), "text.txt"), "w", encoding="utf-8") as f:
+            f.write(TEXT)
+        with open(path, "w", encoding="utf-8") as f:
+            f.write("\n".join(lines or ("text.txt", f"{picture}\t{QUESTION}\t{ANSWER}")))
+        return path
+
+    def export(self, directory, form, items, *options, calibrate=SMOLVLM):
+        """(what it exits with, the file's path)"""
+        out = os.path.join(scratch("out"), "model.bin")
+        code, errors = run_export(directory, out, "--format", form, "--calibrate", calibrate, "--items", items,
+                                  *options)
+        self.assertEqual(sorted(os.listdir(os.path.dirname(out))), [] if code else ["model.bin"])
+        self.assertTrue(code or not errors, errors)
+        return code, out
+
+    def check_costs(self, kind, form, **overrides):
+        """Every matrix costs less than when it is rounded to the nearest."""
+        directory, items = tiny(kind, **overrides), self.items()
+        code, out = self.export(directory, form, items)
+        self.assertIsNone(code)
+        file = read_file(out)
+        self.assertEqual(file.config["turned"], 1)
+        plain = os.path.join(scratch("f32"), "model.bin")
+        self.assertEqual(run_export(directory, plain, "--format", "f32", "--turned")[0], None)
+        original = read_file(plain).tensors
+        lines = [line.split("\t") for line in read(items).decode().splitlines()]
+        lines = [os.path.join(os.path.dirname(items), line[0]) if len(line) == 1 else line for line in lines]
+        found = gptq.Hessians(gathered(plain, lines), weights_crc(plain))
+        ratios = []
+        for name, (_, cols, _) in found.at.items():
+            numbers = original[name].view("<f4")
+            self.assertEqual(file.formats[name], 3 if form == "q4" and ".text_model.layers." in name and not
+                             any(part in name for part in ("k_proj", "v_proj")) else 2, name)
+            own, h = {2: "q8", 3: "q4"}[file.formats[name]], found.matrix(name, cols)
+            ratios.append(cost(decoded(*file.tensors[name]).astype(np.float64) - numbers, h)
+                          / cost(rounded(own, numbers) - numbers, h))
+            self.assertLess(ratios[-1], 1, name)
+        self.assertLess(np.mean(ratios), 0.75)
+        for name, data in file.tensors.items():
+            if file.formats[name] == 0:
+                np.testing.assert_array_equal(data, original[name], err_msg=name)
+        done = subprocess.run([SMOLVLM, out, "--selftest"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("the same bits every time", done.stdout)
+
+    def test_costs(self):
+        for form in LEVELS:
+            self.check_costs("smolvlm", form, hidden_size=96, head_dim=24)
+            self.check_costs("smolvlm", form, vision_intermediate_size=100, intermediate_size=161, dtype="bfloat16")
+            self.check_costs("llama", form, tie_word_embeddings=True, hidden_size=64, head_dim=16,
+                             individual_digits=False)
+
+    def test_same_bytes(self):
+        """Twice, with other numbers of threads, and in several passes."""
+        directory, items = tiny("llama", tie_word_embeddings=True, individual_digits=False), self.items()
+        kept, workers = exporter.MOST_HESSIANS, exporter.WORKERS
+        whole = read(self.export(directory, "q4", items)[1])
+        try:
+            exporter.MOST_HESSIANS = 1
+            self.assertEqual(read(self.export(directory, "q4", items)[1]), whole)
+            exporter.MOST_HESSIANS = kept
+            exporter.WORKERS = 1
+            os.environ["OMP_NUM_THREADS"] = "1"
+            self.assertEqual(read(self.export(directory, "q4", items)[1]), whole)
+        finally:
+            exporter.MOST_HESSIANS, exporter.WORKERS = kept, workers
+            os.environ.pop("OMP_NUM_THREADS", None)
+        vlm = tiny("smolvlm")
+        one = read(self.export(vlm, "q8", items)[1])
+        try:
+            exporter.MOST_HESSIANS = 1
+            self.assertEqual(read(self.export(vlm, "q8", items)[1]), one)
+        finally:
+            exporter.MOST_HESSIANS = kept
+
+    def test_seal(self):
+        code, out = self.export(tiny("llama", individual_digits=False), "q8", self.items(), "--seal", SMOLVLM)
+        self.assertIsNone(code)
+        done = subprocess.run([SMOLVLM, out, "--selftest"], capture_output=True, text=True)
+        self.assertIn("this machine agrees", done.stdout)
+
+    def test_refusals(self):
+        directory, items = tiny(), self.items()
+        none = os.path.join(scratch("none"), "smolvlm")
+        for form, lines, program, words in (
+                ("q8", items, none, f"{none}: No such file or directory"),
+                ("q8", items, os.path.join(HERE, "hf.py"), "Permission denied"),
+                ("q8", none, SMOLVLM, f"{none}: there is no such list"),
+                ("q8", self.items("none.txt"), SMOLVLM, "the calibration failed: smolvlm: "),
+                ("q8", self.items("text.txt"), SMOLVLM, "has nothing of model.vision_model."),
+                ("f32", items, SMOLVLM, "--calibrate: only for --format q8 and q4"),
+                ("q4", items, "true", "true: is not smolvlm")):
+            with self.subTest(words=words):
+                code, _ = self.export(directory, form, lines, calibrate=program)
+                self.assertIn(words, str(code))
+
+    def test_files_of_hessians(self):
+        """Cut off, changed, of another model or size: one sentence."""
+        directory = tiny("llama")
+        file = os.path.join(scratch("file"), "f32.bin")
+        self.assertIsNone(run_export(directory, file, "--format", "f32")[0])
+        text = os.path.join(os.path.dirname(self.items()), "text.txt")
+        path, crc = gathered(file, [text]), weights_crc(file)
+        data = read(path)
+
+        def refused(data, words, crc=crc, name="lm_head.weight", cols=48):
+            with open(path, "wb") as f:
+                f.write(data)
+            with self.assertRaisesRegex(gptq.Unusable, words):
+                gptq.Hessians(path, crc).matrix(name, cols)
+
+        for size in (0, 7, 11, 23, 50, len(data) // 2, len(data) - 1):
+            refused(data[:size], "is cut off")
+        refused(b"HESSIANT" + data[8:], "was not written by")
+        refused(data[:8] + struct.pack("=I", 2) + data[12:], "is version 2")
+        refused(data, "is of another model", crc=crc ^ 1)
+        refused(data[:len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1:], "is damaged")
+        refused(data + b"x", "is damaged")
+        refused(data, "has nothing of x", name="x")
+        refused(data, "has 48 columns there, not 50", cols=50)
 
 
 if __name__ == "__main__":
