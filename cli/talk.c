@@ -20,14 +20,15 @@
 
 /* A text or a picture. path: where it lies, from the root on; base64: of one that came within JSON. */
 typedef struct Piece { char *text, *path, *base64; SvImage image; } Piece;
-typedef struct Said { char *role; Piece *pieces; int count; bool dropped; } Said;
+typedef struct Said { char *role; Piece *pieces; int count, dropped; } Said;
+enum { DROPPED_NOW = 1, DROPPED };                          /* the chat does not hold it any more */
 
 typedef struct Talk {
     const Arguments *arguments;
     const SvModel *model;
     SvChat *chat;
     LineEditor *line;
-    Said *said;                                             /* dropped: the chat does not hold it any more */
+    Said *said;
     int n_said;
     Said next;                                              /* the pictures for the next question */
     SvOptions options;
@@ -178,29 +179,40 @@ static bool tell_all(Talk *t) {
 
 /* The oldest `count` messages, but the system's, have left the chat, as the context is full. */
 static void drop(Talk *t, int count) {
+    for (int i = 0; i < t->n_said && count > 0; i++) {
+        if (t->said[i].dropped || strcmp(t->said[i].role, "system") == 0) continue;
+        t->said[i].dropped = DROPPED_NOW;
+        count--;
+    }
+}
+
+/* Says so, once it is sure that there is an answer. */
+static void announce_drop(Talk *t) {
     const char *first = NULL;
     int questions = 0;
-    for (int i = 0; i < t->n_said && count > 0; i++) {
+    for (int i = 0; i < t->n_said; i++) {
         Said *said = &t->said[i];
-        if (said->dropped || strcmp(said->role, "system") == 0) continue;
-        said->dropped = true;
-        count--;
+        if (said->dropped != DROPPED_NOW) continue;
+        said->dropped = DROPPED;
         if (strcmp(said->role, "user") != 0) continue;
-        questions++;
-        if (!first) first = text_of(said);
+        if (questions++ == 0) first = text_of(said);
     }
+    if (!first) return;
     fputs("(the context is full: dropped \"", stdout);
-    print_beginning(first ? first : "");
-    if (questions > 1) printf("\" and %d more question%s", questions - 1, questions == 2 ? "" : "s");
-    else putchar('"');
-    puts(questions > 1 ? ", with their answers)" : " and its answer)");
+    print_beginning(first);
+    if (questions > 1) printf("\" and %d more question%s, with their answers)\n", questions - 1,
+                              questions == 2 ? "" : "s");
+    else puts("\" and its answer)");
 }
 
 static bool show_progress(void *user, const char *phase, int at, int total) {
     Talk *t = user;
     if (strcmp(phase, "drop") == 0) {
         drop(t, at);
-    } else if (t->shows_progress) {
+        return line_interrupted();
+    }
+    announce_drop(t);
+    if (t->shows_progress) {
         fprintf(stderr, "\r%s %d/%d\x1b[K", phase, at, total);
         t->progress_open = true;
     }
@@ -242,11 +254,16 @@ static void answer(Talk *t) {
     end_progress(t);
     if (t->begun) putchar('\n');
     if (result != 0) {
+        bool short_of = false;
         if (stopped) note("stopped; the question is taken back");
         else complain("%s", error.text);
         take_back(t, n - 1);
+        for (int i = 0; i < t->n_said; i++)
+            if (t->said[i].dropped == DROPPED_NOW) t->said[i].dropped = 0, short_of = true;
+        if (short_of) tell_all(t);                          /* it would have been too much anyway */
         return;
     }
+    announce_drop(t);
     if (stopped && !t->begun) {
         note("stopped; the question is taken back");
         take_back(t, n - 2);

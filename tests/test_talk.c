@@ -371,6 +371,9 @@ TEST full_context(void) {
     for (int i = 0; i < 4; i++) press(question);
     press("\r");
     ASSERT(ends_with("tokens, more than the context of 640\n>"));
+    ASSERT_EQm("what is too long drops nothing", NULL, strstr(seen, "the context is full"));
+    press("/undo\r");
+    ASSERT(ends_with("fff...)\n>"));
     end();
     PASS();
 }
