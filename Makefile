@@ -102,7 +102,7 @@ SCRIPTS = test_cli test_demo
 # The command line, which any other program may replace.
 CLI = $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 # What of it stands alone, and is tested by itself.
-CLI_TESTED = $(patsubst %,$(BUILD)/cli/%.o,json schema conversation line width)
+CLI_TESTED = $(patsubst %,$(BUILD)/cli/%.o,json schema conversation clip line width)
 
 smolvlm$(EXE) $(BUILD)/smolvlm$(EXE): $(CLI) $(OBJECTS)
 	$(CC) $(FLAGS) $(LDFLAGS) -o $@ $^ -lm

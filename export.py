@@ -3,6 +3,7 @@
 
     DIR/config.json, generation_config.json ──────────── read_config ────┐
     DIR/preprocessor_config.json, processor_config.json ─ read_images ───┤ SV_CONFIG's fields
+        and video_preprocessor_config.json ────────────── read_video ────┤
     DIR/chat_template.json | .jinja ───────────────────── read_chat ─────┘        │
     DIR/tokenizer.json, tokenizer_config.json ─────────── tokenizer_blob ──┐      │
     DIR/model.safetensors | shards and their index ────── find_tensors ─┐  │      │
@@ -464,6 +465,49 @@ def read_images(directory, fields):
             says = ("has no" if os.path.exists(path) else "does not exist, so there is no") + " image_seq_len, then 169"
         raise Refused(f"{path}: {says}, but config.json makes {tokens} image tokens of a tile")
     return settings
+
+
+def read_video(directory, fields):
+    """The video processor's fields, from the first file that has them, as transformers looks for it. A model whose frames
+    would be made otherwise than here takes no video, and a note says why; one without settings takes none either."""
+    for name in ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json"):
+        found = read_json(directory, name, {})
+        video = found.get("video_processor") if name.startswith("processor") else found
+        if video:
+            break
+    path = os.path.join(directory, name)
+    with naming(path):
+        video = video if isinstance(video, dict) else {}
+        sampling = video.get("video_sampling", {key: video[other] for key, other in (("max_frames", "num_frames"),
+                                                ("fps", "fps"), ("video_size", "size")) if video.get(other)})
+        if not sampling:
+            return {}
+        try:
+            if not isinstance(sampling, dict):
+                raise Refused(f'"video_sampling" is {sampling!r}, but must have fps, max_frames and video_size')
+            for key in ("do_convert_rgb", "do_resize", "do_rescale", "do_normalize"):
+                if not video.get(key, True):
+                    raise Refused(f'"{key}" is {video[key]!r}')
+            if video.get("resample", 1) != 1:
+                raise Refused(f'"resample" is {video["resample"]!r}')
+            size = video["size"] if "size" in video else sampling.get("video_size", {"longest_edge": 4 * 364})
+            tile = video.get("max_image_size", {"longest_edge": 364})
+            if not isinstance(size, dict) or "longest_edge" not in size:
+                raise Refused(f'"size" is {size}, without a longest_edge')
+            if not isinstance(tile, dict) or tile.get("longest_edge") != fields["image_size"]:
+                raise Refused(f'"max_image_size" is {tile}, but image_size {fields["image_size"]}')
+            for key in ("image_mean", "image_std"):
+                if three(video, key) != fields[key]:
+                    raise Refused(f'"{key}" is not the pictures\'')
+            if real(video, "rescale_factor", 1 / 255) != fields["rescale_factor"]:
+                raise Refused('"rescale_factor" is not the pictures\'')
+            frames, fps = whole(sampling, "max_frames", None), real(sampling, "fps", None)
+            if frames > 1 << 20 or fps >= 1e6:
+                raise Refused(f'"video_sampling" is {sampling}, which is out of range')
+            return dict(video_num_frames=frames, video_fps=fps, video_longest_edge=min(longest_edge(size), 4096))
+        except Refused as why:
+            note(f"{path}: {why}: this model takes no video")
+            return {}
 
 
 # ------------------------------------------------------------------------------------------------ the chat template
@@ -1756,6 +1800,8 @@ def gather(directory, layout, name=None):
         compare_class(model, config, settings, tokenizer)
     if not text_only:
         fields.update(read_images(directory, fields))
+        if model == "smolvlm":                              # Idefics3 has no video processor
+            fields.update(read_video(directory, fields))
         with naming(path):
             fields.update(read_tokens(model, config, tokenizer, settings))
 

@@ -502,6 +502,9 @@ int sv_remove(const char *path);
 int sv_rename(const char *from, const char *to);
 int sv_mkdir(const char *path);
 
+/* The names in a folder, in any order: how many, or -1 with errno. The caller frees each and their list. */
+int64_t sv_folder(const char *path, char ***names);
+
 /* Cuts an open file off behind its first `size` bytes. */
 int sv_truncate(FILE *file, uint64_t size);
 

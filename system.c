@@ -19,6 +19,8 @@
 #include <shellapi.h>
 #elif defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
+#include <dirent.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #endif
@@ -59,6 +61,28 @@ void sv_zeros_free(void *block) {
     if (origin.mapped) munmap(origin.start, origin.mapped);
 #endif
     if (!origin.mapped) free(origin.start);
+}
+
+/* Adds a name to a list; NULL counts as out of memory. */
+static bool add_name(char ***names, int64_t *count, int64_t *room, char *name) {
+    if (name && *count == *room) {
+        int64_t more = 2 * *room + 64;
+        char **grown = realloc(*names, (size_t)more * sizeof *grown);
+        if (!grown) return free(name), false;
+        *names = grown;
+        *room = more;
+    }
+    if (name) (*names)[(*count)++] = name;
+    return name != NULL;
+}
+
+static int64_t drop_names(char ***names, int64_t count) {
+    int reason = errno;
+    while (count > 0) free((*names)[--count]);
+    free(*names);
+    *names = NULL;
+    errno = reason;
+    return -1;
 }
 
 #if defined(_WIN32)
@@ -105,6 +129,35 @@ int sv_rename(const char *from, const char *to) {
     free(name);
     free(other);
     return done ? 0 : -1;
+}
+
+int64_t sv_folder(const char *path, char ***names) {
+    size_t length = strlen(path);
+    char *pattern = malloc(length + 3);
+    int64_t count = 0, room = 0;
+    *names = NULL;
+    if (!pattern) return errno = ENOMEM, -1;
+    memcpy(pattern, path, length);
+    memcpy(pattern + length, "/*", 3);
+    wchar_t *name = wide(path), *all = wide(pattern);
+    DWORD kind = name ? GetFileAttributesW(name) : INVALID_FILE_ATTRIBUTES;
+    WIN32_FIND_DATAW found;
+    HANDLE search = INVALID_HANDLE_VALUE;
+    bool folder = kind != INVALID_FILE_ATTRIBUTES && (kind & FILE_ATTRIBUTE_DIRECTORY) && all;
+    if (folder) search = FindFirstFileW(all, &found);
+    errno = !folder ? ENOTDIR : search == INVALID_HANDLE_VALUE ? EACCES : 0;
+    while (search != INVALID_HANDLE_VALUE && errno == 0) {
+        int size = WideCharToMultiByte(CP_UTF8, 0, found.cFileName, -1, NULL, 0, NULL, NULL);
+        char *entry = malloc((size_t)size + 1);
+        if (entry) WideCharToMultiByte(CP_UTF8, 0, found.cFileName, -1, entry, size, NULL, NULL);
+        if (!add_name(names, &count, &room, entry)) errno = ENOMEM;
+        else if (!FindNextFileW(search, &found)) break;
+    }
+    if (search != INVALID_HANDLE_VALUE) FindClose(search);
+    free(pattern);
+    free(name);
+    free(all);
+    return errno == 0 ? count : drop_names(names, count);
 }
 
 int sv_mkdir(const char *path) {
@@ -162,6 +215,28 @@ double sv_seconds(void) {
 FILE *sv_fopen(const char *path, const char *mode) { return fopen(path, mode); }
 int sv_remove(const char *path) { return remove(path); }
 int sv_rename(const char *from, const char *to) { return rename(from, to); }
+
+int64_t sv_folder(const char *path, char ***names) {
+    *names = NULL;
+#if defined(__unix__) || defined(__APPLE__)
+    int64_t count = 0, room = 0;
+    DIR *folder = opendir(path);
+    if (!folder) return -1;
+    for (const struct dirent *entry; errno = 0, (entry = readdir(folder)) != NULL;)
+        if (!add_name(names, &count, &room, strdup(entry->d_name))) {
+            errno = ENOMEM;
+            break;
+        }
+    int reason = errno;
+    closedir(folder);
+    errno = reason;
+    return reason == 0 ? count : drop_names(names, count);
+#else
+    (void)path, (void)add_name, (void)drop_names;
+    errno = ENOTDIR;
+    return -1;
+#endif
+}
 
 int sv_mkdir(const char *path) {
 #if defined(__unix__) || defined(__APPLE__)

@@ -11,6 +11,7 @@
    jsonl.c, request.c  --jsonl: the lines; one request
    talk.c      a conversation on a terminal; line.c reads its lines, width.c says how wide they are (line.h)
    conversation.c  what is asked, of arguments or JSON, to messages
+   clip.c      videos: files through ffmpeg, folders, streams
    json.c      JSON, read and written; json.h
 
    stdout: the answer (or JSON, ids, information). stderr: progress, one line of timings, errors.
@@ -25,8 +26,10 @@
 typedef struct Arguments {
     const char *model, *prompt, *system, *messages, *resume, *schema, *fields, *dump, *tiles, *kernels, *hessians, *items, *layers;
     char *texts[2];                                         /* what -p and -s had read, to be freed */
-    const char **images, **stops;                           /* stops: of options.stop */
-    int n_images, logprobs;
+    const char **images, **stops;                           /* pictures and videos; stops: of options.stop */
+    bool *videos;                                           /* which of images are videos */
+    int n_images, logprobs, frames;
+    double rate, fps;                                       /* --video-fps, --fps; 0: not given, as frames */
     char *choices;
     SvOptions options;
     bool implied;                                           /* -p is stdin, without having been said */
@@ -42,7 +45,8 @@ SV_PRINTF(1, 2) int misused(const char *format, ...);
 int no_question(void);                                      /* the same where there is none */
 bool blank(const char *text);                               /* nothing but white space */
 
-/* Fills *a from the command line; a->images and a->stops have room for argc texts. Returns -1 to go on, or the exit code. */
+/* Fills *a from the command line; a->images, a->videos and a->stops have room for argc each.
+   Returns -1 to go on, or the exit code. */
 int parse_arguments(int argc, char **argv, Arguments *a);
 
 /* talk.c: a conversation, until Ctrl-D; returns the exit code. */
@@ -91,6 +95,20 @@ int read_json(const char *path, JsonDocument *document, SvError *error);
    what was meant; anything else is the text itself. *read: what is to be freed. Returns false with a complaint. */
 bool find_text(const char **text, char **read);
 
+/* clip.c: a video's chosen frames. rate: how many a second a folder or stream has, 0: as stated, or 24, and a note says
+   so; fps, frames: how to choose, 0: as the checkpoint says. background: as SvOptions', or NULL. videos: which of the
+   files given are videos, or NULL for none. clip_read zeroes *clip first. */
+typedef struct ClipOptions {
+    const SvModel *model;
+    double rate, fps;
+    int frames;
+    const uint8_t *background;
+    const bool *videos;
+} ClipOptions;
+typedef struct Clip { SvVideo video; int width, height; SvError note; } Clip;
+int clip_read(const char *path, const ClipOptions *options, Clip *clip, SvError *error);
+void clip_free(Clip *clip);
+
 /* conversation.c: messages with their pictures. The texts are the caller's, and must outlive it. Freeing one that is
    zeroed, or could not be made, does nothing. */
 typedef struct Conversation {
@@ -99,26 +117,28 @@ typedef struct Conversation {
     SvContent *contents;                                    /* of all messages, one message after the other */
     int n_contents;
     SvImage *images;                                        /* in the order of the contents */
-    int n_images;
+    Clip *clips;
+    int n_images, n_clips;
     char **kept;                                            /* names and texts made here */
     int n_kept;
 } Conversation;
 void conversation_free(Conversation *conversation);
 
-/* Of -s (or NULL), -p and -i: pictures stand where the prompt has {image}, or before it where it has none. raw: {image}
-   is a text like any other, and the pictures are the first contents. */
+/* Of -s (or NULL), -p, -i and --video: pictures stand where the prompt has {image}, videos where it has {video}; all
+   are before it, in their order, where it has neither. raw: {image} is a text like any other, and the pictures are the
+   first contents. */
 int conversation_ask(const char *system, const char *prompt, const char *const *images, int n_images, bool raw,
-                     Conversation *conversation, SvError *error);
+                     const ClipOptions *clips, Conversation *conversation, SvError *error);
 
 /* Of JSON. folder: what paths are relative to, with a / at its end, or "" for the working directory. given: pictures
-   for those contents that name none. */
+   and videos for those contents that name none. */
 int conversation_read(const Json *messages, const char *folder, const char *const *given, int n_given,
-                      Conversation *conversation, SvError *error);
+                      const ClipOptions *clips, Conversation *conversation, SvError *error);
 
 /* output.c: of a file of JSON, or of stdin (-); paths in it are relative to it. The document must outlive it. The
    sentence is "" where a complaint was made already. */
-int conversation_file(const char *path, const char *const *given, int n_given, JsonDocument *document,
-                      Conversation *conversation, SvError *error);
+int conversation_file(const char *path, const char *const *given, int n_given, const ClipOptions *clips,
+                      JsonDocument *document, Conversation *conversation, SvError *error);
 
 /* Refuses an object with a member that is not among keys (with NULL at their end); what: the object's name, or "". */
 int json_known(const Json *object, const char *what, const char *const *keys, SvError *error);

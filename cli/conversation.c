@@ -4,7 +4,7 @@
       {"role": "user", "content": [{"type": "image", "path": "before.png"}, {"type": "text", "text": "What is this?"}]},
       ...]
 
-   Pictures are read here, each where it stands. */
+   Pictures and videos are read here, each where it stands. */
 #include "cli.h"
 
 #include <stdlib.h>
@@ -17,7 +17,8 @@
 #define sv_image_decode(data, size, name, image, error) ((void)(data), (void)(image), NO_CODECS(name, error))
 #endif
 
-static const char MARK[] = "{image}";
+enum { IMAGE, VIDEO };
+static const char *const MARKS[] = { "{image}", "{video}" }, *const NAMES[] = { "picture", "video" };
 
 static int out_of_memory(SvError *error) { return sv_fail(error, "out of memory for the conversation"); }
 
@@ -26,15 +27,18 @@ static int make_room(Conversation *c, size_t messages, size_t contents, SvError 
     *c = (Conversation){ .messages = calloc(messages + 1, sizeof *c->messages),
                          .contents = calloc(contents + 1, sizeof *c->contents),
                          .images = calloc(contents + 1, sizeof *c->images),
+                         .clips = calloc(contents + 1, sizeof *c->clips),
                          .kept = calloc(contents + 1, sizeof *c->kept) };
-    if (c->messages && c->contents && c->images && c->kept) return 0;
+    if (c->messages && c->contents && c->images && c->clips && c->kept) return 0;
     conversation_free(c);
     return out_of_memory(error);
 }
 
 void conversation_free(Conversation *c) {
     for (int i = 0; i < c->n_images; i++) sv_image_free(&c->images[i]);
+    for (int i = 0; i < c->n_clips; i++) clip_free(&c->clips[i]);
     for (int i = 0; i < c->n_kept; i++) free(c->kept[i]);
+    free(c->clips);
     free(c->messages);
     free(c->contents);
     free(c->images);
@@ -64,6 +68,33 @@ static int add_file(Conversation *c, SvMessage *message, const char *path, SvErr
     return 0;
 }
 
+static int add_clip(Conversation *c, SvMessage *message, const char *path, const ClipOptions *options,
+                    SvError *error) {
+    Clip *clip = &c->clips[c->n_clips];
+    if (!options) return sv_fail(error, "%s: no videos are read here", path);
+    if (clip_read(path, options, clip, error) != 0) return -1;
+    c->n_clips++;
+    *add(c, message) = (SvContent){ .video = &clip->video, .name = path };
+    return 0;
+}
+
+static int kind_of(const ClipOptions *clips, int i) {
+    return clips && clips->videos && clips->videos[i] ? VIDEO : IMAGE;
+}
+
+/* The file given, a picture or a video. */
+static int add_given(Conversation *c, SvMessage *message, const char *const *given, int i, const ClipOptions *clips,
+                     SvError *error) {
+    return kind_of(clips, i) == VIDEO ? add_clip(c, message, given[i], clips, error)
+                                      : add_file(c, message, given[i], error);
+}
+
+/* The next one of this kind among those given, from *used on; -1 if there is none. */
+static int next_given(const ClipOptions *clips, int n_given, int kind, int *used) {
+    while (*used < n_given && kind_of(clips, *used) != kind) ++*used;
+    return *used < n_given ? (*used)++ : -1;
+}
+
 static SvMessage *begin_message(Conversation *c, const char *role) {
     SvMessage *message = &c->messages[c->count++];
     *message = (SvMessage){ role, c->contents + c->n_contents, 0 };
@@ -73,12 +104,20 @@ static SvMessage *begin_message(Conversation *c, const char *role) {
 static void end_message(Conversation *c, const SvMessage *message) { c->n_contents += message->count; }
 
 int conversation_ask(const char *system, const char *prompt, const char *const *images, int n_images, bool raw,
-                     Conversation *c, SvError *error) {
-    int marks = 0;
-    for (const char *at = prompt; !raw && (at = strstr(at, MARK)) != NULL; at += sizeof MARK - 1) marks++;
-    if (marks && marks != n_images)
-        return *c = (Conversation){ 0 }, sv_fail(error, "the prompt has %s %d time%s, but there %s %d picture%s", MARK,
-            marks, marks == 1 ? "" : "s", n_images == 1 ? "is" : "are", n_images, n_images == 1 ? "" : "s");
+                     const ClipOptions *clips, Conversation *c, SvError *error) {
+    int marks[2] = { 0 }, files[2] = { 0 }, used[2] = { 0 };
+    for (int i = 0; i < n_images; i++) files[kind_of(clips, i)]++;
+    for (int kind = IMAGE; kind <= VIDEO && !raw; kind++)           /* without a video, {video} is a text */
+        for (const char *at = prompt; (kind == IMAGE || files[kind]) && (at = strstr(at, MARKS[kind])) != NULL; at++)
+            marks[kind]++;
+    bool marked = marks[IMAGE] || marks[VIDEO];
+    for (int kind = IMAGE; kind <= VIDEO; kind++) {
+        int n = files[kind];
+        if (marked && marks[kind] != n)
+            return *c = (Conversation){ 0 }, sv_fail(error, "the prompt has %s %d time%s, but there %s %d %s%s",
+                MARKS[kind], marks[kind], marks[kind] == 1 ? "" : "s", n == 1 ? "is" : "are", n, NAMES[kind],
+                n == 1 ? "" : "s");
+    }
     if (make_room(c, 2, 2 * (size_t)n_images + 2, error) != 0) return -1;
     if (system) {
         SvMessage *message = begin_message(c, "system");
@@ -87,15 +126,19 @@ int conversation_ask(const char *system, const char *prompt, const char *const *
     }
     SvMessage *message = begin_message(c, "user");
     for (int i = 0; i < n_images; i++) {
-        const char *mark = marks ? strstr(prompt, MARK) : prompt;
+        const char *image = marks[IMAGE] ? strstr(prompt, MARKS[IMAGE]) : NULL;
+        const char *video = marks[VIDEO] ? strstr(prompt, MARKS[VIDEO]) : NULL;
+        int kind = !image || (video && video < image) ? VIDEO : IMAGE;
+        const char *mark = !marked ? prompt : kind == VIDEO ? video : image;
         if (mark > prompt && !(add(c, message)->text = keep(c, prompt, (size_t)(mark - prompt)))) goto failed;
-        if (add_file(c, message, images[i], error) != 0) {
+        if (add_given(c, message, images, marked ? next_given(clips, n_images, kind, &used[kind]) : i, clips,
+                      error) != 0) {
             conversation_free(c);
             return -1;
         }
-        prompt = mark + (marks ? sizeof MARK - 1 : 0);
+        prompt = mark + (marked ? strlen(MARKS[kind]) : 0);
     }
-    if (*prompt || !marks) add(c, message)->text = prompt;
+    if (*prompt || !marked) add(c, message)->text = prompt;
     end_message(c, message);
     return 0;
 
@@ -174,11 +217,14 @@ static int add_base64(Conversation *c, SvMessage *message, const Json *value, co
     return 0;
 }
 
-/* One {"type": ...}. given: the pictures for those that name none, of which *used have been taken. */
-static int read_content(const Json *value, const char *folder, const char *const *given, int n_given, int *used,
-                        const char *what, Conversation *c, SvMessage *message, SvError *error) {
-    static const char *const text_keys[] = { "type", "text", NULL }, *const image_keys[] = { "type", "path", "base64",
-                                                                                              NULL };
+/* The pictures and videos for those contents that name none; used: up to which each kind has been taken. */
+typedef struct Given { const char *const *paths; int count, used[2]; const ClipOptions *clips; } Given;
+
+/* One {"type": ...}. */
+static int read_content(const Json *value, const char *folder, Given *given, const char *what, Conversation *c,
+                        SvMessage *message, SvError *error) {
+    static const char *const text_keys[] = { "type", "text", NULL }, *const video_keys[] = { "type", "path", NULL };
+    static const char *const image_keys[] = { "type", "path", "base64", NULL };
     if (value->kind != JSON_OBJECT) return sv_fail(error, "%s: %s, but must be an object", what, json_kind(value));
     const Json *type = json_get(value, "type"), *text = json_get(value, "text"), *path = json_get(value, "path");
     const Json *base64 = json_get(value, "base64");
@@ -191,24 +237,25 @@ static int read_content(const Json *value, const char *folder, const char *const
         add(c, message)->text = words;
         return 0;
     }
-    if (strcmp(type->text, "image") != 0)
-        return sv_fail(error, "%s: the type is \"%.40s\", but must be text or image", what, type->text);
-    if (json_known(value, what, image_keys, error) != 0) return -1;
+    int kind = strcmp(type->text, "video") == 0 ? VIDEO : IMAGE;
+    if (kind == IMAGE && strcmp(type->text, "image") != 0)
+        return sv_fail(error, "%s: the type is \"%.40s\", but must be text, image or video", what, type->text);
+    if (json_known(value, what, kind == VIDEO ? video_keys : image_keys, error) != 0) return -1;
     if (path && base64) return sv_fail(error, "%s: \"path\" and \"base64\": one of the two", what);
     if (base64 && base64->kind == JSON_STRING) return add_base64(c, message, base64, what, error);
     if (base64) return sv_fail(error, "%s: \"base64\" is %s, but must be a string", what, json_kind(base64));
     const char *name = path ? text_of(path, what, error) : NULL;
     if (path && !name) return -1;
-    if (!path && *used == n_given)
-        return sv_fail(error, "%s: needs a \"path\"%s", what, n_given ? ", as all that were given are taken" : "");
-    if (!path) return add_file(c, message, given[(*used)++], error);
+    int next = path ? -1 : next_given(given->clips, given->count, kind, &given->used[kind]);
+    if (!path && next < 0)
+        return sv_fail(error, "%s: needs a \"path\"%s", what, given->count ? ", as all that were given are taken" : "");
+    if (!path) return add_given(c, message, given->paths, next, given->clips, error);
     char *whole = locate(c, folder, name);
     if (!whole) return out_of_memory(error);
-    return add_file(c, message, whole, error);
+    return kind == VIDEO ? add_clip(c, message, whole, given->clips, error) : add_file(c, message, whole, error);
 }
 
-static int read_message(const Json *value, const char *folder, const char *const *given, int n_given, int *used,
-                        Conversation *c, SvError *error) {
+static int read_message(const Json *value, const char *folder, Given *given, Conversation *c, SvError *error) {
     static const char *const keys[] = { "role", "content", NULL };
     int number = c->count + 1, result = 0;
     char what[64];
@@ -228,16 +275,17 @@ static int read_message(const Json *value, const char *folder, const char *const
     int i = 0;
     for (const Json *item = content->first; item && result == 0; item = item->next) {
         snprintf(what, sizeof what, "message %d, content %d", number, ++i);
-        result = read_content(item, folder, given, n_given, used, what, c, message, error);
+        result = read_content(item, folder, given, what, c, message, error);
     }
     end_message(c, message);
     return result;
 }
 
-int conversation_read(const Json *messages, const char *folder, const char *const *given, int n_given, Conversation *c,
-                      SvError *error) {
+int conversation_read(const Json *messages, const char *folder, const char *const *paths, int n_given,
+                      const ClipOptions *clips, Conversation *c, SvError *error) {
+    Given given = { paths, n_given, { 0 }, clips };
     size_t contents = 0;
-    int used = 0, result = 0;
+    int result = 0;
     *c = (Conversation){ 0 };
     if (messages->kind != JSON_ARRAY)
         return sv_fail(error, "the messages are %s, but must be an array", json_kind(messages));
@@ -247,9 +295,13 @@ int conversation_read(const Json *messages, const char *folder, const char *cons
     }
     if (make_room(c, messages->count, contents, error) != 0) return -1;
     for (const Json *m = messages->first; m && result == 0; m = m->next)
-        result = read_message(m, folder, given, n_given, &used, c, error);
-    if (result == 0 && used < n_given)
-        result = sv_fail(error, "%s: no {\"type\": \"image\"} without a path is left for this picture", given[used]);
+        result = read_message(m, folder, &given, c, error);
+    for (int kind = IMAGE; kind <= VIDEO && result == 0; kind++) {
+        int left = next_given(clips, n_given, kind, &given.used[kind]);
+        if (left >= 0)
+            result = sv_fail(error, "%s: no {\"type\": \"%s\"} without a path is left for this %s", paths[left],
+                             kind == VIDEO ? "video" : "image", NAMES[kind]);
+    }
     if (result != 0) conversation_free(c);
     return result;
 }

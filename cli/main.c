@@ -167,6 +167,8 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     Show show = { .arguments = a, .dumps = { .directory = a->dump }, .terminal = stderr_is_terminal() };
     SvEvents events = { .user = &show, .progress = show_progress, .token = show_token,
                         .activation = a->dump ? show_activation : NULL };
+    const ClipOptions clips = { m, a->rate, a->fps, a->frames, a->options.paint ? a->options.background : NULL,
+                                a->videos };
     int code = 1;
     if ((a->dump && !directory_ready(a->dump)) || (a->tiles && !directory_ready(a->tiles))) goto done;
 
@@ -178,18 +180,24 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
         goto failed;
     wish.guide = shape.guide;
     double start = sv_seconds();
-    if (a->messages ? conversation_file(a->messages, a->images, a->n_images, &document, &talk, &error)
-                    : conversation_ask(a->system, a->prompt, a->images, a->n_images, a->raw, &talk, &error))
+    if (a->messages ? conversation_file(a->messages, a->images, a->n_images, &clips, &document, &talk, &error)
+                    : conversation_ask(a->system, a->prompt, a->images, a->n_images, a->raw, &clips, &talk, &error))
         goto failed;
-    for (int i = 0; i < talk.n_images; i++) {
-        const SvImage *image = &talk.images[i];
+    for (int i = 0; i < talk.n_clips; i++)
+        if (talk.clips[i].note.text[0] && !a->quiet) complain("%s", talk.clips[i].note.text);
+    for (int i = 0, k = 0; k < talk.n_contents; k++) {
+        const SvImage *image = talk.contents[k].image;
         char name[48];
+        if (!image) {
+            i += talk.contents[k].video != NULL;
+            continue;
+        }
         if (image->note.text[0] && !(image->alpha && a->options.paint))
             complain("%s%s", image->note.text, image->alpha ? " (--background white paints them over)" : "");
-        snprintf(name, sizeof name, "image%d.ppm", i);
+        snprintf(name, sizeof name, "image%d.ppm", i++);
         if (a->tiles && !write_ppm(a->tiles, name, image->rgb, image->width, image->height)) goto done;
     }
-    if (a->raw ? sv_prompt_raw(m, a->prompt, talk.contents, talk.n_images, &a->options, &prompt, &error)
+    if (a->raw ? sv_prompt_raw(m, a->prompt, talk.contents, a->n_images, &a->options, &prompt, &error)
                : sv_prompt(m, talk.messages, talk.count, &a->options, &prompt, &error)) goto failed;
     conversation_free(&talk);
     double image_seconds = sv_seconds() - start;
@@ -256,8 +264,9 @@ int main(int argc, char **argv) {
     unsigned code_page = sv_console(0);
     Arguments a = { .options = sv_default_options() };
     a.images = calloc((size_t)argc + 1, sizeof *a.images);
+    a.videos = calloc((size_t)argc + 1, sizeof *a.videos);
     a.options.stop = a.stops = calloc((size_t)argc + 1, sizeof *a.stops);
-    if (!a.images || !a.stops) return complain("out of memory");
+    if (!a.images || !a.videos || !a.stops) return complain("out of memory");
     int code = parse_arguments(argc, argv, &a);
     if (code < 0 && a.implied && ungetc(getc(stdin), stdin) == EOF) code = no_question();
     if (code < 0 && a.prompt && !find_text(&a.prompt, &a.texts[0])) code = 1;
@@ -292,6 +301,7 @@ int main(int argc, char **argv) {
     free(a.texts[0]);
     free(a.texts[1]);
     free(a.images);
+    free(a.videos);
     free(a.stops);
     return code;
 }

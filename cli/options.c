@@ -36,7 +36,7 @@ bool blank(const char *text) { return !text[strspn(text, " \t\r\n")]; }
 
 /* Every option: from this table come the parsing, --help and "did you mean". letter: 0 for none. value: what --help
    calls its value, or NULL. field: of Arguments, which it sets; low, high: the bounds of a number. */
-enum { SWITCH, TEXT, PICTURE, STOP, WHOLE, SEED, REAL, COLOUR, HELP, VERSION };
+enum { SWITCH, TEXT, PICTURE, FILM, RATE, STOP, WHOLE, SEED, REAL, COLOUR, HELP, VERSION };
 #define INTO(field) offsetof(Arguments, field)
 static const struct Option {
     char letter;
@@ -48,6 +48,15 @@ static const struct Option {
 } OPTIONS[] = {
     { 'i', "image", "FILE", PICTURE, INTO(images), 0, 0,
       "a picture: PNG, JPEG, PNM (- reads stdin); may be repeated" },
+    { 0, "video", "FILE", FILM, INTO(images), 0, 0,
+      "a video: a file that ffmpeg reads, a folder of numbered pictures, or YUV4MPEG2 or PPM after PPM in a file or on "
+      "stdin (-); may be repeated, also among pictures" },
+    { 0, "video-fps", "R", RATE, INTO(rate), 0, 1000000,
+      "how many frames a second a folder or stream has (default: what YUV4MPEG2 states, else 24)" },
+    { 0, "fps", "R", RATE, INTO(fps), 0, 1000000,
+      "show the model R frames of each second (default: as the checkpoint says; 1)" },
+    { 0, "frames", "N", WHOLE, INTO(frames), 1, 100000,
+      "... but at most N of a video (default: as the checkpoint says; 64)" },
     { 'p', "prompt", "TEXT", TEXT, INTO(prompt), 0, 0,
       "the question; - reads it from stdin, @FILE from a file, both without the line end at their end. {image} marks "
       "where each picture stands; without it they come first" },
@@ -126,6 +135,7 @@ static const char HELP_BEFORE[] =
     "\n"
     "  smolvlm MODEL -i photo.jpg -p \"What is this?\"\n"
     "  smolvlm MODEL -i before.png -i after.png -p \"What has changed?\" --json\n"
+    "  smolvlm MODEL --video clip.mp4 -p \"What happens?\"\n"
     "  smolvlm MODEL -i page.png -p \"Read the title.\" -n 20 --longest-edge 1024\n"
     "  smolvlm MODEL\n"
     "  smolvlm MODEL --info\n"
@@ -222,6 +232,17 @@ static bool real_number(const char *text, double low, double high, float *value)
     return true;
 }
 
+/* 30, 29.97 or 30000/1001 */
+static bool rate(const char *text, double high, double *value) {
+    char *end;
+    double above = strtod(text, &end), below = 1;
+    if (end == text) return false;
+    if (*end == '/' && end[1]) below = strtod(end + 1, &end);
+    if (*end || !(above > 0 && below > 0 && above / below > 0 && above / below <= high)) return false;
+    *value = above / below;
+    return true;
+}
+
 /* white, black or RRGGBB */
 static bool colour(const char *text, uint8_t *rgb) {
     const char *digits = strcmp(text, "white") == 0 ? "ffffff" : strcmp(text, "black") == 0 ? "000000" : text;
@@ -240,6 +261,15 @@ static int set_option(Arguments *a, const struct Option *o, const char *shown, c
     case SWITCH: *(bool *)field = true; break;
     case TEXT: *(const char **)field = value; break;
     case PICTURE: a->images[a->n_images++] = value; break;
+    case FILM:
+        a->videos[a->n_images] = true;
+        a->images[a->n_images++] = value;
+        break;
+    case RATE:
+        if (!rate(value, (double)o->high, field))
+            return misused("%s %s: not a rate above 0 and up to %lld, as 30 or 29.97 or 30000/1001", shown, value,
+                           o->high);
+        break;
     case STOP:
         if (!*value) return misused("%s: an empty text stops nothing", shown);
         a->stops[a->options.n_stop++] = value;
@@ -326,8 +356,12 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
     if (others > 1) return misused("--tokenize, --detokenize, --info, --selftest, --hessians, --jsonl: one at a time");
     bool question = a->prompt || a->messages || a->n_images || a->raw || a->json || a->dump || a->tiles;
     if (others && (question || (a->system && !a->jsonl)))
-        return misused("-p, -s, -i, --messages, --raw, --json, --dump and --tiles go with none of --tokenize, "
+        return misused("-p, -s, -i, --video, --messages, --raw, --json, --dump and --tiles go with none of --tokenize, "
                        "--detokenize, --info, --selftest, --hessians, --jsonl (-s does with the last)");
+    bool films = a->messages || a->jsonl;
+    for (int i = 0; i < a->n_images; i++) films = films || a->videos[i];
+    if ((a->rate > 0 || a->fps > 0 || a->frames) && !films)
+        return misused("--video-fps, --fps and --frames are about a --video, and there is none");
     if (a->logprobs && !a->json && !a->jsonl) return misused("--logprobs goes with --json or --jsonl");
     if (a->choices && (a->logprobs || a->dump)) return misused("--choices goes with neither --logprobs nor --dump");
     int shapes = (a->schema != NULL) + (a->fields != NULL) + a->json_output;
@@ -355,7 +389,8 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
     int inputs = (a->prompt && strcmp(a->prompt, "-") == 0) + (a->system && strcmp(a->system, "-") == 0) +
                  (a->messages && strcmp(a->messages, "-") == 0) + a->jsonl;
     for (int i = 0; i < a->n_images; i++) inputs += strcmp(a->images[i], "-") == 0;
-    if (inputs > 1) return misused("-p -, -s -, -i -, --messages - and --jsonl: standard input can be read only once");
+    if (inputs > 1)
+        return misused("-p -, -s -, -i -, --video -, --messages - and --jsonl: standard input can be read only once");
     const SvOptions *o = &a->options, usual = sv_default_options();
     bool samples = o->top_k != usual.top_k || o->seed != usual.seed || o->top_p < usual.top_p || o->min_p > 0;
     if (samples && !(o->temperature > 0) && !a->quiet)

@@ -206,8 +206,8 @@ bool find_text(const char **text, char **read) {
 #define SEPARATORS "/"
 #endif
 
-int conversation_file(const char *path, const char *const *given, int n_given, JsonDocument *document,
-                      Conversation *c, SvError *error) {
+int conversation_file(const char *path, const char *const *given, int n_given, const ClipOptions *clips,
+                      JsonDocument *document, Conversation *c, SvError *error) {
     size_t length = strlen(path);
     SvError why;
     if (read_json(path, document, error) != 0) return -1;
@@ -216,7 +216,7 @@ int conversation_file(const char *path, const char *const *given, int n_given, J
     memcpy(folder, path, length + 1);
     while (length > 0 && !strchr(SEPARATORS, folder[length - 1])) length--;
     folder[length] = 0;
-    int result = conversation_read(document->root, folder, given, n_given, c, &why);
+    int result = conversation_read(document->root, folder, given, n_given, clips, c, &why);
     if (result != 0) sv_fail(error, "%s: %s", strcmp(path, "-") == 0 ? STDIN : path, why.text);
     free(folder);
     return result;

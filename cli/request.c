@@ -90,9 +90,12 @@ static int read_text_member(const Json *root, const char *name, const char **tex
 }
 
 /* Its messages, or its system, prompt and images. */
-static int read_conversation(const Json *root, const Arguments *a, Conversation *talk, SvError *error) {
+static int read_conversation(const Json *root, const SvModel *m, const Arguments *a, Conversation *talk,
+                             SvError *error) {
     const Json *messages = json_get(root, "messages"), *prompt_given = json_get(root, "prompt");
     const char *prompt = NULL, *system = a->system, **images;
+    const ClipOptions clips = { .model = m, .rate = a->rate, .fps = a->fps, .frames = a->frames,
+                                .background = a->options.paint ? a->options.background : NULL };
     int n_images, result;
     if (!messages == !prompt_given) return sv_fail(error, "\"messages\" or \"prompt\": one of the two");
     if (messages && json_get(root, "system"))
@@ -103,8 +106,8 @@ static int read_conversation(const Json *root, const Arguments *a, Conversation 
     if (json_texts(json_get(root, "images"), "images", &images, &n_images, error) != 0) return -1;
     for (int i = 0; i < n_images; i++)
         if (strcmp(images[i], "-") == 0) images[i] = "./-"; /* stdin has the requests */
-    result = messages ? conversation_read(messages, "", images, n_images, talk, error)
-                      : conversation_ask(system, prompt, images, n_images, false, talk, error);
+    result = messages ? conversation_read(messages, "", images, n_images, &clips, talk, error)
+                      : conversation_ask(system, prompt, images, n_images, false, &clips, talk, error);
     free(images);                                           /* its strings are the document's */
     return result;
 }
@@ -241,7 +244,7 @@ int answer_request(Answerer *answerer, const Json *root, FILE *out, SvError *err
     int result = -1;
     if (read_request(root, answerer->arguments, &r, error) != 0) goto done;
     if (read_shape(answerer, root, &r, error) != 0) goto done;
-    if (read_conversation(root, answerer->arguments, &talk, error) != 0) goto done;
+    if (read_conversation(root, answerer->model, answerer->arguments, &talk, error) != 0) goto done;
     if (keep_notes(&talk, &r, error) != 0) goto done;
     if (sv_prompt(m, talk.messages, talk.count, &r.options, &prompt, error) != 0) goto done;
     conversation_free(&talk);

@@ -599,7 +599,7 @@ static void command_load(Talk *t, const char *rest) {
     JsonDocument document = { 0 };
     Conversation read = { 0 };
     SvError error = { "" };
-    if (path && conversation_file(path, NULL, 0, &document, &read, &error) != 0) {
+    if (path && conversation_file(path, NULL, 0, NULL, &document, &read, &error) != 0) {
         if (error.text[0]) complain("%s", error.text);
     } else if (path) {
         while (t->n_said > 0) forget_last(t);

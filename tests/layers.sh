@@ -7,7 +7,7 @@ shift
 for object in "$@"; do ${NM:-nm} "$object" | sed "s|^|$object |"; done | awk -v build="$build/" '
 BEGIN {
     n = split("cli/main cli/talk cli/info cli/calibrate cli/jsonl cli/request cli/answer cli/output cli/options " \
-              "cli/conversation cli/schema cli/json cli/line cli/width " \
+              "cli/conversation cli/clip cli/schema cli/json cli/line cli/width " \
               "chat smolvlm video sample " \
               "codecs/codecs codecs/png codecs/jpeg codecs/jpeg_pixels codecs/pnm codecs/picture " \
               "vision decoder model tokenizer image " \

@@ -65,7 +65,7 @@ TEST ids_as_transformers(const struct Case *c) {
     snprintf(file, sizeof file, GOLDEN "%s.golden", c->golden);
     Golden ids = golden(file, "%s/ids", c->name);
     ASSERT_EQm(error.text, 0, json_parse(c->json, strlen(c->json), "case", &document, &error));
-    ASSERT_EQm(error.text, 0, conversation_read(document.root, GOLDEN, &c->given, c->given != NULL, &talk, &error));
+    ASSERT_EQm(error.text, 0, conversation_read(document.root, GOLDEN, &c->given, c->given != NULL, NULL, &talk, &error));
     ASSERT_EQm(error.text, 0, sv_prompt(*c->model, talk.messages, talk.count, &options, &prompt, &error));
     ASSERT_EQ_FMT(ids.count, prompt.n_ids, "%zu");
     ASSERT_MEM_EQ(ids.data.i, prompt.ids, ids.count * sizeof *prompt.ids);
@@ -95,8 +95,8 @@ TEST places_of_pictures(void) {
         Conversation talk, marked;
         SvPrompt expected, prompt;
         ASSERT_EQ(0, json_parse(cases[i].json, strlen(cases[i].json), "case", &document, &error));
-        ASSERT_EQm(error.text, 0, conversation_read(document.root, GOLDEN, NULL, 0, &talk, &error));
-        ASSERT_EQm(error.text, 0, conversation_ask(NULL, cases[i].prompt, paths, 2, false, &marked, &error));
+        ASSERT_EQm(error.text, 0, conversation_read(document.root, GOLDEN, NULL, 0, NULL, &talk, &error));
+        ASSERT_EQm(error.text, 0, conversation_ask(NULL, cases[i].prompt, paths, 2, false, NULL, &marked, &error));
         ASSERT_EQm(error.text, 0, sv_prompt(vlm, talk.messages, talk.count, &options, &expected, &error));
         ASSERT_EQm(error.text, 0, sv_prompt(vlm, marked.messages, marked.count, &options, &prompt, &error));
         ASSERT_STR_EQ(expected.text, prompt.text);
@@ -111,9 +111,9 @@ TEST places_of_pictures(void) {
     static const char *const wrong[] = { "{image}", "{image} {image} {image}" };
     for (size_t i = 0; i < LENGTH(wrong); i++) {
         Conversation talk;
-        ASSERT_EQ(-1, conversation_ask("s", wrong[i], paths, 2, false, &talk, &error));
+        ASSERT_EQ(-1, conversation_ask("s", wrong[i], paths, 2, false, NULL, &talk, &error));
         ASSERT_SAYS("but there are 2 pictures");
-        ASSERT_EQ(0, conversation_ask(NULL, wrong[i], paths, 2, true, &talk, &error));
+        ASSERT_EQ(0, conversation_ask(NULL, wrong[i], paths, 2, true, NULL, &talk, &error));
         conversation_free(&talk);
     }
     PASS();
@@ -136,7 +136,7 @@ TEST pictures_in_base64(void) {
         snprintf(json, sizeof json, "[" USER("[{\"type\": \"image\", \"base64\": \"%s\"}]") "]",
                  fine ? good[i] : bad[i - LENGTH(good)].base64);
         ASSERT_EQm(error.text, 0, json_parse(json, strlen(json), "x", &document, &error));
-        ASSERT_EQm(error.text, -!fine, conversation_read(document.root, "", NULL, 0, &talk, &error));
+        ASSERT_EQm(error.text, -!fine, conversation_read(document.root, "", NULL, 0, NULL, &talk, &error));
         if (fine) ASSERT_EQ(42, talk.images[0].rgb[0]);
         else ASSERT_SAYS(bad[i - LENGTH(good)].words);
         conversation_free(&talk);
@@ -155,7 +155,7 @@ static const struct { const char *json, *words; } BAD[] = {
     { "[{\"role\": \"user\", \"content\": \"x\", \"name\": \"y\"}]", "message 1: \"name\": no such key" },
     { "[" USER("[\"x\"]") "]", "message 1, content 1: a string, but must be an object" },
     { "[" USER("[" CONTENT_TEXT("x") ", {\"text\": \"x\"}]") "]", "message 1, content 2: needs a \"type\"" },
-    { "[" USER("[{\"type\": \"audio\"}]") "]", "content 1: the type is \"audio\", but must be text or image" },
+    { "[" USER("[{\"type\": \"audio\"}]") "]", "content 1: the type is \"audio\", but must be text, image or video" },
     { "[" USER("[{\"type\": \"text\"}]") "]", "content 1: needs a \"text\"" },
     { "[" USER("[{\"type\": \"text\", \"text\": 5}]") "]", "content 1: a number, but must be a string" },
     { "[" USER("[" CONTENT_TEXT("a\\u0000b") "]") "]", "content 1: a zero byte in the text" },
@@ -176,7 +176,7 @@ TEST bad_conversations(void) {
     Conversation talk;
     for (size_t i = 0; i < LENGTH(BAD); i++) {
         ASSERT_EQm(error.text, 0, json_parse(BAD[i].json, strlen(BAD[i].json), "x", &document, &error));
-        ASSERT_EQm(BAD[i].json, -1, conversation_read(document.root, GOLDEN, NULL, 0, &talk, &error));
+        ASSERT_EQm(BAD[i].json, -1, conversation_read(document.root, GOLDEN, NULL, 0, NULL, &talk, &error));
         ASSERT_SAYS(BAD[i].words);
         conversation_free(&talk);
         json_free(&document);
@@ -184,7 +184,7 @@ TEST bad_conversations(void) {
     const char *const given[] = { GOLDEN "a.png", GOLDEN "b.ppm" };
     static const char one[] = "[" USER("[" BARE "]") "]";
     ASSERT_EQ(0, json_parse(one, strlen(one), "x", &document, &error));
-    ASSERT_EQ(-1, conversation_read(document.root, "", given, 2, &talk, &error));
+    ASSERT_EQ(-1, conversation_read(document.root, "", given, 2, NULL, &talk, &error));
     ASSERT_SAYS("b.ppm: no {\"type\": \"image\"} without a path is left for this picture");
     json_free(&document);
     PASS();
