@@ -1606,6 +1606,68 @@ class Pictures(unittest.TestCase):
         exported(directory)
 
 
+class Video(unittest.TestCase):
+    """The video processor's settings, from where AutoVideoProcessor takes them (video_processing_utils.py)."""
+    SAMPLING = dict(fps=2, max_frames=30, video_size={"longest_edge": 40})
+
+    def fields(self, directory, **expected):
+        config = exported(directory).config
+        self.assertEqual({key: config[key] for key in ("video_num_frames", "video_fps", "video_longest_edge")},
+                         dict(dict(video_num_frames=0, video_fps=0, video_longest_edge=0), **expected))
+
+    def test_without_settings_there_is_no_video(self):
+        self.fields(tiny())
+        self.fields(tiny("idefics3"))
+        directory = tiny("idefics3")                            # which has no video processor
+        edit(directory, P, lambda c: c.update(video_sampling=self.SAMPLING))
+        self.fields(directory)
+
+    def test_size_wins_over_video_size(self):
+        directory = tiny(longest_edge=64)
+        edit(directory, P, lambda c: c.update(video_sampling=self.SAMPLING))
+        self.fields(directory, video_num_frames=30, video_fps=2, video_longest_edge=64)
+        edit(directory, P, lambda c: c.update(size={"longest_edge": 50000}))        # MAX_IMAGE_SIZE
+        self.fields(directory, video_num_frames=30, video_fps=2, video_longest_edge=4096)
+        edit(directory, P, lambda c: c.pop("size"))
+        self.fields(directory, video_num_frames=30, video_fps=2, video_longest_edge=40)
+
+    def test_the_first_file_that_has_them(self):
+        directory = tiny(longest_edge=64)
+        images = json.loads(read(os.path.join(directory, P)))
+        edit(directory, P, lambda c: c.update(video_sampling=self.SAMPLING))
+        sampling = dict(fps=0.5, max_frames=9, video_size={"longest_edge": 90})
+        video = {key: value for key, value in dict(images, video_sampling=sampling).items() if key != "size"}
+        with open(os.path.join(directory, "video_preprocessor_config.json"), "w", encoding="utf-8") as f:
+            json.dump(video, f)
+        self.fields(directory, video_num_frames=9, video_fps=0.5, video_longest_edge=90)
+        saved = dict(images, fps=3, num_frames=7, size={"longest_edge": 70})        # as 5.x saves it
+        edit(directory, "processor_config.json", lambda c: c.update(video_processor=saved))
+        self.fields(directory, video_num_frames=7, video_fps=3, video_longest_edge=70)
+
+    def test_frames_that_would_differ(self):
+        changes = [(key, dict({key: False})) for key in ("do_convert_rgb", "do_resize", "do_rescale", "do_normalize")]
+        changes += [("resample", dict(resample=3)), ("image_mean", dict(image_mean=[0.4, 0.5, 0.5])),
+                    ("image_std", dict(image_std=0.4)), ("rescale_factor", dict(rescale_factor=0.5)),
+                    ("max_image_size", dict(max_image_size={"longest_edge": 31})),
+                    ("size", dict(size={"height": 32, "width": 32})), ("fps", dict(video_sampling=dict(max_frames=3))),
+                    ("fps", dict(video_sampling=dict(max_frames=3, fps=0))),
+                    ("max_frames", dict(video_sampling=dict(max_frames=0, fps=1))),
+                    ("video_sampling", dict(video_sampling=dict(max_frames=1 << 21, fps=1))),
+                    ("video_sampling", dict(video_sampling=[1]))]
+        for name, change in changes:
+            directory = tiny()
+            video = dict(json.loads(read(os.path.join(directory, P))), video_sampling=self.SAMPLING)
+            with open(os.path.join(directory, "video_preprocessor_config.json"), "w", encoding="utf-8") as f:
+                json.dump(dict(video, **change), f)
+            out = os.path.join(scratch("out"), "model.bin")
+            code, errors = run_export(directory, out)
+            with self.subTest(change=change):
+                self.assertIsNone(code)
+                self.assertIn(name, errors)
+                self.assertIn("takes no video", errors)
+                self.assertEqual(read_file(out).config["video_num_frames"], 0)
+
+
 class Base(unittest.TestCase):
     """Without a chat template: the pictures, then the text, without roles, as processor("<image>text", picture)."""
 
