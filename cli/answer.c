@@ -314,7 +314,7 @@ int check_choices(const char *const *choices, int count, SvError *error) {
     return 0;
 }
 
-/* ------------------------------------------------------------------------------------------------------------- shapes */
+/* ----------------------------------------------------------------------------------------------------------- shapes */
 
 static void put_words(SvBytes *text, const char *words) { sv_put(text, words, strlen(words)); }
 

@@ -24,7 +24,8 @@
 #include "schema.h"
 
 typedef struct Arguments {
-    const char *model, *prompt, *system, *messages, *resume, *schema, *fields, *dump, *tiles, *kernels, *hessians, *items, *layers;
+    const char *model, *prompt, *system, *messages, *resume, *schema, *fields, *dump, *tiles, *kernels;
+    const char *hessians, *items, *layers;
     char *texts[2];                                         /* what -p and -s had read, to be freed */
     const char **images, **stops;                           /* pictures and videos; stops: of options.stop */
     bool *videos;                                           /* which of images are videos */

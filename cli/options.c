@@ -101,8 +101,9 @@ static const struct Option {
     { 0, "choices", "A|B", TEXT, INTO(choices), 0, 0,
       "the answer is the likeliest of these; --json has the probability of each as a whole, also per token" },
     { 0, "schema", "FILE", TEXT, INTO(schema), 0, 0,
-      "the answer is JSON that fits this JSON Schema, whatever the temperature (docs/BATCH.md has what of it is done)" },
-    { 0, "fields", "A,B", TEXT, INTO(fields), 0, 0, "the answer is a JSON object with these keys, each value a string" },
+      "the answer is JSON that fits this JSON Schema, whatever the temperature (docs/BATCH.md: what of it is done)" },
+    { 0, "fields", "A,B", TEXT, INTO(fields), 0, 0,
+      "the answer is a JSON object with these keys, each value a string" },
     { 0, "json-output", NULL, SWITCH, INTO(json_output), 0, 0, "the answer is a JSON object" },
     { 0, "json", NULL, SWITCH, INTO(json), 0, 0,
       "one JSON object on stdout: text, ids, prompt_ids, finish_reason, timings in seconds, tokens per second" },
@@ -366,9 +367,10 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
     if (a->choices && (a->logprobs || a->dump)) return misused("--choices goes with neither --logprobs nor --dump");
     int shapes = (a->schema != NULL) + (a->fields != NULL) + a->json_output;
     if (shapes > 1) return misused("--schema, --fields, --json-output: one of them");
-    if (shapes && others && !a->jsonl) return misused("--schema, --fields and --json-output go with a question or --jsonl");
-    if (shapes && (a->choices || a->options.n_stop)) return misused("--schema, --fields and --json-output go with neither "
-                                                                    "--choices nor --stop");
+    if (shapes && others && !a->jsonl)
+        return misused("--schema, --fields and --json-output go with a question or --jsonl");
+    if (shapes && (a->choices || a->options.n_stop))
+        return misused("--schema, --fields and --json-output go with neither --choices nor --stop");
     if (a->resume && !a->jsonl) return misused("--resume goes with --jsonl alone");
     if (a->hessians && !a->items) return misused("--hessians: of which items? --items calibration/items.tsv");
     if ((a->items || a->layers) && !a->hessians) return misused("--items and --layers go only with --hessians");
@@ -376,7 +378,8 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
     if (a->messages && (a->prompt || a->system || a->raw))
         return misused("-p, -s and --raw go not with --messages, which is the whole conversation");
     if (!a->prompt && !a->messages && !others) {            /* a conversation, or the question is stdin */
-        bool alone = !a->raw && !a->json && !a->choices && !shapes && !a->dump && !a->tiles && a->options.max_tokens > 0;
+        bool alone = !a->raw && !a->json && !a->choices && !shapes && !a->dump && !a->tiles &&
+                     a->options.max_tokens > 0;
         bool taken = a->system && strcmp(a->system, "-") == 0;
         for (int i = 0; i < a->n_images; i++) taken = taken || strcmp(a->images[i], "-") == 0;
         a->talk = alone && !taken && line_terminal();

@@ -21,7 +21,8 @@ static const struct Setting { const char *name; int kind; size_t field; int64_t 
 enum { N_SETTINGS = sizeof SETTINGS / sizeof *SETTINGS };
 
 static const char *const KEYS[] = {
-    "id", "messages", "prompt", "images", "system", "seed", "ids", "stop", "logprobs", "choices", "schema", "fields", "json_output",
+    "id", "messages", "prompt", "images", "system", "seed", "ids", "stop", "logprobs", "choices", "schema", "fields",
+    "json_output",
     "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_split", "longest_edge", NULL
 };
 

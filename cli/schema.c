@@ -12,24 +12,24 @@
        v
      logits, -INFINITY where a token must not follow
 
-   The text is JSON as most models write it: the members in the schema's order, at most one space behind a comma, a colon
-   and at the very beginning, no other white space. Numbers have at most 15 digits before and behind the point and an
-   exponent of at most 2. An escape \u is never half of a surrogate pair. */
+   The text is JSON as most models write it: the members in the schema's order, at most one space behind a comma, behind
+   a colon and at the very beginning, no other white space. Numbers have at most 15 digits before and behind the point
+   and an exponent of at most 2. An escape \u is never half of a surrogate pair. */
 #include "schema.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* --------------------------------------------------------------------------------------------------- the schema, read */
+/* ------------------------------------------------------------------------------------------------- the schema, read */
 
 enum { STRING, NUMBER, INTEGER, LITERALS, ARRAY, OBJECT, MAP, UNION };
 enum { NEVER = 1 << 30 };                                   /* the cost of what does not end */
 enum { LONGEST = 60000 };                                   /* a key or a literal, in bytes */
 
-/* texts: literals as they are written, or an object's keys, with their quotes. children: the values of an object's keys,
-   a union's alternatives; of an array or a map, one. first: bytes that it may begin with. cost: bytes of its shortest
-   text. rest: of an object, to its end from key i on, with a comma before each. */
+/* texts: literals as they are written, or an object's keys, with their quotes. children: the values of an object's
+   keys, a union's alternatives; of an array or a map, one. first: bytes that it may begin with. cost: bytes of its
+   shortest text. rest: of an object, to its end from key i on, with a comma before each. */
 typedef struct Node {
     int kind, n;
     SvBytes *texts;
@@ -158,8 +158,8 @@ static int read_literals(Reader *r, const Json *values, bool one, const Json *ty
 }
 
 static int read_array(Reader *r, const Json *json, const char *name) {
-    const Json *items = json_get(json, "items"), *least = json_get(json, "minItems"), *most = json_get(json, "maxItems");
-    const Json *unique = json_get(json, "uniqueItems");
+    const Json *items = json_get(json, "items"), *unique = json_get(json, "uniqueItems");
+    const Json *least = json_get(json, "minItems"), *most = json_get(json, "maxItems");
     int64_t low = 0, high = -1;
     char inner[200];
     if (unique && unique->kind != JSON_FALSE) return sv_fail(r->error, "%s: \"uniqueItems\" is not done here", name);
@@ -189,7 +189,8 @@ static int read_object(Reader *r, const Json *json, const char *name) {
     size_t n = properties ? properties->count : 0;
     for (const Json *key = required ? required->first : NULL; key; key = key->next) {
         const Json *p = properties ? properties->first : NULL;
-        if (key->kind != JSON_STRING) return sv_fail(r->error, "%s: \"required\" has something other than a string", name);
+        if (key->kind != JSON_STRING)
+            return sv_fail(r->error, "%s: \"required\" has something other than a string", name);
         while (p && !same_text(key, p)) p = p->next;
         if (!p) return sv_fail(r->error, "%s: \"%.60s\" is required, but is no property", name, key->text);
     }
@@ -198,7 +199,8 @@ static int read_object(Reader *r, const Json *json, const char *name) {
         return new_container(r, MAP, open ? any_value(r) : read_schema(r, others, inner));
     }
     if (!closed && !open)
-        return sv_fail(r->error, "%s: \"additionalProperties\" with a schema, beside \"properties\", is not done here", name);
+        return sv_fail(r->error, "%s: \"additionalProperties\" with a schema, beside \"properties\", is not done here",
+                       name);
     int at = new_node(r, OBJECT, n), i = 0;
     for (const Json *p = n ? properties->first : NULL; p && at >= 0; p = p->next, i++) {
         snprintf(inner, sizeof inner, "%.100s/properties/%.60s", name, p->key);
@@ -283,7 +285,8 @@ static int check_keywords(const Reader *r, const Json *json, const char *name, c
         bool known = only && (strcmp(member->key, only) == 0 || (*only != '$' && strcmp(member->key, "type") == 0));
         for (int i = 0; silent[i] && !known; i++) known = strcmp(silent[i], member->key) == 0;
         for (int i = 0; !only && done[i] && !known; i++) known = strcmp(done[i], member->key) == 0;
-        if (!known && only) return sv_fail(r->error, "%s: \"%.60s\" beside \"%s\" is not done here", name, member->key, only);
+        if (!known && only)
+            return sv_fail(r->error, "%s: \"%.60s\" beside \"%s\" is not done here", name, member->key, only);
         if (!known) return sv_fail(r->error, "%s: \"%.60s\" is not done here", name, member->key);
     }
     return 0;
@@ -296,7 +299,8 @@ static int read_keywords(Reader *r, const Json *json, const char *name) {
         if (!value) continue;
         if (check_keywords(r, json, name, alone[i]) != 0) return -1;
         if (i == 1 || i == 2) return read_literals(r, value, i == 2, json_get(json, "type"), name);
-        if (json_get(json, "type")) return sv_fail(r->error, "%s: \"type\" beside \"%s\" is not done here", name, alone[i]);
+        if (json_get(json, "type"))
+            return sv_fail(r->error, "%s: \"type\" beside \"%s\" is not done here", name, alone[i]);
         if (i == 3 || i == 4) return read_alternatives(r, value, alone[i], name);
         if (i == 5 && value->kind == JSON_ARRAY && value->count == 1) return read_schema(r, value->first, name);
         if (i == 5) return sv_fail(r->error, "%s: \"allOf\" of more than one schema is not done here", name);
@@ -374,7 +378,7 @@ static bool settle(Schema *s, Node *node) {
             uint32_t own = sum((uint32_t)node->texts[i].size + 2, s->node[node->children[i]].cost);
             node->rest[i] = node->required[i] ? sum(node->rest[i + 1], own) : node->rest[i + 1];
         }
-        cost = node->rest[0] == NEVER ? NEVER : 1 + node->rest[0] - (node->rest[0] > 1);    /* no comma before the first */
+        cost = sum(1, node->rest[0]) - (node->rest[0] > 1 && node->rest[0] < NEVER);    /* no comma before the first */
         break;
     case MAP: cost = 2, add_byte(first, '{'); break;
     case UNION:
@@ -433,10 +437,10 @@ int schema_new(const Json *json, Schema **schema, SvError *error) {
 /* What a frame's value has had so far. BEGIN: nothing, or a space if `space` allows one. */
 enum {
     BEGIN,
-    S_IN, S_ESCAPE, S_HEX4, S_HEX3, S_HEX3_LOW, S_HEX2, S_HEX1,         /* \u: digits to come; LOW: 0 to 7, no surrogate */
+    S_IN, S_ESCAPE, S_HEX4, S_HEX3, S_HEX3_LOW, S_HEX2, S_HEX1,     /* \u: digits to come; LOW: 0 to 7, no surrogate */
     S_1, S_2, S_3, S_E0, S_ED, S_F0, S_F4,                              /* UTF-8: bytes to come, or what came first */
     N_MINUS, N_ZERO, N_WHOLE, N_POINT, N_FRACTION, N_E, N_SIGN, N_EXPONENT,         /* at: how many digits */
-    L_IN,                                   /* item: the first literal that begins as the text does, by `length` bytes */
+    L_IN,                               /* item: the first literal that begins as the text does, by `length` bytes */
     A_OPEN, A_ITEM,                         /* at: how many items, as far as it matters */
     O_OPEN, O_NEXT, O_KEY, O_COLON, O_VALUE,    /* at: the first key that may come; item, length: as of a literal */
     M_OPEN, M_NEXT, M_COLON, M_VALUE
@@ -837,7 +841,7 @@ struct Guide {
     int n_masks;
 };
 
-/* Whether the shortest way to an end can be written byte by byte: what may stand there, and what completes a character. */
+/* Whether the shortest way to an end can be written byte by byte: what may stand there, what completes a character. */
 static int check_bytes(const Schema *schema, const SchemaVocabulary *v, SvError *error) {
     bool needed[256] = { false };
     for (const char *c = " \"\\,:[]{}0123456789abcdefnrtu"; *c; c++) needed[(uint8_t)*c] = true;

@@ -26,7 +26,7 @@ typedef struct SchemaVocabulary SchemaVocabulary;
 int schema_vocabulary_new(const SvModel *model, SchemaVocabulary **vocabulary, SvError *error);
 void schema_vocabulary_free(SchemaVocabulary *vocabulary);
 
-/* What keeps answers to a schema; it remembers which tokens may follow in each state, for one answer after the other. */
+/* What keeps answers to a schema; it remembers which tokens may follow in each state, from one answer to the next. */
 typedef struct Guide Guide;
 int guide_new(const Schema *schema, const SchemaVocabulary *vocabulary, Guide **guide, SvError *error);
 void guide_free(Guide *guide);
@@ -34,8 +34,8 @@ void guide_free(Guide *guide);
 /* Begins an answer of at most `most` tokens; fails if that is too few for any text of the shape. */
 int guide_begin(Guide *guide, int most, SvError *error);
 
-/* Bars what must not follow: its logits become -INFINITY. An end token may only follow a complete text, and a token only
-   where enough tokens are left to come to an end. */
+/* Bars what must not follow: its logits become -INFINITY. An end token may only follow a complete text, and a token
+   only where enough tokens are left to come to an end. */
 void guide_mask(Guide *guide, float *logits);
 
 /* Goes on by a token. Returns true if the answer is complete and the model has no end token to say so. */

@@ -1,5 +1,5 @@
-/* test_schema.c: cli/schema.c: which texts fit a schema, which schemas are refused, that every text can be brought to its
-   end, and that answers of random tokens fit. */
+/* test_schema.c: cli/schema.c: which texts fit a schema, which schemas are refused, that every text can be brought to
+   its end, and that answers of random tokens fit. */
 #include "../cli/schema.h"
 #include "golden.h"
 #include "greatest.h"
@@ -32,7 +32,8 @@ static const struct { const char *schema, *texts[24]; } CASES[] = {
     { "{\"type\": \"string\"}",
       { "\"\"", " \"a b\"", "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\uFFff\"", "\"\\ud7ff\\uE000\"",
         "\"\xc3\xa9\xe4\xbd\xa0\xf0\x9f\x99\x82\xf4\x8f\xbf\xbf\xed\x9f\xbf\xe0\xa0\x80\"", NULL,
-        "", "\"", "\"\n\"", "\"\\x\"", "\"\\u12\"", "\"\\ud800\"", "\"\\uDFFF\"", "\"\xff\"", "\"\xc0\x80\"", "\"\xc3\"",
+        "", "\"", "\"\n\"", "\"\\x\"", "\"\\u12\"", "\"\\ud800\"", "\"\\uDFFF\"", "\"\xff\"", "\"\xc0\x80\"",
+        "\"\xc3\"",
         "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\"\xe0\x9f\xbf\"", "\"a\" ", "  \"a\"", "a" } },
     { "{\"type\": \"number\"}",
       { "0", "-0", "12", "-3.5", "0.25", "1e5", "1.5E-07", "1e+99", "123456789012345", NULL,
@@ -46,16 +47,20 @@ static const struct { const char *schema, *texts[24]; } CASES[] = {
     { "{\"const\": \"caf\\u00e9\\n\"}", { "\"caf\xc3\xa9\\n\"", NULL, "\"cafe\"", "\"caf\\u00e9\\n\"" } },
     { "{\"type\": \"object\", \"properties\": {\"a\": {\"type\": \"integer\"}, \"ab\": {\"type\": \"null\"}, \"b\": "
       "{\"type\": \"string\"}, \"c\": true}, \"required\": [\"ab\", \"c\"]}",
-      { "{\"a\": 1, \"ab\": null, \"b\": \"x\", \"c\": [1]}", "{\"ab\":null,\"c\":{}}", "{\"ab\": null, \"b\": \"\",\"c\": 0}",
+      { "{\"a\": 1, \"ab\": null, \"b\": \"x\", \"c\": [1]}", "{\"ab\":null,\"c\":{}}",
+      "{\"ab\": null, \"b\": \"\",\"c\": 0}",
         "{\"a\": -5,\"ab\":null,\"c\":0}", NULL,
-        "{}", "{\"a\": 1}", "{\"c\": 1, \"ab\": null}", "{\"ab\": null}", "{\"a\": 1, \"c\": 0}", "{\"ab\": null, \"c\": 0,}",
+        "{}", "{\"a\": 1}", "{\"c\": 1, \"ab\": null}", "{\"ab\": null}", "{\"a\": 1, \"c\": 0}",
+        "{\"ab\": null, \"c\": 0,}",
         "{\"ab\": null, \"c\": 0, \"d\": 1}", "{\"ab\": null \"c\": 0}", "{ \"ab\": null, \"c\": 0}",
         "{\"ab\": null,  \"c\": 0}", "{\"a\": x, \"ab\": null, \"c\": 0}", "{\"ab\": null, \"ab\": null, \"c\": 0}",
         "[]" } },
     { "{\"type\": \"object\", \"properties\": {\"a\": {\"type\": \"integer\"}, \"b\": {\"type\": \"integer\"}}}",
-      { "{}", "{\"a\": 1}", "{\"b\": 1}", "{\"a\": 1, \"b\": 2}", NULL, "{\"b\": 1, \"a\": 2}", "{,}", "{\"a\": 1,}" } },
+      { "{}", "{\"a\": 1}", "{\"b\": 1}", "{\"a\": 1, \"b\": 2}", NULL, "{\"b\": 1, \"a\": 2}", "{,}",
+      "{\"a\": 1,}" } },
     { "{\"type\": \"object\", \"additionalProperties\": false}", { "{}", NULL, "{\"a\": 1}" } },
-    { "{\"type\": \"object\"}", { "{}", "{\"x\": [1, \"a\", {\"y\": null}], \"\": true}", NULL, "[]", "{\"x\"}", "{x: 1}" } },
+    { "{\"type\": \"object\"}", { "{}", "{\"x\": [1, \"a\", {\"y\": null}], \"\": true}", NULL, "[]", "{\"x\"}",
+      "{x: 1}" } },
     { "{\"additionalProperties\": {\"type\": \"integer\"}}", { "{}", "{\"x\": 1, \"y\": 2}", NULL, "{\"x\": \"a\"}" } },
     { "{\"type\": \"array\", \"items\": {\"type\": \"integer\"}, \"minItems\": 2, \"maxItems\": 3}",
       { "[1,2]", "[1, 2, 3]", NULL, "[]", "[1]", "[1,2,3,4]", "[1,\"a\"]", "[ 1,2]", "[1,2,]", "[,1]" } },
@@ -67,13 +72,15 @@ static const struct { const char *schema, *texts[24]; } CASES[] = {
     { "{\"anyOf\": [{\"type\": \"array\", \"items\": {\"type\": \"null\"}}, {\"enum\": [1, \"x\"]}], \"title\": \"T\"}",
       { "[null]", "1", "\"x\"", NULL, "\"y\"", "[1]" } },
     { "{\"$ref\": \"#/$defs/node\", \"$defs\": {\"node\": {\"type\": \"object\", \"properties\": {\"v\": {\"type\": "
-      "\"integer\"}, \"next\": {\"anyOf\": [{\"$ref\": \"#/$defs/node\"}, {\"type\": \"null\"}]}}, \"required\": [\"v\", "
+      "\"integer\"}, \"next\": {\"anyOf\": [{\"$ref\": \"#/$defs/node\"}, {\"type\": \"null\"}]}}, \"required\": "
+      "[\"v\", "
       "\"next\"]}}}",
       { "{\"v\": 1, \"next\": null}", "{\"v\": 1, \"next\": {\"v\": 2, \"next\": null}}", NULL, "{\"v\": 1}",
         "{\"v\": 1, \"next\": 2}" } },
     { "{\"allOf\": [{\"$ref\": \"#/definitions/a~1b\"}], \"definitions\": {\"a/b\": {\"type\": \"null\"}}}",
       { "null", NULL, "1" } },
-    { "{\"type\": \"string\", \"title\": \"x\", \"description\": \"y\", \"default\": 1, \"examples\": [], \"$schema\": \"s\"}",
+    { "{\"type\": \"string\", \"title\": \"x\", \"description\": \"y\", \"default\": 1, \"examples\": [], "
+    "\"$schema\": \"s\"}",
       { "\"\"", NULL, "1" } },
 };
 
@@ -99,7 +106,8 @@ static const struct { const char *schema, *words; } BAD[] = {
     { "{\"type\": \"string\", \"maxLength\": 3}", "\"maxLength\" is not done here" },
     { "{\"type\": \"string\", \"format\": \"date\"}", "\"format\" is not done here" },
     { "{\"type\": \"number\", \"minimum\": 0}", "\"minimum\" is not done here" },
-    { "{\"properties\": {\"a\": {\"items\": {\"multipleOf\": 2}}}}", "#/properties/a/items: \"multipleOf\" is not done" },
+    { "{\"properties\": {\"a\": {\"items\": {\"multipleOf\": 2}}}}",
+      "#/properties/a/items: \"multipleOf\" is not done" },
     { "{\"not\": {}}", "\"not\" is not done here" }, { "{\"if\": {}}", "\"if\" is not done here" },
     { "{\"patternProperties\": {}}", "\"patternProperties\" is not done here" },
     { "{\"type\": \"array\", \"uniqueItems\": true}", "\"uniqueItems\" is not done here" },
@@ -113,12 +121,14 @@ static const struct { const char *schema, *words; } BAD[] = {
     { "{\"anyOf\": []}", "\"anyOf\" must be an array with something in it" },
     { "{\"allOf\": [{}, {}]}", "\"allOf\" of more than one schema" },
     { "{\"anyOf\": [{}], \"type\": \"string\"}", "\"type\" beside \"anyOf\" is not done here" },
-    { "{\"$ref\": \"#/$defs/none\"}", "\"$ref\" leads to nothing" }, { "{\"$ref\": \"http://x/y\"}", "leads to nothing" },
+    { "{\"$ref\": \"#/$defs/none\"}", "\"$ref\" leads to nothing" }, { "{\"$ref\": \"http://x/y\"}",
+      "leads to nothing" },
     { "{\"$ref\": \"#\"}", "no text comes to an end" },
     { "{\"properties\": {\"a\": {\"$ref\": \"#\"}}, \"required\": [\"a\"]}", "no text comes to an end" },
     { "{\"properties\": {\"a\": {}}, \"required\": [\"b\"]}", "\"b\" is required, but is no property" },
     { "{\"properties\": {\"a\": {}}, \"additionalProperties\": {}}", "\"additionalProperties\" with a schema" },
-    { "{\"properties\": []}", "\"properties\" must be an object" }, { "{\"required\": 1}", "\"required\" must be an array" },
+    { "{\"properties\": []}", "\"properties\" must be an object" }, { "{\"required\": 1}",
+      "\"required\" must be an array" },
 };
 
 TEST schemas_refused(void) {
@@ -190,14 +200,15 @@ static bool valid(const Json *root, const Json *schema, const Json *value) {
     if ((at = json_get(schema, "type")) != NULL) {
         static const char *const names[] = { "null", "boolean", "boolean", "number", "string", "array", "object" };
         bool found = false;
-        for (const Json *one = at->kind == JSON_ARRAY ? at->first : at; one; one = at->kind == JSON_ARRAY ? one->next : NULL)
-            found = found || strcmp(one->text, names[value->kind]) == 0 ||
-                    (strcmp(one->text, "integer") == 0 && value->kind == JSON_NUMBER && value->number == floor(value->number));
+        bool list = at->kind == JSON_ARRAY, whole = value->kind == JSON_NUMBER && value->number == floor(value->number);
+        for (const Json *one = list ? at->first : at; one; one = list ? one->next : NULL)
+            found = found || strcmp(one->text, names[value->kind]) == 0 || (whole && strcmp(one->text, "integer") == 0);
         if (!found) return false;
     }
     if (value->kind == JSON_ARRAY) {
         const Json *least = json_get(schema, "minItems"), *most = json_get(schema, "maxItems");
-        if ((least && (double)value->count < least->number) || (most && (double)value->count > most->number)) return false;
+        if (least && (double)value->count < least->number) return false;
+        if (most && (double)value->count > most->number) return false;
         at = json_get(schema, "items");
         for (const Json *item = value->first; item && at; item = item->next)
             if (!valid(root, at, item)) return false;
@@ -215,21 +226,28 @@ static bool valid(const Json *root, const Json *schema, const Json *value) {
 }
 
 static const char *const SHAPES[] = {
-    "{\"type\": \"object\", \"properties\": {\"total\": {\"type\": \"number\"}, \"paid\": {\"type\": \"boolean\"}, \"vendor\": "
-    "{\"type\": [\"string\", \"null\"]}, \"kind\": {\"enum\": [\"receipt\", \"invoice\", \"recipe\", \"in\"]}, \"items\": "
-    "{\"type\": \"array\", \"items\": {\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\"}, \"n\": {\"type\": "
-    "\"integer\"}}, \"required\": [\"n\"]}, \"minItems\": 1, \"maxItems\": 3}}, \"required\": [\"total\", \"kind\", \"items\"]}",
-    "{\"type\": \"object\", \"properties\": {\"a\": {\"type\": \"string\"}, \"b\": {\"type\": \"string\"}}, \"required\": "
+    "{\"type\": \"object\", \"properties\": {\"total\": {\"type\": \"number\"}, \"paid\": {\"type\": \"boolean\"}, "
+    "\"vendor\": "
+    "{\"type\": [\"string\", \"null\"]}, \"kind\": {\"enum\": [\"receipt\", \"invoice\", \"recipe\", \"in\"]}, "
+    "\"items\": "
+    "{\"type\": \"array\", \"items\": {\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\"}, "
+    "\"n\": {\"type\": "
+    "\"integer\"}}, \"required\": [\"n\"]}, \"minItems\": 1, \"maxItems\": 3}}, \"required\": [\"total\", \"kind\", "
+    "\"items\"]}",
+    "{\"type\": \"object\", \"properties\": {\"a\": {\"type\": \"string\"}, \"b\": {\"type\": \"string\"}}, "
+    "\"required\": "
     "[\"a\", \"b\"], \"additionalProperties\": false}",
-    "{\"type\": \"array\", \"items\": {\"anyOf\": [{\"type\": \"null\"}, {\"type\": \"number\"}, {\"enum\": [\"x\", \"xy\"]}]}, "
+    "{\"type\": \"array\", \"items\": {\"anyOf\": [{\"type\": \"null\"}, {\"type\": \"number\"}, {\"enum\": [\"x\", "
+    "\"xy\"]}]}, "
     "\"minItems\": 3}",
-    "{\"$ref\": \"#/$defs/node\", \"$defs\": {\"node\": {\"type\": \"object\", \"properties\": {\"v\": {\"type\": \"integer\"}, "
+    "{\"$ref\": \"#/$defs/node\", \"$defs\": {\"node\": {\"type\": \"object\", \"properties\": {\"v\": {\"type\": "
+    "\"integer\"}, "
     "\"next\": {\"anyOf\": [{\"$ref\": \"#/$defs/node\"}, {\"type\": \"null\"}]}}, \"required\": [\"v\", \"next\"]}}}",
     "{\"type\": \"integer\"}", "{\"type\": \"string\"}", "{\"enum\": [1, 12, 123]}",
 };
 
-/* An answer of at most `most` tokens, each drawn by random logits, of which the end token's is the lower the rarer it is
-   to come. The caller frees the text; NULL with the error if there is none. */
+/* An answer of at most `most` tokens, each drawn by random logits, of which the end token's is the lower the rarer it
+   is to come. The caller frees the text; NULL with the error if there is none. */
 static char *random_answer(const SvModel *m, Guide *guide, int most, float *logits, SvCandidate *list, bool *ended) {
     int32_t ids[512];
     size_t n = 0, size;
