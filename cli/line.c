@@ -445,7 +445,7 @@ static bool input_waits(const LineEditor *e) {
 static int next_byte(LineEditor *e, int patience) {
     while (e->begin == e->end) {
         struct pollfd in = { .fd = 0, .events = POLLIN };
-        if (changed && patience < 0) screen_changed(e);
+        if (changed && patience < 0 && !e->plain) screen_changed(e);
         int ready = poll(&in, 1, patience);
         if (ready == 0) return KEY_NONE;
         if (ready < 0 && errno == EINTR) continue;

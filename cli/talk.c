@@ -18,8 +18,9 @@
 #include <unistd.h>
 #endif
 
-/* A text or a picture. path: where it lies, from the root on; base64: of one that came within JSON. */
-typedef struct Piece { char *text, *path, *base64; SvImage image; } Piece;
+/* A text, a picture or a video (then clip.video has frames). path: where it lies, from the root on; base64: of a
+   picture that came within JSON. */
+typedef struct Piece { char *text, *path, *base64; SvImage image; Clip clip; } Piece;
 typedef struct Said { char *role; Piece *pieces; int count, dropped; } Said;
 enum { DROPPED_NOW = 1, DROPPED };                          /* the chat does not hold it any more */
 
@@ -30,8 +31,9 @@ typedef struct Talk {
     LineEditor *line;
     Said *said;
     int n_said;
-    Said next;                                              /* the pictures for the next question */
+    Said next;                                              /* the pictures and videos for the next question */
     SvOptions options;
+    ClipOptions clips;
     bool shows_progress, progress_open, begun, reported;
 } Talk;
 
@@ -97,7 +99,10 @@ static void free_piece(Piece *piece) {
     free(piece->path);
     free(piece->base64);
     sv_image_free(&piece->image);
+    clip_free(&piece->clip);
 }
+
+static bool is_video(const Piece *piece) { return piece->clip.video.frames.count > 0; }
 
 static void free_said(Said *said) {
     for (int i = 0; i < said->count; i++) free_piece(&said->pieces[i]);
@@ -157,8 +162,10 @@ static bool tell_chat(Talk *t, const Said *said) {
     if (!contents) return no_memory();
     for (int i = 0; i < said->count; i++) {
         const Piece *piece = &said->pieces[i];
+        contents[i].name = piece->path;
         if (piece->text) contents[i].text = piece->text;
-        else contents[i].image = &piece->image, contents[i].name = piece->path;
+        else if (is_video(piece)) contents[i].video = &piece->clip.video;
+        else contents[i].image = &piece->image;
     }
     int result = sv_chat_add(t->chat, &(SvMessage){ said->role, contents, said->count }, &t->options, &error);
     free(contents);
@@ -283,28 +290,48 @@ static void answer(Talk *t) {
     sv_answer_free(&a);
 }
 
-/* Pictures stand where the question has {image}, or before it. */
+/* Where the text has the next {image} or {video}, and which of the two; NULL: there is none. */
+static const char *find_mark(const char *text, bool *video) {
+    const char *image = strstr(text, "{image}"), *clip = strstr(text, "{video}");
+    *video = clip && (!image || clip < image);
+    return *video ? clip : image;
+}
+enum { MARK = 7 };                                          /* how long it is */
+
+/* As many marks as there are pieces of their kind, or no mark; else a complaint. */
+static bool marks_fit(const Talk *t, const char *text) {
+    int marks[2] = { 0 }, pieces[2] = { 0 };
+    bool video;
+    for (int i = 0; i < t->next.count; i++) pieces[is_video(&t->next.pieces[i])]++;
+    for (; (text = find_mark(text, &video)) != NULL; text += MARK) marks[video]++;
+    for (int k = 0; k < 2 && marks[0] + marks[1] > 0; k++)
+        if (marks[k] != pieces[k]) {
+            complain("{%s} stands in the question %d time%s, but there %s %d %s%s for it", k ? "video" : "image",
+                     marks[k], marks[k] == 1 ? "" : "s", pieces[k] == 1 ? "is" : "are", pieces[k],
+                     k ? "video" : "picture", pieces[k] == 1 ? "" : "s");
+            return false;
+        }
+    return true;
+}
+
+/* Pictures stand where the question has {image}, videos where it has {video}; where it has neither, all before it. */
 static void put_question(Talk *t, const char *text) {
-    static const char MARK[] = "{image}";
-    int marks = 0, n = t->next.count;
-    for (const char *at = text; (at = strstr(at, MARK)) != NULL; at += sizeof MARK - 1) marks++;
-    if (marks && marks != n) {
-        complain("%s stands in the question %d time%s, but there %s %d picture%s for it", MARK, marks,
-                 marks == 1 ? "" : "s", n == 1 ? "is" : "are", n, n == 1 ? "" : "s");
-        return;
-    }
+    if (!marks_fit(t, text)) return;
     Said question = { .role = copy("user") };
-    bool ok = question.role != NULL;
-    for (int i = 0; i < n && ok; i++) {
-        const char *mark = marks ? strstr(text, MARK) : text;
-        Piece piece = t->next.pieces[i];
-        t->next.pieces[i] = (Piece){ 0 };                   /* it is the question's now */
+    bool ok = question.role != NULL, video, marked = find_mark(text, &video) != NULL;
+    for (int i = 0; i < t->next.count && ok; i++) {
+        const char *mark = marked ? find_mark(text, &video) : text;
+        Piece *left = t->next.pieces + i, *of_kind = left;
+        while (marked && is_video(of_kind) != video) of_kind++;
+        Piece piece = *of_kind;
+        memmove(left + 1, left, (size_t)(of_kind - left) * sizeof *left);
+        *left = (Piece){ 0 };                               /* it is the question's now */
         if (mark > text) ok = add_text(&question, text, (size_t)(mark - text));
         ok = add_piece(&question, piece) && ok;
-        text = mark + (marks ? sizeof MARK - 1 : 0);
+        text = mark + (marked ? MARK : 0);
     }
     free_said(&t->next);
-    if (ok && (*text || !marks)) ok = add_text(&question, text, strlen(text));
+    if (ok && (*text || !marked)) ok = add_text(&question, text, strlen(text));
     if (ok && insert_said(t, t->n_said, &question)) {
         if (tell_chat(t, &t->said[t->n_said - 1])) answer(t);
         else take_back(t, messages_in_chat(t));
@@ -331,6 +358,11 @@ static char *absolute(const char *path) {
     return whole ? whole : copy(path);
 }
 
+static void print_next(const Talk *t) {
+    if (t->next.count == 1) puts("ask about it)");
+    else printf("ask about these %d)\n", t->next.count);
+}
+
 static void read_picture(Talk *t, const char *path) {
     SvError error;
     Piece piece = { 0 };
@@ -353,23 +385,52 @@ static void read_picture(Talk *t, const char *path) {
     putchar('(');
     print_safely(path, strlen(path));
     printf(", %d x %d: ", width, height);
-    if (t->next.count == 1) puts("ask about it)");
-    else printf("ask about these %d)\n", t->next.count);
+    print_next(t);
 }
 
-/* 0: no file; 1: a file; 2: one that begins as pictures do */
-static int kind_of_file(const char *path) {
+static void read_video(Talk *t, const char *path) {
+    SvError error;
+    Piece piece = { 0 };
+    if (clip_read(path, &t->clips, &piece.clip, &error) != 0) {
+        complain("%s", error.text);
+        return;
+    }
+    if (piece.clip.note.text[0] && !t->arguments->quiet) complain("%s", piece.clip.note.text);
+    const Clip clip = piece.clip;
+    if ((piece.path = absolute(path)) == NULL) {
+        free_piece(&piece);
+        return;
+    }
+    if (!add_piece(&t->next, piece)) return;
+    putchar('(');
+    print_safely(path, strlen(path));
+    printf(", %.1f s, %d frame%s: ", clip.video.duration, clip.video.frames.count,
+           clip.video.frames.count == 1 ? "" : "s");
+    print_next(t);
+}
+
+/* By how it begins. Pictures of kinds that are not read here are FILES: the error then says how to convert them. */
+typedef enum { NOTHING, A_FILE, A_PICTURE, A_VIDEO, A_FOLDER } Kind;
+static Kind kind_of_file(const char *path) {
 #if defined(__unix__) || defined(__APPLE__)
     struct stat status;
-    if (stat(path, &status) != 0 || !S_ISREG(status.st_mode)) return 0;
+    if (stat(path, &status) != 0) return NOTHING;
+    if (S_ISDIR(status.st_mode)) return A_FOLDER;
+    if (!S_ISREG(status.st_mode)) return NOTHING;
 #endif
-    unsigned char bytes[4] = { 0 };
+    unsigned char b[12] = { 0 };
     FILE *file = sv_fopen(path, "rb");
-    if (!file) return 0;
-    size_t n = fread(bytes, 1, sizeof bytes, file);
+    if (!file) return NOTHING;
+    size_t n = fread(b, 1, sizeof b, file);
     fclose(file);
-    return n == 4 && (memcmp(bytes, "\x89PNG", 4) == 0 || memcmp(bytes, "\xff\xd8\xff", 3) == 0 ||
-                      (bytes[0] == 'P' && bytes[1] >= '1' && bytes[1] <= '6')) ? 2 : 1;
+    if (n < 4) return A_FILE;
+    if (memcmp(b, "\x89PNG", 4) == 0 || memcmp(b, "\xff\xd8\xff", 3) == 0 ||
+        (b[0] == 'P' && b[1] >= '1' && b[1] <= '6')) return A_PICTURE;
+    bool still = memcmp(b + 8, "hei", 3) == 0 || memcmp(b + 8, "avif", 4) == 0 || memcmp(b + 8, "mif1", 4) == 0;
+    if ((memcmp(b + 4, "ftyp", 4) == 0 && !still) || memcmp(b, "\x1a\x45\xdf\xa3", 4) == 0 ||     /* mp4, webm */
+        (memcmp(b, "RIFF", 4) == 0 && memcmp(b + 8, "AVI ", 4) == 0) || memcmp(b, "YUV4MPEG", 8) == 0 ||
+        memcmp(b, "\0\0\1\xba", 4) == 0) return A_VIDEO;
+    return A_FILE;
 }
 
 static int hex(char digit) {
@@ -416,13 +477,13 @@ static char *next_name(const char **line) {
     return name;
 }
 
-/* A picture, or a file named with its folder. */
+/* A picture or video, or what is named with its folder. */
 static bool is_dropped(const char *name) {
-    int kind = kind_of_file(name);
-    return kind == 2 || (kind == 1 && strpbrk(name, "/\\"));
+    Kind kind = kind_of_file(name);
+    return kind == A_PICTURE || kind == A_VIDEO || (kind != NOTHING && strpbrk(name, "/\\"));
 }
 
-/* A line that is nothing but names of such files: they were dropped on the terminal. */
+/* A line that is nothing but such names: they were dropped on the terminal. */
 static bool dropped(const char *line) {
     int count = 0;
     bool files = true;
@@ -434,15 +495,24 @@ static bool dropped(const char *line) {
     return files && count > 0;
 }
 
-/* --------------------------------------------------------------------------------------------------------- commands */
+static void read_dropped(Talk *t, const char *name) {
+    Kind kind = kind_of_file(name);
+    (kind == A_VIDEO || kind == A_FOLDER ? read_video : read_picture)(t, name);
+}
 
-static void command_image(Talk *t, const char *rest) {
-    if (kind_of_file(rest)) {                               /* one name, spaces and all */
-        read_picture(t, rest);
+/* Each of the names, or the one. */
+static void for_names(Talk *t, const char *rest, void (*read)(Talk *t, const char *name)) {
+    if (kind_of_file(rest) != NOTHING) {                    /* one name, spaces and all */
+        read(t, rest);
         return;
     }
-    for (char *name; (name = next_name(&rest)) != NULL; free(name)) read_picture(t, name);
+    for (char *name; (name = next_name(&rest)) != NULL; free(name)) read(t, name);
 }
+
+/* --------------------------------------------------------------------------------------------------------- commands */
+
+static void command_image(Talk *t, const char *rest) { for_names(t, rest, read_picture); }
+static void command_video(Talk *t, const char *rest) { for_names(t, rest, read_video); }
 
 static void command_system(Talk *t, const char *rest) {
     bool there = t->n_said > 0 && strcmp(t->said[0].role, "system") == 0;
@@ -486,7 +556,9 @@ static void command_undo(Talk *t, const char *rest) {
     int in_chat = messages_in_chat(t);
     (void)rest;
     if (t->next.count > 0) {
-        note("%d picture%s taken back", t->next.count, t->next.count == 1 ? "" : "s");
+        bool videos = false;
+        for (int i = 0; i < t->next.count; i++) videos = videos || is_video(&t->next.pieces[i]);
+        note("%d %s%s taken back", t->next.count, videos ? "file" : "picture", t->next.count == 1 ? "" : "s");
         free_said(&t->next);
         return;
     }
@@ -520,8 +592,9 @@ static void put_said(FILE *file, const Said *said, const char *folder) {
     for (int i = 0; i < said->count; i++) {
         const Piece *piece = &said->pieces[i];
         if (i) fputs(", ", file);
-        if (list) fputs(piece->text ? "{\"type\": \"text\", \"text\": " : piece->base64 ?
-                        "{\"type\": \"image\", \"base64\": " : "{\"type\": \"image\", \"path\": ", file);
+        if (list) fprintf(file, "{\"type\": \"%s\", \"%s\": ",
+                          piece->text ? "text" : is_video(piece) ? "video" : "image",
+                          piece->text ? "text" : piece->base64 ? "base64" : "path");
         if (piece->text) json_put_string(file, piece->text, strlen(piece->text));
         else if (piece->base64) json_put_string(file, piece->base64, strlen(piece->base64));
         else put_path(file, piece->path, folder);
@@ -548,7 +621,8 @@ static char *folder_of(const char *path, const char **name) {
 
 static void command_save(Talk *t, const char *rest) {
     const char *names = rest, *name;
-    char *path = kind_of_file(rest) ? copy(rest) : next_name(&names), *folder = path ? folder_of(path, &name) : NULL;
+    char *path = kind_of_file(rest) != NOTHING ? copy(rest) : next_name(&names);
+    char *folder = path ? folder_of(path, &name) : NULL;
     char *whole = folder ? absolute(*folder ? folder : "/") : NULL;
     Output o;
     if (whole && output_open(&o, folder, name)) {
@@ -566,7 +640,7 @@ static void command_save(Talk *t, const char *rest) {
 
 /* What was read, message after message; the JSON beside it has the base64. */
 static bool take_over(Talk *t, Conversation *read, const Json *json) {
-    int images = 0;
+    int images = 0, clips = 0;
     json = json->first;
     for (int i = 0; i < read->count; i++, json = json->next) {
         Said said = { .role = copy(read->messages[i].role) };
@@ -580,9 +654,14 @@ static bool take_over(Talk *t, Conversation *read, const Json *json) {
                 ok = add_text(&said, c->text, strlen(c->text));
                 continue;
             }
-            Piece piece = { .path = absolute(c->name), .base64 = base64 ? copy(base64->text) : NULL,
-                            .image = read->images[images] };
-            read->images[images++] = (SvImage){ 0 };
+            Piece piece = { .path = absolute(c->name), .base64 = base64 ? copy(base64->text) : NULL };
+            if (c->image) {
+                piece.image = read->images[images];
+                read->images[images++] = (SvImage){ 0 };
+            } else {
+                piece.clip = read->clips[clips];
+                read->clips[clips++] = (Clip){ 0 };
+            }
             ok = add_piece(&said, piece) && piece.path && (!base64 || piece.base64);
         }
         if (!ok || !insert_said(t, t->n_said, &said)) {
@@ -595,19 +674,21 @@ static bool take_over(Talk *t, Conversation *read, const Json *json) {
 
 static void command_load(Talk *t, const char *rest) {
     const char *names = rest;
-    char *path = kind_of_file(rest) ? copy(rest) : next_name(&names);
+    char *path = kind_of_file(rest) != NOTHING ? copy(rest) : next_name(&names);
     JsonDocument document = { 0 };
     Conversation read = { 0 };
     SvError error = { "" };
-    if (path && conversation_file(path, NULL, 0, NULL, &document, &read, &error) != 0) {
+    if (path && conversation_file(path, NULL, 0, &t->clips, &document, &read, &error) != 0) {
         if (error.text[0]) complain("%s", error.text);
     } else if (path) {
         while (t->n_said > 0) forget_last(t);
         free_said(&t->next);
-        int images = read.n_images;
+        int images = read.n_images, videos = read.n_clips;
         if (take_over(t, &read, document.root) && tell_all(t)) {
-            note("%d message%s and %d picture%s from %s", t->n_said, t->n_said == 1 ? "" : "s", images,
-                 images == 1 ? "" : "s", path);
+            printf("(%d message%s, %d picture%s", t->n_said, t->n_said == 1 ? "" : "s", images,
+                   images == 1 ? "" : "s");
+            if (videos) printf(", %d video%s", videos, videos == 1 ? "" : "s");
+            printf(" from %s)\n", path);
             if (t->n_said > 0 && strcmp(t->said[t->n_said - 1].role, "user") == 0) answer(t);
         } else {
             while (t->n_said > 0) forget_last(t);
@@ -619,11 +700,6 @@ static void command_load(Talk *t, const char *rest) {
     free(path);
 }
 
-static void command_video(Talk *t, const char *rest) {
-    (void)t;
-    complain("%s: this version takes no videos", rest);
-}
-
 static void command_help(Talk *t, const char *rest);
 
 /* needs: what must follow it, or NULL; takes: what may. */
@@ -633,7 +709,7 @@ static const struct Command {
     const char *help;
 } COMMANDS[] = {
     { "/image", "FILE ...", NULL, command_image, "pictures to ask about, or drop them" },
-    { "/video", "FILE", NULL, command_video, "a video to ask about" },
+    { "/video", "FILE ...", NULL, command_video, "videos to ask about" },
     { "/system", NULL, "TEXT", command_system, "the system message; - for none" },
     { "/undo", NULL, NULL, command_undo, "takes the last question back" },
     { "/clear", NULL, NULL, command_clear, "forgets the conversation" },
@@ -797,7 +873,7 @@ static int converse(Talk *t) {
             complain("the history could not be written");
             t->reported = true;
         }
-        if (dropped(line)) command_image(t, line);
+        if (dropped(line)) for_names(t, line, read_dropped);
         else if (*line && !command(t, line)) put_question(t, line);
         free(text);
         if (ferror(stdout)) return 1;                       /* main says so */
@@ -806,6 +882,8 @@ static int converse(Talk *t) {
 
 int talk(const Arguments *a, const SvModel *model) {
     Talk t = { .arguments = a, .model = model, .options = a->options };
+    t.clips = (ClipOptions){ .model = model, .rate = a->rate, .fps = a->fps, .frames = a->frames,
+                             .background = a->options.paint ? a->options.background : NULL };
     SvError error;
     char *history = line_history_path("smolvlm");
     int code = 1;
@@ -821,7 +899,7 @@ int talk(const Arguments *a, const SvModel *model) {
         if (!a->quiet) puts("/help lists commands, Ctrl-D leaves.");
         line_complete(t.line, complete, &t);
         if (a->system) command_system(&t, a->system);
-        for (int i = 0; i < a->n_images; i++) read_picture(&t, a->images[i]);
+        for (int i = 0; i < a->n_images; i++) (a->videos[i] ? read_video : read_picture)(&t, a->images[i]);
         code = converse(&t);
     }
     line_close(t.line);

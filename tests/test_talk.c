@@ -8,7 +8,7 @@
 #include "greatest.h"
 #include "golden.h"
 #include "terminal.h"
-#include "../smolvlm.h"
+#include "../model.h"
 
 #if defined(HAVE_TERMINAL)
 
@@ -212,6 +212,14 @@ TEST options_begin_it(void) {
     PASS();
 }
 
+static bool copy_file(const char *from, const char *to) {
+    FILE *in = fopen(from, "rb"), *out = fopen(to, "wb");
+    if (!in || !out) return false;
+    for (int byte; (byte = getc(in)) != EOF; ) putc(byte, out);
+    fclose(in);
+    return fclose(out) == 0;
+}
+
 /* As terminals write the names of what is dropped on them. */
 TEST dropped_names(void) {
     static const char *const LINES[] = {
@@ -220,11 +228,7 @@ TEST dropped_names(void) {
     };
     char line[4096], shown[4096], path[2048];
     snprintf(path, sizeof path, "%s/a picture.png", folder);
-    FILE *from = fopen(PICTURE, "rb"), *to = fopen(path, "wb");
-    ASSERT(from && to);
-    for (int byte; (byte = getc(from)) != EOF; ) putc(byte, to);
-    fclose(from);
-    ASSERT_EQ(0, fclose(to));
+    ASSERT(copy_file(PICTURE, path));
     TALK(100, "xterm", MODEL);
     expect("> ");
     for (size_t i = 0; i < LENGTH(LINES); i++) {
@@ -327,7 +331,7 @@ TEST saved_and_loaded(void) {
     ASSERT(as_expected());
     snprintf(line, sizeof line, "/load %s", path);
     type(line);
-    snprintf(shown, sizeof shown, "(2 messages and 1 picture from %s)\n> ", path);
+    snprintf(shown, sizeof shown, "(2 messages, 1 picture from %s)\n> ", path);
     expect(shown);
     ASSERT(as_expected());
     type("And now?");
@@ -345,6 +349,55 @@ TEST saved_and_loaded(void) {
     ASSERT(as_expected());
     LEAVES();
     remove(path);
+    PASS();
+}
+
+/* A folder of pictures is a video, where the demo's file has settings for one. */
+TEST videos(void) {
+    static const char DEMO[] = "demo/demo.bin";
+    char clip[1100], path[2][1200], line[2400], saved[4096] = "";
+    SvModel *demo;
+    SvError error;
+    ASSERT_EQ(0, sv_open(DEMO, &demo, &error));
+    bool takes = demo->config.video_num_frames > 0;
+    sv_close(demo);
+    snprintf(clip, sizeof clip, "%s/clip", folder);
+    mkdir(clip, 0777);
+    for (int i = 0; i < 2; i++) {
+        snprintf(path[i], sizeof path[i], "%s/%d.png", clip, i + 1);
+        ASSERT(copy_file(PICTURE, path[i]));
+    }
+    TALK(100, "xterm", DEMO, "--video-fps", "1", "--video", clip);
+    if (takes) {
+        snprintf(line, sizeof line, "(%s, 2.0 s, 2 frames: ask about it)\n> ", clip);
+        expect(line);
+        ASSERT(as_expected());
+        type(OTHER);
+        expect("(" OTHER ", 29 x 44: ask about these 2)\n> ");
+        ASSERT(as_expected());
+        press("Of {image} and {video}, which moves?\r");
+        ASSERT(ends_with("\n>"));
+        snprintf(line, sizeof line, "/save %s/saved.json\r", clip);
+        press(line);
+        ASSERT(ends_with("saved.json)\n>"));
+        LEAVES();
+        snprintf(line, sizeof line, "%s/saved.json", clip);
+        FILE *file = fopen(line, "rb");
+        ASSERT(file);
+        saved[fread(saved, 1, sizeof saved - 1, file)] = 0;
+        fclose(file);
+        remove(line);
+        ASSERT(strstr(saved, "[{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"Of \"}, "
+                             "{\"type\": \"image\", \"path\": \"/"));
+        snprintf(line, sizeof line, "{\"type\": \"text\", \"text\": \" and \"}, "
+                 "{\"type\": \"video\", \"path\": \"%s\"}, {\"type\": \"text\", \"text\": \", which moves?\"}]}", clip);
+        ASSERT(strstr(saved, line));
+    } else {
+        ASSERT(ends_with("takes no video: the model has no settings for it\n>"));
+        LEAVES();
+    }
+    for (int i = 0; i < 2; i++) remove(path[i]);
+    rmdir(clip);
     PASS();
 }
 
@@ -448,6 +501,7 @@ SUITE(conversation) {
     RUN_TEST(dropped_names);
     RUN_TEST(completed_names);
     RUN_TEST(saved_and_loaded);
+    RUN_TEST(videos);
     RUN_TEST(full_context);
     RUN_TEST(interrupted);
     RUN_TEST(help_in_40_columns);
