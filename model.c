@@ -448,7 +448,7 @@ extern const SvKernels sv_kernels_reference;                /* quant.c */
 #define HAS_base() true
 #define HAS_avx512() (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && \
                       __builtin_cpu_supports("avx512vl"))
-#if defined(__linux__) && defined(__x86_64__)
+#if defined(__linux__) && defined(__x86_64__) && !defined(__TINYC__)           /* tcc has no such header, nor the set */
 #include <cpuid.h>
 #include <sys/syscall.h>
 /* Whether the processor has AMX for bytes, and Linux lets this process use it, which it must ask for once:

@@ -23,6 +23,14 @@
 #include "json.h"
 #include "schema.h"
 
+#ifdef SV_NO_CODECS                                         /* make CODECS=0 */
+#define NO_CODECS(name, error) \
+    sv_fail(error, "%s: this program was built without codecs/, so it reads no picture files", name)
+#define sv_image_read(path, image, error) ((void)(image), NO_CODECS(path, error))
+#define sv_image_decode(data, size, name, image, error) \
+    ((void)(data), (void)(size), (void)(image), NO_CODECS(name, error))
+#endif
+
 typedef struct Arguments {
     const char *model, *prompt, *system, *messages, *resume, *schema, *fields, *dump, *tiles, *kernels;
     const char *hessians, *items, *layers;

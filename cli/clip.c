@@ -30,14 +30,6 @@ extern char **environ;
 #define HAVE_SPAWN 0
 #endif
 
-#ifdef SV_NO_CODECS                                         /* make CODECS=0 */
-#define NO_CODECS(name, error) \
-    sv_fail(error, "%s: this program was built without codecs/, so it reads no picture files", name)
-#define sv_image_read(path, image, error) ((void)(image), NO_CODECS(path, error))
-#define sv_image_decode(data, size, name, image, error) \
-    ((void)(data), (void)(size), (void)(image), NO_CODECS(name, error))
-#endif
-
 static const double USUAL_RATE = 24;                        /* what the reference takes where none is said */
 
 void clip_free(Clip *clip) { sv_video_free(&clip->video); }

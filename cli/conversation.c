@@ -10,13 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef SV_NO_CODECS                                         /* make CODECS=0 */
-#define NO_CODECS(name, error) \
-    sv_fail(error, "%s: this program was built without codecs/, so it reads no picture files", name)
-#define sv_image_read(path, image, error) ((void)(image), NO_CODECS(path, error))
-#define sv_image_decode(data, size, name, image, error) ((void)(data), (void)(image), NO_CODECS(name, error))
-#endif
-
 enum { IMAGE, VIDEO };
 static const char *const MARKS[] = { "{image}", "{video}" }, *const NAMES[] = { "picture", "video" };
 

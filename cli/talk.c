@@ -341,11 +341,6 @@ static void put_question(Talk *t, const char *text) {
 
 /* --------------------------------------------------------------------------------------------------------- pictures */
 
-#ifdef SV_NO_CODECS                                         /* make CODECS=0 */
-#define sv_image_read(path, image, error) \
-    ((void)(image), sv_fail(error, "%s: this program was built without codecs/, so it reads no picture files", path))
-#endif
-
 /* The name from the root on, by which it is found from anywhere; to be freed. */
 static char *absolute(const char *path) {
 #if defined(_WIN32)
