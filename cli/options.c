@@ -142,10 +142,10 @@ static const char HELP_BEFORE[] =
     "  smolvlm MODEL --info\n"
     "  smolvlm MODEL --selftest\n"
     "\n"
-    "MODEL is a file made by export.py from a Hugging Face directory. Without -p the question is what stdin has; on a\n"
-    "terminal it is a conversation, with -i and -s at its beginning: /image FILE or a picture's file dropped on the\n"
-    "terminal shows a picture, /help lists the rest. What was typed is kept in smolvlm_history in $XDG_STATE_HOME, or in\n"
-    "~/.smolvlm_history.\n"
+    "MODEL is a file made by export.py from a Hugging Face directory. Without -p the question is what stdin has; on\n"
+    "a terminal it is a conversation, with -i, --video and -s at its beginning: /image FILE, or a file dropped on the\n"
+    "terminal, shows a picture, /help lists the rest. What was typed is kept in ~/.smolvlm_history, or in\n"
+    "$XDG_STATE_HOME/smolvlm_history.\n"
     "\n";
 static const char HELP_AFTER[] =
     "\n"
