@@ -259,7 +259,7 @@ static bool deliver(Delivery *d, int32_t id, bool end) {
     return d->events->token(d->events->user, id, news, size) || stop;
 }
 
-/* The answer to these ids and tiles; at least one more position must be free. */
+/* The answer to these ids, of which the chat has room for all, and the tiles of their image tokens. */
 static int answer_ids(SvChat *chat, const int32_t *ids, size_t n, Tile **tiles, size_t n_tiles,
                       const SvOptions *options, const SvEvents *events, SvAnswer *answer, SvError *error) {
     const SvModel *m = chat->model;
