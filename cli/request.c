@@ -22,7 +22,7 @@ enum { N_SETTINGS = sizeof SETTINGS / sizeof *SETTINGS };
 
 static const char *const KEYS[] = {
     "id", "messages", "prompt", "images", "system", "seed", "ids", "stop", "logprobs", "choices", "schema", "fields",
-    "json_output",
+    "json_output", "stream",
     "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_split", "longest_edge", NULL
 };
 
@@ -120,7 +120,7 @@ typedef struct Request {
     char *split;                                            /* "a|b" in parts */
     Wish wish;
     Report report;
-    bool ids;
+    bool ids, stream;
     SvError *notes;
     int n_notes;
     double image_seconds;
@@ -153,6 +153,24 @@ static void put_answer(FILE *out, const SvModel *m, const Json *id, const Reques
         if (i == r->n_notes - 1) putc(']', out);
     }
     fputs("}\n", out);
+}
+
+/* "stream": a line for each piece of the text, before the answer's. */
+typedef struct Stream { FILE *out; const Json *id; bool started; } Stream;
+
+static bool put_piece(void *user, int32_t token, const char *text, size_t size) {
+    Stream *s = user;
+    (void)token;
+    while (!s->started && size > 0 && memchr(" \n\t\r", *text, 4)) text++, size--;
+    if (size == 0) return false;
+    s->started = true;
+    fputs("{\"id\": ", s->out);
+    if (s->id) json_put(s->out, s->id);
+    else fputs("null", s->out);
+    fputs(", \"delta\": ", s->out);
+    json_put_string(s->out, text, size);
+    fputs("}\n", s->out);
+    return fflush(s->out) != 0;
 }
 
 /* The pictures' notes, which outlive the pictures. */
@@ -232,6 +250,12 @@ static int read_request(const Json *root, const Arguments *a, Request *r, SvErro
     if (ids && ids->kind != JSON_TRUE && ids->kind != JSON_FALSE)
         return sv_fail(error, "\"ids\": %s, but must be true or false", json_kind(ids));
     r->ids = ids && ids->kind == JSON_TRUE;
+    const Json *stream = json_get(root, "stream");
+    if (stream && stream->kind != JSON_TRUE && stream->kind != JSON_FALSE)
+        return sv_fail(error, "\"stream\": %s, but must be true or false", json_kind(stream));
+    r->stream = stream && stream->kind == JSON_TRUE;
+    if (r->stream && a->resume) return sv_fail(error, "\"stream\" goes not with --resume");
+    if (r->stream && r->wish.n_choices > 0) return sv_fail(error, "\"stream\" goes not with choices");
     return 0;
 }
 
@@ -251,7 +275,9 @@ int answer_request(Answerer *answerer, const Json *root, FILE *out, SvError *err
     conversation_free(&talk);
     r.image_seconds = sv_seconds() - start;
     if (!answerer->chat && sv_chat_new(m, 0, r.options.threads, &answerer->chat, error) != 0) goto done;
-    result = ask(m, answerer->chat, &prompt, &r.wish, &r.options, NULL, &answer, &r.report, error);
+    Stream stream = { .out = out, .id = json_get(root, "id") };
+    const SvEvents events = { .user = &stream, .token = r.stream ? put_piece : NULL };
+    result = ask(m, answerer->chat, &prompt, &r.wish, &r.options, &events, &answer, &r.report, error);
     if (result == 0) put_answer(out, m, json_get(root, "id"), &r, &prompt, &answer);
 
 done:

@@ -539,6 +539,13 @@ without_times() { sed 's/, "timings": {[^}]*}//' "$1"; }
 without_times "$tmp/out" > "$tmp/expected"
 check '--jsonl: the same again' test "$(without_times "$tmp/answers" | cmp - "$tmp/expected")" = ''
 
+echo "{\"id\": 1, \"prompt\": \"$question\", \"max_tokens\": 9, \"stream\": true}" > "$tmp/some"
+run_with "$tmp/some" $vlm --jsonl -q
+check '--jsonl: pieces as they come' test "$(grep -c '^{"id": 1, "delta": "' "$tmp/out")" -ge 5
+sed -n 's/^{"id": 1, "delta": "\(.*\)"}$/\1/p' "$tmp/out" | tr -d '\n' > "$tmp/pieces"
+check '--jsonl: which are the text' test "$(tail -n 1 "$tmp/out" | sed 's/.*"text": "\(.*\)", "finish.*/\1/')" = \
+    "$(cat "$tmp/pieces")"
+
 # --resume: nothing lost and nothing twice, wherever the process was killed
 head -n 5 "$tmp/requests" > "$tmp/some"
 for i in 1 2 3 4 5 6; do sed "s/\"id\": 1,/\"id\": \"again $i\",/" "$tmp/some" | head -n 1; done >> "$tmp/some"
