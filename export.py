@@ -14,10 +14,10 @@
                     tokenizer <─────────────────────────────────────────┼──┘
        data_offset  weights, one tensor after the other, 64-aligned <───┘
 
-The layout is stated in one place, model.h: the comment "the checkpoint file" and the lists SV_CONFIG and
-SV_..._TENSORS, which this program reads out of the header beside it. What a directory means is what transformers 5.23
-takes it to mean; the functions name the module they follow. A directory that smolvlm could not run exactly as
-transformers would is refused with one sentence, and nothing is written.
+The layout is defined in one place, model.h: in its comment "the checkpoint file" and its lists SV_CONFIG and
+SV_..._TENSORS. This program reads them from that header. It interprets a directory as transformers 5.23 does; each
+function names the module that it follows. If smolvlm could not run a model exactly as transformers would, the model is
+refused with one sentence, and nothing is written.
 """
 import argparse
 import collections
@@ -37,7 +37,8 @@ import tempfile
 import types
 import zlib
 
-# --calibrate has threads of its own. Those of numpy's products would add up in an order that their number decides.
+# --calibrate uses threads of its own. numpy's BLAS must use one: with more, their number would change the order of its
+# sums, and so the file's bytes.
 for library in ("OPENBLAS", "MKL", "VECLIB", "BLIS"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 try:
@@ -55,7 +56,7 @@ NO_ID = 0xFFFFFFFF
 
 
 class Refused(Exception):
-    """A directory that cannot be exported; the text is the sentence for the user."""
+    """The directory cannot be exported; the text is the sentence that the user reads."""
 
 
 MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, struct.error)
@@ -63,7 +64,7 @@ MISFITS = (KeyError, TypeError, ValueError, AttributeError, IndexError, Overflow
 
 @contextlib.contextmanager
 def naming(path):
-    """Puts the file's name before what is refused inside; a file that is built in another way is refused, too."""
+    """Names the file in any refusal inside. Also refuses a file whose structure is not the expected one."""
     try:
         yield
     except Refused as refusal:
@@ -84,7 +85,7 @@ def is_pointer(data):
 
 
 def read_json(directory, name, default=None):
-    """The object in DIR/name; where there is no such file, default, or (default None) Refused."""
+    """The JSON object in DIR/name. Without such a file: default, or Refused if default is None."""
     path = os.path.join(directory, name)
     if default is not None and not os.path.exists(path):
         return default
@@ -102,8 +103,8 @@ def read_json(directory, name, default=None):
 # ------------------------------------------------------------------------------------------------ the layout, model.h
 
 def read_layout():
-    """model.h's lists: config [(type, field)], tensors {list: [(field, kind, name, rows, cols)]}, and what the enums
-    formats, added_flags and chat_flags say, {name: number}."""
+    """model.h's lists: config [(type, field)], tensors {list: [(field, kind, name, rows, cols)]}; and the enums
+    formats, added_flags and chat_flags, each {name: number}."""
     with open(HEADER, encoding="utf-8") as f:
         header = f.read()
     for name, text in re.findall(r'#define (SV_\w+_LAYER) "(.*)"', header):
@@ -127,7 +128,7 @@ def read_layout():
 
 
 def list_tensors(layout, fields):
-    """Every tensor of the file in its order: [(field, kind, name, rows, cols)], the sizes as C would compute them."""
+    """The file's tensors in order: [(field, kind, name, rows, cols)]. Sizes are computed as C would."""
     value = lambda expression: eval(expression.replace("/", "//"), dict(fields))
     vision = fields["vision_num_hidden_layers"]
     parts = [("SV_VISION_TENSORS", min(vision, 1)), ("SV_VISION_LAYER_TENSORS", vision), ("SV_TEXT_TENSORS", 1),
@@ -145,15 +146,15 @@ def pack_string(text):
     return struct.pack("<I", len(data)) + data
 
 
-# What smolvlm takes at most (check_config in model.c): far more than any model of the family has.
-LIMITS = dict(hidden_size=65536, intermediate_size=262144, num_hidden_layers=1024, num_attention_heads=1024, head_dim=512,
-              vocab_size=2**22, max_position_embeddings=2**23, image_size=4096, vision_hidden_size=65536,
+# The largest values that smolvlm accepts (check_config in model.c). No model of the family comes near them.
+LIMITS = dict(hidden_size=65536, intermediate_size=262144, num_hidden_layers=1024, num_attention_heads=1024,
+              head_dim=512, vocab_size=2**22, max_position_embeddings=2**23, image_size=4096, vision_hidden_size=65536,
               vision_intermediate_size=262144, vision_num_hidden_layers=1024, vision_num_attention_heads=1024,
               scale_factor=64)
 
 
 def check_limits(fields):
-    """Refuses SV_CONFIG's fields where smolvlm would refuse the file."""
+    """Refuses fields of SV_CONFIG with which smolvlm would refuse the file."""
     def demand_range(key, fits, what):
         if not fits:
             raise Refused(f"{key} is {fields[key]!r}, but smolvlm takes {what}")
@@ -189,7 +190,7 @@ TEXT_DEFAULTS = {
 
 
 def whole(section, key, default, low=1):
-    """A whole number of config.json, low .. 2^31 - 1; absent or null: default."""
+    """The whole number section[key] of config.json, low .. 2^31 - 1; default if it is absent or null."""
     value = section.get(key)
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**31:
@@ -198,7 +199,7 @@ def whole(section, key, default, low=1):
 
 
 def real(section, key, default):
-    """A positive number of config.json; absent or null: default."""
+    """The positive number section[key] of config.json; default if it is absent or null."""
     value = section.get(key)
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 3e38:
@@ -207,14 +208,14 @@ def real(section, key, default):
 
 
 def demand(section, key, default, *accepted):
-    """Refuses a setting whose value (absent or null: default) is none of those that smolvlm computes with."""
+    """Refuses a setting (default if absent or null) with a value that smolvlm does not implement."""
     value = default if section.get(key) is None else section[key]
     if value not in accepted:
         raise Refused(f'"{key}" is {value!r}, but only {" or ".join(map(repr, accepted))} is supported')
 
 
 def read_config(config):
-    """config.json as SV_CONFIG's fields, the graph's only (SmolVLMConfig, Idefics3Config, LlamaConfig, MistralConfig).
+    """The fields of SV_CONFIG that describe the graph (SmolVLMConfig, Idefics3Config, LlamaConfig, MistralConfig).
 
     Returns (model_type, fields, the inv_freq tensor)."""
     model = config.get("model_type")
@@ -259,11 +260,11 @@ def read_vision(config, vision):
 def position_ids(side):
     """[side] whole numbers: the row (or column) of the position table that patch 0, 1, ... of a side reads.
 
-    SmolVLMVisionEmbeddings finds it by comparing i * (1 / side) with the boundaries 1 / side, 2 / side, ..., all in
-    float32 whatever the model's dtype; where rounding puts a fraction on the wrong side of its boundary, which it does
-    for 19, 25, 29, 31, 38, 40, ... patches a side, patch i does not read row i. The boundaries are those of
-    torch.arange on x86-64: vectors of 8 whose first number is rounded to float32 before the others are counted from it,
-    two vectors at a time, and the rest one by one."""
+    SmolVLMVisionEmbeddings compares i * (1 / side) with the boundaries 1 / side, 2 / side, ..., all in float32 whatever
+    the model's dtype. Rounding can put a fraction on the wrong side of its boundary. It does so for 19, 25, 29, 31, 38,
+    40, ... patches a side, and then patch i does not read row i. The boundaries are torch.arange's on x86-64. It
+    computes them in pairs of vectors of 8: the first number of a vector is rounded to float32, and the others are that
+    one plus multiples of the step. What is left over is computed one by one."""
     f32, step = np.float32, 1 / side
     i = np.arange(int(np.ceil((1 - step) / step)))
     first = (step + step * (i // 8 * 8)).astype(f32).astype(np.float64)
@@ -273,7 +274,7 @@ def position_ids(side):
 
 
 def by_patch(table, side):
-    """The position table [side * side, width] with its rows in the order in which the patches read them."""
+    """The position table [side * side, width], reordered: row i is the one that patch i reads."""
     ids = position_ids(side)
     return table[(ids[:, None] * side + ids).ravel()]
 
@@ -305,10 +306,10 @@ def read_text(text):
 
 
 def attention_window(text, model, layers):
-    """How many positions every layer sees at least: within so many, what transformers computes is plain attention.
+    """The smallest window of any layer, in positions. In a context no longer than that, attention is plain attention.
 
-    Not only Mistral has a window: of any model's configuration DynamicCache takes one, and forgets what is older while
-    tokens are decoded (cache_utils.get_layer_types_and_kwargs; "use_sliding_window" is not asked there)."""
+    Not only Mistral has a window. DynamicCache reads one from any model's configuration, ignoring "use_sliding_window",
+    and forgets older positions while it decodes (cache_utils.get_layer_types_and_kwargs)."""
     window = text.get("sliding_window", 4096 if model == "mistral" else None)
     chunk, types = text.get("attention_chunk_size"), text.get("layer_types")
     if types is None:
@@ -324,7 +325,7 @@ def attention_window(text, model, layers):
 
 
 def read_rope(text, fields):
-    """config.json's rotary settings, of either generation, as RotaryEmbeddingConfigMixin reads them: one dict."""
+    """The rotary settings as one dict, from config.json's old or new keys, as RotaryEmbeddingConfigMixin reads them."""
     rope = dict(text.get("rope_scaling") or text.get("rope_parameters") or {})
     rope["rope_theta"] = real(rope, "rope_theta", real(text, "rope_theta", 10000.0))
     rope["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
@@ -339,8 +340,8 @@ def read_rope(text, fields):
 def inv_freq(rope, head_dim):
     """[1, head_dim / 2] f32: the rotary frequencies (LlamaRotaryEmbedding, modeling_rope_utils).
 
-    The power is the nearest f32 to the true one, which is torch's own for the published models; for other thetas
-    torch's powf is an ulp off in some entries, as its vectors' width has it (1e-5 radians at position 1400)."""
+    Each power is rounded correctly to f32. For the published models torch's powers are the same. For other thetas some
+    of torch's are an ulp off, and which ones depends on its vector width (1e-5 radians at position 1400)."""
     f32 = np.float32
     exponents = np.arange(0, head_dim, 2, dtype=f32) / f32(head_dim)
     frequencies = 1 / np.power(np.float64(rope["rope_theta"]), exponents.astype(np.float64)).astype(f32)
@@ -351,7 +352,7 @@ def inv_freq(rope, head_dim):
         factor, length = real(rope, "factor", None), rope["original_max_position_embeddings"]
         if low >= high:
             raise Refused(f"low_freq_factor {low} is not below high_freq_factor {high}")
-        wavelength = (1 / frequencies) * f32(2 * np.pi)                 # torch divides a scalar by a tensor so
+        wavelength = (1 / frequencies) * f32(2 * np.pi)                 # as torch divides a scalar by a tensor
         smooth = ((1 / wavelength) * f32(length) - f32(low)) / f32(high - low)
         slow, fast = wavelength > f32(length / low), wavelength < f32(length / high)
         frequencies = np.where(slow, frequencies / f32(factor), frequencies)
@@ -362,9 +363,9 @@ def inv_freq(rope, head_dim):
     return frequencies.reshape(1, -1)
 
 
-# What generation_config.json may ask of greedy generation, and the value at which it asks nothing. The other keys of
-# GenerationConfig leave the likeliest tokens as they are: they are about sampling, beams, speculation (which gives the
-# same tokens), caches and what is returned; tests/test_export.py tries each. Lengths are the command line's.
+# Keys of generation_config.json that change greedy generation, each with the value that changes nothing. No other key
+# of GenerationConfig does: they are about sampling, beams, speculation (which gives the same tokens), caches and what
+# is returned. tests/test_export.py tries each one. Lengths are set on the command line.
 NEUTRAL = dict(encoder_repetition_penalty=1.0, no_repeat_ngram_size=0, num_beams=1,
                encoder_no_repeat_ngram_size=0, min_length=0, min_new_tokens=0, bad_words_ids=[], suppress_tokens=[],
                begin_suppress_tokens=[], forced_bos_token_id=None, forced_eos_token_id=None, sequence_bias=None,
@@ -374,8 +375,8 @@ NEUTRAL = dict(encoder_repetition_penalty=1.0, no_repeat_ngram_size=0, num_beams
 
 
 def read_generation(directory, config, vocab_size):
-    """The ids that end an answer and the repetition penalty, as generate() has them: generation_config.json's, or where
-    there is no such file config.json's (GenerationConfig.from_model_config, which takes every setting from there)."""
+    """The ids that end an answer, and the repetition penalty, as generate() finds them: in generation_config.json, or
+    without that file in config.json (GenerationConfig.from_model_config takes every setting from there)."""
     name, text = "generation_config.json", config.get("text_config") or {}
     settings = read_json(directory, name, {})
     if not os.path.exists(os.path.join(directory, name)):
@@ -399,7 +400,7 @@ def read_generation(directory, config, vocab_size):
     if not all(type(i) is int for i in ids):
         raise Refused(f"{path}: eos_token_id is {ids}, but must be an id or a list of ids")
     for i in ids:
-        if not 0 <= i < vocab_size:                                     # never generated; -1 is how some say "none"
+        if not 0 <= i < vocab_size:                                     # never generated; some write -1 for "none"
             note(f"{path}: the eos_token_id {i} is none of the {vocab_size} ids of the vocabulary, so it ends nothing")
     ids = [i for i in ids if 0 <= i < vocab_size]
     if len(ids) > 16:
@@ -421,8 +422,8 @@ def three(images, key):
 
 
 def longest_edge(size):
-    """SV_CONFIG's longest_edge for "size": {"longest_edge": 2048}; or a height and a width, {"height": 512, "width":
-    512}, [512, 512], 512 (get_size_dict), to which every picture is squeezed."""
+    """SV_CONFIG's longest_edge for the setting "size": {"longest_edge": 2048}, or a height and a width to which every
+    picture is squeezed: {"height": 512, "width": 512}, [512, 512] or 512 (get_size_dict)."""
     if isinstance(size, dict) and "longest_edge" in size:
         return min(whole(size, "longest_edge", None), 0xFFFF)           # above 4096 it is 4096 anyway
     pair = [size] * 2 if type(size) is int else size if isinstance(size, list) else [
@@ -433,7 +434,7 @@ def longest_edge(size):
 
 
 def read_images(directory, fields):
-    """The image processor's fields, from processor_config.json (5.x) or preprocessor_config.json, and its checks."""
+    """The image processor's fields, checked: from processor_config.json (since 5.0) or preprocessor_config.json."""
     name, processor = "processor_config.json", read_json(directory, "processor_config.json", {})
     images = processor.get("image_processor")
     if images is None:
@@ -443,9 +444,9 @@ def read_images(directory, fields):
             if not images.get(key, True):
                 raise Refused(f'"{key}" is {images[key]!r}, but only true is supported')
         for key in ("resample", "max_image_size", "image_mean", "image_std", "rescale_factor", "size"):
-            if images.get(key, 0) is None:                  # a key left out has a default; null has none
+            if images.get(key, 0) is None:                  # an absent key has a default, null has none
                 raise Refused(f'"{key}" is null, so that no picture could be processed')
-        if type(images.get("resample", 1)) is not int or images.get("resample", 1) != 1:     # 1.0 is not LANCZOS there
+        if type(images.get("resample", 1)) is not int or images.get("resample", 1) != 1:  # 1.0 is not LANCZOS
             raise Refused(f'"resample" is {images["resample"]!r}, but only 1, LANCZOS, is supported')
         tile, size = images.get("max_image_size", {"longest_edge": 364}), images.get("size", {"longest_edge": 4 * 364})
         if not isinstance(tile, dict) or tile.get("longest_edge") != fields["image_size"]:
@@ -468,8 +469,8 @@ def read_images(directory, fields):
 
 
 def read_video(directory, fields):
-    """The video processor's fields, from the first file that has them, as transformers looks for it. A model whose frames
-    would be made otherwise than here takes no video, and a note says why; one without settings takes none either."""
+    """The video processor's fields, from the file in which transformers would find them. A model takes no video if it
+    has no such settings, or if its frames would be made differently from here; then a note says why."""
     for name in ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json"):
         found = read_json(directory, name, {})
         video = found.get("video_processor") if name.startswith("processor") else found
@@ -516,7 +517,7 @@ FILES_OF_TEMPLATES = ("processor_config.json", "chat_template.json", "chat_templ
 
 
 def find_template(directory, text_only):
-    """(file, template), from where transformers looks first, the processor's files or the tokenizer's; or two None."""
+    """(file, template): the template that transformers would use, the processor's or the tokenizer's; or two None."""
     for name in FILES_OF_TEMPLATES[2 if text_only else 0:]:
         path = os.path.join(directory, name)
         if name.endswith(".jinja"):
@@ -539,8 +540,8 @@ STRING = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 def simplify(template, tokens):
     """A jinja template in one spelling: ("{%for x in y%}«0»{{z['w']}}«1»", [literal 0, literal 1]).
 
-    Literal text, '...' and the names of tokens ("bos_token") become «number»; neighbours join. Blanks around tags go as
-    transformers sets jinja up: trim_blocks, lstrip_blocks, no newline at the end."""
+    Literal text, '...' and names of tokens ("bos_token") become «number»; adjacent ones are joined. White space around
+    tags is removed as jinja does with transformers' settings: trim_blocks, lstrip_blocks, no newline at the end."""
     pieces, before, line_start = [], "", True                   # before: the tag before the text, without what it does
     split = re.split(rf"(\{{%(?:{STRING}|[^'\"])*?%\}}|\{{\{{(?:{STRING}|[^'\"])*?\}}\}}|\{{#.*?#\}})",
                      template.removesuffix("\n"), flags=re.S)
@@ -577,19 +578,19 @@ def simplify(template, tokens):
 
 
 def spell(expression):
-    """An expression without optional blanks, with single quotes, and x['y'] for x.y."""
+    """An expression in one spelling: no optional blanks, single quotes, x['y'] for x.y."""
     words = [f"'{word[1:-1]}'" if word[0] == '"' else word for word in re.findall(rf"{STRING}|\w+|\S", expression)]
     text = re.sub(r" ?\. (\w+)\b(?! \()", r"['\1']", " ".join(words))
     return re.sub(r"(?<=\W) | (?=\W)", "", text)
 
 
 def block(text):
-    """The tags of a template, as a regular expression that finds them in whatever spelling."""
+    """A regular expression for these tags of a template, in any spelling."""
     return re.escape(simplify(text, {})[0])
 
 
 def literal(name):
-    """A literal that may be empty, as a regular expression with a group of that name."""
+    """A regular expression for a literal, which may be empty, with a group of that name."""
     return f"(?:«(?P<{name}>\\d+)»)?"
 
 
@@ -617,9 +618,8 @@ ROLES = ("system", "user", "assistant")
 
 
 def recognised(template, tokens, image_token):
-    """SV_CONFIG's chat_ fields for a template of the published models or like theirs, or None: without jinja2.
-
-    Such a template is recognised by its structure; its literals are taken over."""
+    """SV_CONFIG's chat_ fields for a template with the structure of a published model's, without jinja2; else None. Its
+    literals may be any."""
     simple, literals = simplify(template, tokens)
     match = next(filter(None, (t.fullmatch(simple) for t in TEMPLATES)), None)
     if match is None:
@@ -641,18 +641,18 @@ def recognised(template, tokens, image_token):
 
 
 class Misfit(Exception):
-    """What a template renders is not made as expected; the text says of what and how."""
+    """What a template renders does not have the expected structure; the text says where."""
 
 
 class Unrendered(Misfit):
-    """What a template refuses to render."""
+    """The template refuses to render this conversation."""
 
 
 def sandbox():
-    """jinja as transformers sets it up (utils.chat_template_utils), or None where jinja2 is not installed, or a version
-    before 3.1.6, whose sandbox a stranger's template can leave.
+    """jinja as transformers sets it up (utils.chat_template_utils). None without jinja2, or with a version before
+    3.1.6: a malicious template can escape from its sandbox.
 
-    Its clock stands at environment.clock, so that a template that writes the date is found out."""
+    Its clock shows environment.clock, so that a template that writes the date can be detected."""
     try:
         import jinja2
         import jinja2.ext
@@ -663,7 +663,7 @@ def sandbox():
         return None
 
     class Generation(jinja2.ext.Extension):
-        """{% generation %} ... {% endgeneration %}: marks what the model is trained to say, and renders as it is."""
+        """{% generation %} ... {% endgeneration %}: marks what the model is trained to say. Renders its contents."""
         tags = {"generation"}
 
         def parse(self, parser):
@@ -697,11 +697,11 @@ def sandbox():
 
 
 DATES = datetime.datetime(2001, 2, 3, 4, 5, 6), datetime.datetime(2018, 11, 30, 22, 47, 58)
-A, B, C = "Zw1Qx", "Zw2Qx", "Zw3Qx"                             # texts that no template has
+A, B, C = "Zw1Qx", "Zw2Qx", "Zw3Qx"                             # texts that occur in no template
 
 
 def system(*items):
-    """A message of a conversation: a role and its items, each a text, or None for a picture."""
+    """A message: its role, and its items, each a text or None for a picture."""
     return "system", items
 
 
@@ -716,8 +716,8 @@ def assistant(*items):
 class Chat:
     """A template, rendered as transformers renders it.
 
-    strings: a message's content is one string, in which a picture is image_token, as tokenizers' templates take it;
-    else the list that processors' do."""
+    strings: whether a message's content is one string, with image_token for a picture, as the templates of tokenizers
+    take it. Otherwise it is a list, as the templates of processors take it."""
 
     def __init__(self, environment, template, tokens, image_token, strings):
         self.environment, self.image_token, self.strings = environment, image_token, strings
@@ -736,7 +736,7 @@ class Chat:
         return {"role": role, "content": content}
 
     def render(self, conversation, prompt=True):
-        """The text, or Unrendered."""
+        """The rendered text. Raises Unrendered."""
         texts = []
         for date in self.dates:
             self.environment.clock = date
@@ -751,7 +751,7 @@ class Chat:
         return texts[0]
 
     def around(self, *conversation, prompt=True):
-        """[what stands before the first item, ... between two, ... after the last], or a Misfit."""
+        """[what stands before the first item, ... between two, ... after the last]. Raises Misfit."""
         rest, pieces = self.render(conversation, prompt), []
         items = [self.image_token if item is None else item for _, items in conversation for item in items]
         if f"'text': {A!r}" in rest:
@@ -768,7 +768,7 @@ class Chat:
         return [*pieces, rest]
 
     def perhaps(self, *conversation, prompt=True):
-        """The same, or None."""
+        """The same, but None for a Misfit."""
         try:
             return self.around(*conversation, prompt=prompt)
         except Misfit:
@@ -780,18 +780,19 @@ def common_end(*texts):
 
 
 def take_apart(chat, vision):
-    """SV_CONFIG's chat_ strings, by what stands around the texts of a few conversations.
+    """SV_CONFIG's chat_ strings, found from what stands around the texts of a few conversations.
 
-    What a conversation puts between two messages is one's end, chat_between_messages and the other's begin: any cut
-    that fits all conversations is as good as another. Strings that cannot be found stay empty; whether the others are
-    right is not asked here."""
-    # A question alone, without add_generation_prompt, twice, around an answer; with a system message before, between.
+    Between two messages stand the end of one, chat_between_messages, and the beginning of the other. Where these are
+    cut does not matter, if the cut fits all conversations. A string that cannot be found stays empty. Whether the
+    others are right is checked elsewhere (evaluated)."""
+    # A question alone; without add_generation_prompt; two questions; an answer between two; a system message before a
+    # question, and between two.
     head, tail = chat.around(user(A))
     bare, twice = chat.perhaps(user(A), prompt=False), chat.perhaps(user(A), user(B))
     talk, told = chat.perhaps(user(A), assistant(B), user(C)), chat.perhaps(system(A), user(B))
     later = chat.perhaps(user(A), system(B), user(C))
 
-    # What comes after a question begins with its end; what comes before one ends with its begin.
+    # Whatever follows a question starts with chat_user_end; whatever precedes one ends with chat_user_begin.
     leaving = [tail, *(pieces[1] for pieces in (twice, talk, later) if pieces)]
     end = bare[1] if bare and all(piece.startswith(bare[1]) for piece in leaving) else os.path.commonprefix(leaving)
     entering = [head, *(pieces[-2] for pieces in (talk, told, later) if pieces)]
@@ -840,7 +841,7 @@ def take_apart(chat, vision):
 
 
 def composed(fields, conversation, image_token):
-    """What smolvlm.c makes of these strings."""
+    """The text that smolvlm.c would make with these strings."""
     suffix = lambda item: "_image" if item is None else ""
     kind = lambda item: "image" if item is None else "text"
     text = fields["chat_begin"] + (fields["chat_default_system"] if conversation[0][0] != "system" else "")
@@ -854,7 +855,7 @@ def composed(fields, conversation, image_token):
 
 
 def needs(conversation):
-    """The flags of chat_accepts without which sv_prompt refuses a conversation, by their names in model.h."""
+    """The flags of chat_accepts (their names in model.h) that sv_prompt demands for this conversation."""
     flags = set()
     for i, (role, items) in enumerate(conversation):
         if role == "system":
@@ -868,7 +869,7 @@ def needs(conversation):
     return frozenset(flags)
 
 
-# Texts that a template may treat in a way of its own, each with what is special in it.
+# Texts that a template may treat specially, each with what is special about it.
 TEXTS = [("white space around a text", " \t {} \n\n"), ("a text with lines", "{}\n\n  y\r\nz"),
          ("quotes and brackets in a text", "'{}' \"x\" \\ \\n <b>&amp;</b> [1] (2)"),
          ("a text that looks like a template", "{{{{ {} }}}} {{% x %}} {{# y #}}"),
@@ -878,7 +879,7 @@ TEXTS = [("white space around a text", " \t {} \n\n"), ("a text with lines", "{}
 
 
 def probes(vision):
-    """[(what is special in it, a conversation)]: some of every kind, then many by chance."""
+    """[(what is special about it, a conversation)]: some of every kind, then many random ones."""
     found = [("a question", [user(A)]), ("a second question", [user(A), user(B)]),
              ("a system message", [system(A), user(B)]), ("two system messages", [system(A), system(B), user(C)]),
              ("a system message after others", [user(A), system(B), user(C)]),
@@ -919,8 +920,9 @@ LACKING = dict(chat_system="a system message", chat_system_later="a system messa
 
 
 def compared(chat, fields, talks):
-    """(whether the strings make of each of these conversations what jinja does, of one at least, "" or where they part,
-    for people). What the template refuses to render there is nothing to equal."""
+    """Compares what the strings make of conversations with what jinja does. Returns (same, where): whether all are the
+    same, and there was at least one; and a description of the first difference, or "". Conversations that the template
+    refuses to render do not count."""
     equal = False
     for what, talk in talks:
         try:
@@ -937,7 +939,7 @@ def compared(chat, fields, talks):
 
 
 def check_picture(chat, fields):
-    """Refuses a template that does not put image_token for a picture."""
+    """Refuses a template that renders a picture as anything but image_token."""
     try:
         got, plain = chat.render([user(None, A)]), composed(fields, [user(A)], chat.image_token)
     except Unrendered as refusal:
@@ -948,12 +950,12 @@ def check_picture(chat, fields):
 
 
 def evaluated(chat, vision):
-    """SV_CONFIG's chat_ fields for a template by what it renders: (fields, [(what it does not accept, why)], for
-    people).
+    """SV_CONFIG's chat_ fields, found from what the template renders: (fields, [(what it does not accept, why)]). The
+    second part is for people to read.
 
-    Which strings they are a few conversations tell; that they make the same as the template is proven on all probes. A
-    kind of conversation of which they do not is one that chat_accepts leaves out. Misfit where not even a question can
-    be taken apart, Refused where the user's messages alone do not come out right."""
+    A few conversations give the strings; all probes then check that these make what the template makes. If they do not
+    for a kind of conversation, chat_accepts leaves that kind out. Raises Misfit if not even a question can be taken
+    apart, Refused if conversations of the user's messages alone differ."""
     fields = take_apart(chat, vision)
     if vision:
         check_picture(chat, fields)
@@ -975,9 +977,9 @@ def evaluated(chat, vision):
 def read_chat(template, tokens, image_token):
     """SV_CONFIG's chat_ fields for a jinja template.
 
-    tokens: what the names bos_token, eos_token ... stand for; image_token: empty for a text-only model. smolvlm runs no
-    jinja: where jinja2 is installed, the template is taken apart into strings by what it renders; else only those of
-    the published models are recognised. Raises Refused for what cannot be exported."""
+    tokens: what the names bos_token, eos_token ... stand for. image_token: empty for a text-only model. smolvlm runs no
+    jinja, so the template becomes strings. With jinja2 installed they are found from what the template renders;
+    otherwise only templates like those of the published models are recognised. Raises Refused."""
     environment = sandbox()
     if environment is None:
         fields = recognised(template, tokens, image_token)
@@ -988,7 +990,7 @@ def read_chat(template, tokens, image_token):
     if not isinstance(template, str):
         raise Refused(f"the chat template is {template!r}, which is no text")
     misfits = []
-    for strings in (False, True) if image_token else (True, False):     # as each kind of model is mostly asked
+    for strings in (False, True) if image_token else (True, False):     # as this kind of model is usually asked
         chat = Chat(environment, template, tokens, image_token or "<image>", strings)
         try:
             fields, lacking = evaluated(chat, bool(image_token))
@@ -1013,12 +1015,12 @@ def byte_alphabet():
 
 
 def single_digits(tokenizer):
-    """1 or 0 by the pre-tokenizer; refuses every part of tokenizer.json that smolvlm's tokenizer.c does not do."""
+    """1 or 0, from the pre-tokenizer. Refuses whatever in tokenizer.json smolvlm's tokenizer.c does not implement."""
     model = tokenizer["model"]
     demand(model, "type", "BPE", "BPE")
     for key, accepted in dict(byte_fallback=[False], ignore_merges=[False], dropout=[0], unk_token=[""],
                               continuing_subword_prefix=[""], end_of_word_suffix=[""]).items():
-        has_all_bytes = key == "unk_token" and set(byte_alphabet()) <= set(model["vocab"])   # then nothing is unknown
+        has_all_bytes = key == "unk_token" and set(byte_alphabet()) <= set(model["vocab"])   # so no text is unknown
         if not has_all_bytes:
             demand(model, key, accepted[0], *accepted)
     if tokenizer.get("normalizer") is not None:
@@ -1041,7 +1043,7 @@ def single_digits(tokenizer):
 
 
 def tokenizer_blob(tokenizer, vocab_size):
-    """tokenizer.json (a dict) -> the tokenizer part of the file (bytes), as model.h lays it out.
+    """The tokenizer part of the file (bytes), as model.h defines it, from tokenizer.json (a dict).
 
     Raises Refused for a tokenizer that is not byte-level BPE, or whose ids are not below vocab_size."""
     digits = single_digits(tokenizer)
@@ -1051,8 +1053,8 @@ def tokenizer_blob(tokenizer, vocab_size):
     n_ids = max(words) + 1
     if min(words) < 0 or n_ids > vocab_size:
         raise Refused(f"has token ids up to {n_ids - 1}, but the model's vocab_size is {vocab_size}")
-    ids, found, following = {}, {}, len(vocab)              # found: {id: the token as it was stated last}
-    for token in added:                                     # tokenizers numbers them itself, AddedVocabulary.add_tokens
+    ids, found, following = {}, {}, len(vocab)              # found: {id: the token; the last entry wins}
+    for token in added:                                     # ids are assigned as in AddedVocabulary.add_tokens
         id = ids.get(token["content"], vocab.get(token["content"], following))
         if id != token["id"]:
             raise Refused(f"the added token {token['content']!r} has id {token['id']}, but tokenizers gives it {id}")
@@ -1085,7 +1087,7 @@ def tokenizer_blob(tokenizer, vocab_size):
 
 
 def token_text(settings, key, default=None):
-    """A token that named_tokens found, a string or an AddedToken's content; none: default."""
+    """The text of a token that named_tokens found (a string or an AddedToken); default if there is none."""
     value = settings.get(key) or default
     value = value["content"] if isinstance(value, dict) else value
     if not isinstance(value, (str, type(default))):
@@ -1097,10 +1099,10 @@ STANDARD_TOKENS = [name + "_token" for name in ("bos", "eos", "unk", "sep", "pad
 
 
 def named_tokens(settings, special):
-    """The tokens that tokenizer_config.json and special_tokens_map.json name (PreTrainedTokenizerBase._from_pretrained
-    and __init__): ({name: token}, [token, ...] of extra_special_tokens), in the order in which they are added."""
+    """The tokens that tokenizer_config.json and special_tokens_map.json name: ({name: token}, [token, ...] of
+    extra_special_tokens), in the order in which they are added (PreTrainedTokenizerBase._from_pretrained, __init__)."""
     extra, old = "extra_special_tokens", "additional_special_tokens"
-    settings = {key: v for key, v in settings.items()       # of tokens of its own it takes no dict but AddedTokens
+    settings = {key: v for key, v in settings.items()       # other names may have an AddedToken, but no plain dict
                 if key in STANDARD_TOKENS or not (key.endswith("_token") and isinstance(v, dict) and "__type" not in v)}
     if old in settings and not settings.get(extra):
         settings[extra] = settings.pop(old)
@@ -1123,7 +1125,7 @@ def named_tokens(settings, special):
 
 
 def added_token(token, special=True):
-    """An AddedToken, or a string, as tokenizer.json has it, without an id."""
+    """An AddedToken, or a string, as an entry of tokenizer.json without an id."""
     token = token if isinstance(token, dict) else {"content": token}
     if not isinstance(token["content"], str):
         raise Refused(f"{token['content']!r} is named as a token, but is no text")
@@ -1132,11 +1134,11 @@ def added_token(token, special=True):
 
 
 def read_tokenizer(directory, vocab_size):
-    """(tokenizer.json with the added tokens that only other files know, tokenizer_config.json with the tokens' names
-    as special_tokens_map.json changes them).
+    """(tokenizer.json, with added tokens that only other files list; tokenizer_config.json, with tokens' names as
+    special_tokens_map.json changes them).
 
-    TokenizersBackend.__init__ adds, in this order, what added_tokens_decoder or added_tokens.json list, the named
-    tokens and the extra ones; each gets the id it has in the vocabulary, else the next that is free."""
+    TokenizersBackend.__init__ adds, in this order: what added_tokens_decoder or added_tokens.json lists, the named
+    tokens, the extra ones. A token keeps the id that it has in the vocabulary; others get the next free one."""
     tokenizer = read_json(directory, "tokenizer.json")
     with naming(os.path.join(directory, "tokenizer.json")):
         added = tokenizer["added_tokens"] = tokenizer.get("added_tokens") or []
@@ -1148,7 +1150,7 @@ def read_tokenizer(directory, vocab_size):
         known[token["content"]] = added[-1]
 
     settings, special, listed = read_json(directory, "tokenizer_config.json", {}), {}, {}
-    if "added_tokens_decoder" not in settings:              # else transformers asks neither of these
+    if "added_tokens_decoder" not in settings:              # otherwise transformers reads neither of these
         special = read_json(directory, "special_tokens_map.json", {})
         listed = read_json(directory, "added_tokens.json", {})
     with naming(os.path.join(directory, "tokenizer_config.json")):
@@ -1169,7 +1171,7 @@ def read_tokenizer(directory, vocab_size):
         if ids.setdefault(id, content) != content:
             raise Refused(f"{directory}: the added token {content!r} has the id {id} of {ids[id]!r} in tokenizer.json")
         if content in known:
-            known[content].update({**token, "id": known[content]["id"]})            # its flags are those that count
+            known[content].update({**token, "id": known[content]["id"]})            # its flags win
         else:
             add(token, id)
     for token in [*named.values(), *extra]:
@@ -1185,14 +1187,14 @@ def read_tokenizer(directory, vocab_size):
     return tokenizer, {**settings, **named}
 
 
-# Classes that build the tokenizer anew, and take only the vocabulary and the merges from tokenizer.json.
+# Classes that build a new tokenizer and take only the vocabulary and the merges from tokenizer.json.
 REBUILDING = ("GPT2Tokenizer", "GPTNeoXTokenizer", "Qwen2Tokenizer", "CodeGenTokenizer", "CohereTokenizer",
               "RobertaTokenizer")
 
 
 def compare_class(model, config, settings, tokenizer):
-    """Says where transformers' tokenizer is not the directory's own, which is the one that the model was trained with:
-    AutoTokenizer goes by tokenizer_class, but for model types that it knows to be wrong there (smolvlm, mistral)."""
+    """Notes where transformers would not use the directory's own tokenizer, with which the model was trained.
+    AutoTokenizer follows tokenizer_class, except for model types where it knows that to be wrong (smolvlm, mistral)."""
     name = str(settings.get("tokenizer_class") or config.get("tokenizer_class")).removesuffix("Fast")
     plain = name == "GPT2Tokenizer" and not (single_digits(tokenizer) or settings.get("add_prefix_space"))
     if model in ("llama", "idefics3") and name in REBUILDING and not plain:
@@ -1201,16 +1203,16 @@ def compare_class(model, config, settings, tokenizer):
 
 
 def template_tokens(model, settings):
-    """What the names of tokens stand for in a chat template (PreTrainedTokenizerBase.special_tokens_map)."""
+    """The values of bos_token and the like in a chat template (PreTrainedTokenizerBase.special_tokens_map)."""
     usual = {}
     if model in ("llama", "idefics3") and str(settings.get("tokenizer_class")).startswith("GPT2Tokenizer"):
-        usual = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")     # the class's own
+        usual = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")     # the class's default
     return {**usual, **{name: token_text(settings, name) for name, token in settings.items()
                         if name.endswith("_token") and isinstance(token, (str, dict)) and token}}
 
 
 def read_tokens(model, config, tokenizer, settings):
-    """The picture's tokens: SmolVLMProcessor asks the tokenizer for them, Idefics3Processor has constants."""
+    """The tokens around a picture: SmolVLMProcessor takes them from the tokenizer, Idefics3Processor has constants."""
     settings = settings if model == "smolvlm" else {}
     fields = dict(image_token=token_text(settings, "image_token", "<image>"),
                   fake_image_token=token_text(settings, "fake_image_token", "<fake_token_around_image>"),
@@ -1235,7 +1237,7 @@ def encode_f32(numbers):
 
 
 def encode_bf16(numbers):
-    """f32 -> bf16 as u16, to the nearest, ties to even, as torch does it; NaN stays NaN."""
+    """f32 -> bf16 as u16, rounded to nearest, ties to even, as torch does. NaN stays NaN."""
     bits = numbers.astype("<f4", copy=False).view("<u4")
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1)).astype("<u4")) >> 16
     return np.where(np.isnan(numbers), (bits >> 16) | 0x40, rounded).astype("<u2")
@@ -1246,7 +1248,8 @@ def decode_bf16(bits):
 
 
 def sums_of_rows(x):
-    """[n, a power of two] -> [n]: halves added until one column is left, so the same bits from every build of numpy."""
+    """Row sums of x [n, a power of two]. One half is added to the other until one column is left: a fixed order, so
+    every build of numpy gives the same bits."""
     while x.shape[1] > 1:
         half = x.shape[1] // 2
         x = x[:, :half] + x[:, half:]
@@ -1262,18 +1265,18 @@ def quantized(levels, numbers, group, first_guesses, encode=encode_bf16, decode=
     """f32 [rows, cols] -> (the nearest levels' indices, u8 [rows, cols filled up to whole groups],
     scales, bf16 as u16 [rows, groups]), a number being levels[index] * scale.
 
-    levels: ascending integers in -127..127. The scale of a group is searched for, to the least squared error: each of
-    the first guesses puts the number of largest magnitude on that level; then twice the scale that fits the indices
-    best, sum(x level) / sum(level^2), is tried. Least squares without the indices has no closed form; many more guesses
-    than GUESSES gain another 1 to 2.5 % of the rms error. encode, decode: how a scale is stored. tests/formats.py
-    measures all this, and stores scales in other ways."""
+    levels: ascending integers in -127..127. A group's scale is searched for the least squared error. Each of the first
+    guesses is a level, to which the number of largest magnitude is mapped. Then, twice, the scale that fits the indices
+    best, sum(x level) / sum(level^2), is tried. (Without fixed indices there is no closed form; many more guesses than
+    GUESSES would gain another 1 to 2.5 % of the rms error.) encode, decode: how a scale is stored. tests/formats.py
+    measures all this, and other ways to store scales."""
     check_numbers(numbers)
     rows, cols = numbers.shape
     groups = -(-cols // group)
     x = np.zeros((rows, groups * group), "<f4")
     x[:, :cols] = numbers
     x = x.reshape(-1, group)
-    counted = lambda squares: squares                               # the filling of a last group must not count
+    counted = lambda squares: squares                               # the padding of a last group must not count
     if cols % group:
         real = (np.arange(groups * group) < cols).astype("<f4").reshape(-1, group)
         counted = lambda squares: (squares.reshape(rows, -1, group) * real).reshape(-1, group)
@@ -1283,7 +1286,7 @@ def quantized(levels, numbers, group, first_guesses, encode=encode_bf16, decode=
 
     def indices(bits):
         s = decode(bits)
-        halves = np.divide(np.float32(2), s, out=np.zeros_like(s), where=np.abs(s) > 1e-30)     # levels meet at halves
+        halves = np.divide(np.float32(2), s, out=np.zeros_like(s), where=np.abs(s) > 1e-30)  # borders: multiples of 1/2
         return nearest[(np.clip(np.floor(x * halves[:, None]), -256, 255) + 256).astype(np.uint16)]
 
     def attempt(guess):
@@ -1302,7 +1305,7 @@ def quantized(levels, numbers, group, first_guesses, encode=encode_bf16, decode=
 
 
 def in_blocks(rows, together):
-    """[rows, groups, n] -> [blocks, groups, n / together, BLOCK_ROWS, together], the last block's rows filled up with
+    """[rows, groups, n] -> [blocks, groups, n / together, BLOCK_ROWS, together]. The last block is padded with rows of
     zeros."""
     filled = np.pad(rows, ((0, -len(rows) % BLOCK_ROWS), (0, 0), (0, 0)))
     blocks = filled.reshape(-1, BLOCK_ROWS, rows.shape[1], rows.shape[2] // together, together)
@@ -1327,11 +1330,11 @@ GROUPS = {"f32": 0, "bf16": 0, "q8": 64, "q4": 64}
 GUESSES = {"q8": (127, 130, 133, 124, 121, 136), "q4": (-63, -56, -69, 63, 56, 49)}     # where the search begins
 
 NUMBER_BYTES = {"f32": 4, "bf16": 2}
-BLOCK_ROWS = 16                                                     # rows that lie side by side in Q8 and Q4
-TURNED_TOGETHER = 64                                                # numbers, at most: a power of two
-BLOCK_BYTES = {"q8": BLOCK_ROWS * 64, "q4": BLOCK_ROWS * 32}        # a group of them, without their scales
-# [rows, cols] f32, rows a multiple of BLOCK_ROWS but for a tensor's last -> what is written: numbers, scales or None.
-# Those of Q8 and Q4 may be given another `quantized`.
+BLOCK_ROWS = 16                                                     # rows that are interleaved in Q8 and Q4
+TURNED_TOGETHER = 64                                                # the largest group, in numbers; a power of two
+BLOCK_BYTES = {"q8": BLOCK_ROWS * 64, "q4": BLOCK_ROWS * 32}        # bytes of a group, without its scale
+# [rows, cols] f32 (rows: a multiple of BLOCK_ROWS, except at a tensor's end) -> what is written: numbers, and scales or
+# None. For Q8 and Q4, another function may take the place of `quantized`.
 ENCODERS = {"f32": lambda numbers: (encode_f32(numbers), None), "bf16": lambda numbers: (encode_bf16(numbers), None),
             "q8": encode_q8, "q4": encode_q4}
 
@@ -1339,11 +1342,11 @@ ENCODERS = {"f32": lambda numbers: (encode_f32(numbers), None), "bf16": lambda n
 def format_of(tensor, wanted, turned=False):
     """The format of a tensor in a checkpoint made with --format wanted.
 
-    Vectors and tables are f32. Q4 is for the matrices of the text layers, which are most of the weights and all that
-    decoding waits for but lm_head; the others are Q8 there. The tower's products are as fast in Q8, and four bits in
-    all parts cost the demo model 1.5 points of right answers, in the text layers alone none, though with random
-    weights of the 500M shape it is these that cost a text's logits most (tests/formats.py --parts). In a turned file
-    k_proj and v_proj are Q8 too: few numbers, which every later position depends on."""
+    Vectors and tables are f32. In a q4 file, only the matrices of the text layers are Q4: they are most of the weights,
+    and with lm_head all that decoding waits for. The others are Q8. The tower's products would not be faster in Q4, and
+    four bits in all parts cost the demo model 1.5 points of right answers; in the text layers alone they cost none.
+    (With random weights of the 500M shape these cost a text's logits most: tests/formats.py --parts.) In a turned file,
+    k_proj and v_proj are Q8 too: they are few numbers, and every later position depends on them."""
     field, kind, name, _, _ = tensor
     wide = ".text_model.layers." not in name or turned and field in ("k_proj", "v_proj")
     return "f32" if kind == "V" else "q8" if wanted == "q4" and wide else wanted
@@ -1357,7 +1360,7 @@ def size_of(format, rows, cols):
 
 
 def side_by_side(function, items):
-    """map(function, items) by WORKERS threads, as numpy lets other threads run meanwhile; in order, few at a time."""
+    """map(function, items) on WORKERS threads, in order, a few items at a time. (numpy releases the GIL.)"""
     with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
         waiting = collections.deque()
         for item in items:
@@ -1369,8 +1372,8 @@ def side_by_side(function, items):
 
 
 def encoded(format, chunks, rounding=None):
-    """The arrays to write, one after the other, for a tensor whose rows come in chunks. rounding: instead of
-    quantized."""
+    """The arrays to write, one after the other, for a tensor whose rows come in chunks. rounding: takes the place of
+    quantized, if given."""
     encode = functools.partial(ENCODERS[format], quantized=rounding) if rounding else ENCODERS[format]
     scales = []
     for numbers, scale in side_by_side(encode, chunks):
@@ -1381,7 +1384,7 @@ def encoded(format, chunks, rounding=None):
 
 
 def read_safetensors_header(path):
-    """{name: (path, dtype, shape, offset)} of one file, every number in it checked against the file's size."""
+    """{name: (path, dtype, shape, offset)} of one file. Every number is checked against the file's size."""
     with open(path, "rb") as f, naming(path):
         size = os.fstat(f.fileno()).st_size
         start = f.read(64)
@@ -1415,7 +1418,7 @@ MERGE = "put it into the model's weights (peft: merge_and_unload), save the resu
 
 
 def refuse_adapter(directory):
-    """An adapter is not in the weights: transformers puts it there while it loads, if the package peft is installed."""
+    """Refuses a directory with an adapter. Its weights are added only while transformers loads it, if peft is there."""
     path = os.path.join(directory, "adapter_config.json")
     if not os.path.exists(path):
         return
@@ -1432,9 +1435,9 @@ PREFIXES = "module.", "base_model.model."       # DistributedDataParallel's, PEF
 
 
 def without_wrappers(directory, found):
-    """found with the names that the model's tensors have, where a wrapper's state was saved: of torch.compile, of
-    DistributedDataParallel or FSDP, of PEFT. transformers takes such tensors for unknown ones, and random numbers for
-    those of the model."""
+    """found, with wrappers' prefixes removed from the tensors' names: those of torch.compile, DistributedDataParallel,
+    FSDP and PEFT, whose state was saved instead of the model's. (transformers would ignore such tensors and use random
+    weights.)"""
     lora = next((name for name in found if re.search(r"\.(lora_|base_layer\.|modules_to_save\.)", name)), None)
     if lora:
         raise Refused(f"{found[lora][0]}: the tensor {lora} belongs to an adapter: {MERGE}")
@@ -1454,7 +1457,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def find_tensors(directory):
-    """{name: (path, dtype, shape, offset)} of all the weights: model.safetensors, or the shards its index names."""
+    """{name: (path, dtype, shape, offset)} of all weights: from model.safetensors, or from the shards in its index."""
     single, index = (os.path.join(directory, name) for name in (SINGLE, INDEX))
     if os.path.exists(single) or not os.path.exists(index):
         if not os.path.exists(single):
@@ -1477,8 +1480,8 @@ def source_name(name, text_only):
 
 
 def rows_of(source, rows, cols):
-    """The tensor's f32 numbers, [some rows, cols] at a time: whole blocks, both of BLOCK_ROWS and of TURNED_TOGETHER,
-    but for the last."""
+    """The tensor's f32 numbers, some rows at a time. All pieces but the last are a multiple of BLOCK_ROWS and of
+    TURNED_TOGETHER rows."""
     path, dtype, _, offset = source
     width, decode = SOURCES[dtype]
     step = max(1, CHUNK // max(TURNED_TOGETHER * cols, 1)) * TURNED_TOGETHER
@@ -1493,11 +1496,11 @@ def rows_of(source, rows, cols):
 
 
 def settle_embeddings(directory, found, fields, text_only):
-    """Ties lm_head and embed_tokens, or not, as PreTrainedModel.tie_weights would; changes found and fields."""
+    """Ties lm_head and embed_tokens where PreTrainedModel.tie_weights would. Changes found and fields."""
     embed, head = source_name("model.text_model.embed_tokens.weight", text_only), "lm_head.weight"
     if not fields["tie_word_embeddings"]:
         return
-    if embed not in found and head in found:                        # symmetric: what is there serves as both
+    if embed not in found and head in found:                        # either one serves as both
         found[embed] = found[head]
     if embed in found and head in found:
         (_, a_dtype, shape, _), (_, b_dtype, head_shape, _) = found[embed], found[head]
@@ -1511,7 +1514,7 @@ def settle_embeddings(directory, found, fields, text_only):
 
 
 def check_tensors(directory, found, tensors, fields, text_only):
-    """Refuses a checkpoint with a tensor missing, misshapen, in an unknown dtype, or left over."""
+    """Refuses a checkpoint with a tensor that is missing, of another shape, of an unknown dtype, or not expected."""
     left = {name for name in found if not HARMLESS.fullmatch(name)}
     for field, _, name, rows, cols in tensors:
         if field == "inv_freq":
@@ -1580,8 +1583,8 @@ def vector_of(found, name, size, text_only):
 
 
 def numbers_of(tensor, fields, found, text_only):
-    """A tensor's f32 numbers as the file has them, before they are encoded: turned if fields["turned"] says so. The
-    rows come as from rows_of."""
+    """A tensor's f32 numbers as they go into the file, before they are encoded: turned if fields["turned"] is set. They
+    come in pieces, as from rows_of."""
     field, _, name, rows, cols = tensor
     chunks = rows_of(found[source_name(name, text_only)], rows, cols)
     if field == "position_embedding":
@@ -1590,7 +1593,8 @@ def numbers_of(tensor, fields, found, text_only):
         return [np.ones((rows, cols), "<f4")]
     if not fields["turned"] or field not in TURNED:
         return chunks
-    norm, by_columns, by_rows = TURNED["lm_head" if fields["tie_word_embeddings"] and field == "embed_tokens" else field]
+    tied = fields["tie_word_embeddings"] and field == "embed_tokens"
+    norm, by_columns, by_rows = TURNED["lm_head" if tied else field]
     if norm:
         layer = LAYER.fullmatch(name)
         prefix = layer[1] if layer else "model.text_model."
@@ -1623,8 +1627,8 @@ SMALL_FILES = ["config.json", "generation_config.json", "adapter_config.json", "
 
 
 def fetched(name):
-    """The directory of a model on the Hugging Face hub, "owner/model": of its files those that are read here, in the
-    cache of huggingface_hub, which fetches what is not there yet."""
+    """The directory with a model of the Hugging Face hub, "owner/model", in huggingface_hub's cache. Fetches those
+    files that are read here, unless they are in the cache."""
     try:
         import huggingface_hub
         from huggingface_hub import constants, errors
@@ -1637,7 +1641,7 @@ def fetched(name):
 
     try:
         directory = fetch([*SMALL_FILES, INDEX])
-        revision = os.path.basename(directory)                      # the others of the same commit
+        revision = os.path.basename(directory)                      # the other files, of the same commit
         fetch([SINGLE], revision)
         if not os.path.exists(os.path.join(directory, SINGLE)) and os.path.exists(os.path.join(directory, INDEX)):
             with naming(os.path.join(directory, INDEX)):
@@ -1645,7 +1649,7 @@ def fetched(name):
         return directory
     except Refused:
         raise
-    except Exception as error:                      # whatever HTTP library is below has errors of its own
+    except Exception as error:                      # the HTTP library below has errors of its own
         reason = error
     where = f"{name}: is no directory here, and on {constants.ENDPOINT}"
     if isinstance(reason, errors.GatedRepoError):
@@ -1777,15 +1781,15 @@ def align(offset):
 
 
 def name_of(directory):
-    """What a model is called, for people: as its directory; in the hub's cache, where that is a commit, as on the hub.
-    (What config.json may have as _name_or_path is where its author kept it.)"""
+    """The model's name, for people: its directory's; in the hub's cache, whose directories are commits, its name on the
+    hub. (config.json's _name_or_path only says where its author kept it.)"""
     path = os.path.abspath(directory)
     cached = re.search(r"models--(?:.+--)?(.+)/snapshots/[0-9a-f]{40}$", path.replace(os.sep, "/"))
     return cached[1] if cached else os.fsencode(os.path.basename(path)).decode("utf-8", "replace")
 
 
 def gather(directory, layout, name=None):
-    """Everything about a directory but its numbers: (fields, inv_freq, tokenizer part, source tensors, text_only)."""
+    """A directory's contents except the weights: (fields, inv_freq, tokenizer part, source tensors, text_only)."""
     refuse_adapter(directory)
     config, path = read_json(directory, "config.json"), os.path.join(directory, "config.json")
     fields = {field: EMPTY[kind] for kind, field in layout.config}
@@ -1818,7 +1822,7 @@ def gather(directory, layout, name=None):
 
 
 def selftest_hash(program, path):
-    """What `program path --selftest` prints first, 16 hexadecimal digits."""
+    """The first hash that `program path --selftest` prints, 16 hexadecimal digits."""
     with naming(program):
         run = subprocess.run([program, path, "--selftest"], capture_output=True, text=True)
         hashes = re.findall(r"\b[0-9a-f]{16}$", run.stdout, re.M)
@@ -1839,7 +1843,7 @@ def export(source, out, format, program=None, name=None, turned=None, calibrate=
         if given and format not in ("q8", "q4"):
             raise Refused(f"{option}: only for --format q8 and q4")
     if calibrate:
-        version = subprocess.run([calibrate, "--version"], capture_output=True)     # known before anything is computed
+        version = subprocess.run([calibrate, "--version"], capture_output=True)     # before anything is computed
         if not version.stdout.startswith(b"smolvlm "):
             raise Refused(f"{calibrate}: is not smolvlm")
         if not os.path.exists(items):
@@ -1919,7 +1923,7 @@ def write(model, out, format, calibration=None, program=None):
 
 @contextlib.contextmanager
 def written_aside(path):
-    """A new file that takes the place of path when all went well, and vanishes when not (an error, Ctrl-C)."""
+    """A temporary file that replaces path if all goes well, and is removed if not (an error, Ctrl-C)."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise Refused(f"{path}: exists and is no regular file")
     aside = f"{path}.tmp-{os.getpid()}"
@@ -1959,15 +1963,15 @@ machine, with one numpy). Exit status: 0, or 1 with one sentence that names the 
     parser.add_argument("out", metavar="OUT.bin", help="the file to write")
     parser.add_argument("--format", choices=GROUPS, help="how matrices are stored (default: the smallest that loses "
                         "nothing, so bf16 if the checkpoint is, else f32)")
-    parser.add_argument("--turned", action="store_true", help="turn the text layers' numbers in an f32, bf16 or q4 file "
-                        "too (docs/FORMATS.md): for calibration and tests")
+    parser.add_argument("--turned", action="store_true", help="turn the text layers' numbers in an f32, bf16 or q4 "
+                        "file, too (docs/FORMATS.md): for calibration and tests")
     parser.add_argument("--seal", metavar="PROGRAM", help="smolvlm, to compute the self-test's hash for q8 or q4")
     parser.add_argument("--calibrate", metavar="PROGRAM", help="smolvlm, to run the calibration items; q8 and q4 are "
                         "then rounded by what their inputs are there, and lose a fraction of what they lose otherwise")
     parser.add_argument("--items", metavar="LIST", default=ITEMS, help="another list of such items (default: "
                         "calibration/items.tsv beside export.py)")
-    parser.add_argument("--name", help="what `smolvlm OUT.bin --info` calls the model (default: as its directory, or as "
-                        "on the hub)")
+    parser.add_argument("--name", help="what `smolvlm OUT.bin --info` calls the model (default: as its directory, or "
+                        "as on the hub)")
     arguments = parser.parse_args()
     try:
         format, size, parameters = export(arguments.model, arguments.out, arguments.format, arguments.seal,
@@ -1977,7 +1981,7 @@ machine, with one numpy). Exit status: 0, or 1 with one sentence that names the 
         sys.exit(f"export.py: {refusal}")
     except OSError as error:
         sys.exit(f"export.py: {error.filename or arguments.out}: {error.strerror or error}")
-    except MISFITS as error:                        # what no check foresaw: still a sentence, with what Python says
+    except MISFITS as error:                        # unforeseen: still a sentence, with Python's own words
         sys.exit(f"export.py: {arguments.model}: is not laid out as expected ({type(error).__name__}: {error})")
     except MemoryError:
         sys.exit(f"export.py: {arguments.model}: there is not enough memory")
