@@ -83,6 +83,10 @@ int print_info(const SvModel *m, int threads) {
             printf("pictures become %u x %u", c->longest_edge & 0xffff, c->longest_edge >> 16);
         else printf("longest edge %u", c->longest_edge);
         puts(c->do_image_splitting ? "" : ", not split");
+        if (c->video_num_frames)
+            printf("videos   %g frame%s a second, at most %u, longest edge %u, one tile each\n", c->video_fps,
+                   c->video_fps == 1 ? "" : "s", c->video_num_frames, c->video_longest_edge);
+        else puts("videos   none are taken");
     } else {
         puts("vision   none: a text-only model");
     }

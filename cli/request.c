@@ -21,8 +21,8 @@ static const struct Setting { const char *name; int kind; size_t field; int64_t 
 enum { N_SETTINGS = sizeof SETTINGS / sizeof *SETTINGS };
 
 static const char *const KEYS[] = {
-    "id", "messages", "prompt", "images", "system", "seed", "ids", "stop", "logprobs", "choices", "schema", "fields",
-    "json_output", "stream",
+    "id", "messages", "prompt", "images", "video", "system", "seed", "ids", "stop", "logprobs", "choices", "schema",
+    "fields", "json_output", "stream",
     "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_split", "longest_edge", NULL
 };
 
@@ -90,14 +90,12 @@ static int read_text_member(const Json *root, const char *name, const char **tex
     return 0;
 }
 
-/* Its messages, or its system, prompt and images. */
+/* Its messages, or its system and prompt; its images and videos, these after those. */
 static int read_conversation(const Json *root, const SvModel *m, const Arguments *a, Conversation *talk,
                              SvError *error) {
     const Json *messages = json_get(root, "messages"), *prompt_given = json_get(root, "prompt");
-    const char *prompt = NULL, *system = a->system, **images;
-    const ClipOptions clips = { .model = m, .rate = a->rate, .fps = a->fps, .frames = a->frames,
-                                .background = a->options.paint ? a->options.background : NULL };
-    int n_images, result;
+    const char *prompt = NULL, *system = a->system, **images, **videos;
+    int n_images, n_videos, result = -1;
     if (!messages == !prompt_given) return sv_fail(error, "\"messages\" or \"prompt\": one of the two");
     if (messages && json_get(root, "system"))
         return sv_fail(error, "\"system\" goes not with \"messages\", which are the whole conversation");
@@ -105,11 +103,24 @@ static int read_conversation(const Json *root, const SvModel *m, const Arguments
     if (read_text_member(root, "system", &system, error) != 0) return -1;
     if (prompt && blank(prompt)) return sv_fail(error, "\"prompt\": is empty");
     if (json_texts(json_get(root, "images"), "images", &images, &n_images, error) != 0) return -1;
-    for (int i = 0; i < n_images; i++)
-        if (strcmp(images[i], "-") == 0) images[i] = "./-"; /* stdin has the requests */
-    result = messages ? conversation_read(messages, "", images, n_images, &clips, talk, error)
-                      : conversation_ask(system, prompt, images, n_images, false, &clips, talk, error);
-    free(images);                                           /* its strings are the document's */
+    if (json_texts(json_get(root, "video"), "video", &videos, &n_videos, error) != 0) return free(images), -1;
+    size_t count = (size_t)n_images + (size_t)n_videos;
+    const char **files = calloc(count + 1, sizeof *files);
+    bool *film = calloc(count + 1, sizeof *film);
+    const ClipOptions clips = { m, a->rate, a->fps, a->frames, a->options.paint ? a->options.background : NULL, film };
+    if (!files || !film) sv_fail(error, "out of memory");
+    for (size_t i = 0; files && film && i < count; i++) {
+        film[i] = i >= (size_t)n_images;
+        files[i] = film[i] ? videos[i - (size_t)n_images] : images[i];
+        if (strcmp(files[i], "-") == 0) files[i] = "./-";   /* stdin has the requests */
+    }
+    if (files && film)
+        result = messages ? conversation_read(messages, "", files, (int)count, &clips, talk, error)
+                          : conversation_ask(system, prompt, files, (int)count, false, &clips, talk, error);
+    free(files);
+    free(film);
+    free(images);                                           /* their strings are the document's */
+    free(videos);
     return result;
 }
 
@@ -175,12 +186,14 @@ static bool put_piece(void *user, int32_t token, const char *text, size_t size) 
 
 /* The pictures' notes, which outlive the pictures. */
 static int keep_notes(const Conversation *talk, Request *r, SvError *error) {
-    r->notes = calloc((size_t)talk->n_images + 1, sizeof *r->notes);
+    r->notes = calloc((size_t)talk->n_images + (size_t)talk->n_clips + 1, sizeof *r->notes);
     if (!r->notes) return sv_fail(error, "out of memory");
     for (int i = 0; i < talk->n_images; i++) {
         const SvImage *image = &talk->images[i];
         if (image->note.text[0] && !(image->alpha && r->options.paint)) r->notes[r->n_notes++] = image->note;
     }
+    for (int i = 0; i < talk->n_clips; i++)
+        if (talk->clips[i].note.text[0]) r->notes[r->n_notes++] = talk->clips[i].note;
     return 0;
 }
 

@@ -46,6 +46,11 @@ picture "Four frames of a film ($pictures/film1.png ... film4.png)"
 set -- -i $pictures/film1.png -i $pictures/film2.png -i $pictures/film3.png -i $pictures/film4.png
 ask -q "$@" --no-split -p "What happens?"
 
+# The same as a video of one frame a second: a folder of numbered pictures.
+film=$(mktemp -d) && cp $pictures/film?.png "$film"
+if $smolvlm $model --info | grep -q "^videos .* a second"; then ask -q --video "$film" --video-fps 1 -p "What happens?"; fi
+rm -rf "$film"
+
 cat <<END
 
 Now yours: another picture of $pictures, or a drawing of your own with some shapes or words in it, as PNG or JPEG.

@@ -43,11 +43,10 @@ quiet() { [ "$code" -eq 0 ] && [ ! -s "$tmp/err" ]; }
 
 run --help
 check '--help' succeeded
-for option in --image --prompt --system --max-tokens --temperature --top-p --min-p --top-k --repetition-penalty --stop \
-    --seed --threads --no-split --longest-edge --background --messages --jsonl --resume --logprobs --choices --schema \
-    --fields --json-output \
-    --json --dump --tiles --tokenize --detokenize --info --selftest --hessians \
-    --items --layers --kernels --quiet --help --version; do
+for option in --image --prompt --system --max-tokens --temperature --top-p --min-p --top-k --repetition-penalty \
+    --stop --seed --threads --no-split --longest-edge --background --video --video-fps --fps --frames --messages \
+    --jsonl --resume --logprobs --choices --schema --fields --json-output --json --dump --tiles --tokenize \
+    --detokenize --info --selftest --hessians --items --layers --kernels --quiet --help --version; do
     check "--help names $option" grep -qe " $option" "$tmp/out"
 done
 check '--help writes to stdout only' test ! -s "$tmp/err"
@@ -116,17 +115,29 @@ check 'a prompt without quotes before the model' sentence 2 'needs quotes ("What
 run -p 'What is this?' $vlm $golden/a.png
 check 'a second model after a prompt with quotes' sentence 2 'a.png: a second model; each picture needs a -i of its own'
 for option in -i --image -p --prompt -s -n -t --top-p --min-p --repetition-penalty --stop --top-k --seed -j \
-    --longest-edge --background --dump --tiles --hessians --items --layers; do
+    --longest-edge --background --video --video-fps --fps --frames --dump --tiles --hessians --items --layers; do
     run $vlm "$option"
     check "$option without a value" sentence 2 "$option: needs a value"
 done
 for option in '-n -1' '-n 1x' '-n 99999999999999999999' '-n 1.5' '-t -0.5' '-t hot' '-t nan' '--top-p 1.5' \
     '--min-p -1' '--repetition-penalty 1001' '--top-k -2' '--seed -1' '-j 0' '-j 2000' '--longest-edge 0' \
+    '--frames 0' '--frames 1.5' \
     '--longest-edge 65536'; do
     # shellcheck disable=SC2086  # an option and its value
     run $vlm -p hello $option
     check "$option" sentence 2 'number from'
 done
+for option in '--fps 0' '--fps x' '--fps 1/0' '--fps nan' '--fps 1e9' '--fps 5/' '--video-fps -1' '--video-fps 25/x'; do
+    # shellcheck disable=SC2086
+    run $vlm -p hello $option
+    check "$option" sentence 2 'not a rate above 0'
+done
+run $vlm -p hello --fps 2
+check '--fps without a video' sentence 2 'about a --video, and there is none'
+run $vlm --video - -i - -p hello
+check 'two inputs from stdin' sentence 2 'standard input can be read only once'
+run $vlm --video missing.mp4 -p hello
+check 'a video for a model that takes none' sentence 1 'takes no video'
 for option in '-n' '-t' '-j'; do
     run $vlm -p hello "$option" ''
     check "$option with an empty value" sentence 2 'number from'
