@@ -528,21 +528,21 @@ class Quantized(unittest.TestCase):
                     self.assertIn(name, code)
                     self.assertEqual(os.listdir(os.path.dirname(out)), [])
 
-    def check_file(self, kind, form, **overrides):
-        directory = tiny(kind, **overrides)
-        model, _ = load(directory)
-        file, state = exported(directory, "--format", form), model.state_dict()
+    def check_file(self, kind, form, *options, **overrides):
+        """Holds what an f32 file holds, turned alike."""
+        directory, turned = tiny(kind, **overrides), form == "q8" or "--turned" in options
+        file = exported(directory, "--format", form, *options)
+        f32 = exported(directory, "--format", "f32", *["--turned"][:turned])
+        self.assertEqual((file.config["turned"], f32.config["turned"]), (turned, turned))
         for name, data in file.tensors.items():
-            if name.endswith("inv_freq"):
-                continue
-            source = state[name if kind == "smolvlm" else name.replace(".text_model.", ".")]
-            vector = source.ndim == 1 or name.endswith("position_embedding.weight")
-            four = form == "q4" and ".text_model.layers." in name
+            numbers = f32.tensors[name].view("<f4")
+            vector = len(numbers) == 1 or name.endswith("position_embedding.weight")
+            four = form == "q4" and ".text_model.layers." in name and not (
+                turned and name.endswith(("k_proj.weight", "v_proj.weight")))
             self.assertEqual(file.formats[name], 0 if vector else 3 if four else 2, name)
             if vector:
-                np.testing.assert_array_equal(data, bits(source, 0), err_msg=name)
+                np.testing.assert_array_equal(data, f32.tensors[name], err_msg=name)
                 continue
-            numbers = source.float().reshape(len(source), -1).numpy()
             integers, scales = encode("q4" if four else "q8", numbers)
             np.testing.assert_array_equal(data[0], integers, err_msg=name)
             np.testing.assert_array_equal(data[1], scales, err_msg=name)
@@ -553,6 +553,7 @@ class Quantized(unittest.TestCase):
             self.check_file("smolvlm", form, vision_intermediate_size=100, intermediate_size=161)
             self.check_file("smolvlm", form, dtype="bfloat16", tie_word_embeddings=True, hidden_size=132, head_dim=66)
             self.check_file("llama", form, dtype="float16", shards=2)
+        self.check_file("smolvlm", "q4", "--turned")
 
     def test_same_bytes_for_any_chunk(self):
         directory = tiny(vision_intermediate_size=100, intermediate_size=161)
@@ -589,6 +590,126 @@ class Quantized(unittest.TestCase):
                     want = results["f32"][name]
                     off = np.sqrt(((value - want) ** 2).sum() / (want ** 2).sum())
                     self.assertTrue(0 < off < bound, (kind, form, name, off))
+
+
+def hadamard_matrix(size):
+    """The Hadamard matrix of size numbers as model.h has it, block by block."""
+    block = np.ones((1, 1))
+    while len(block) < 64 and size % (2 * len(block)) == 0:
+        block = np.block([[block, block], [block, -block]])
+    return np.kron(np.eye(size // len(block)), block / np.sqrt(len(block)))
+
+
+class Turned(unittest.TestCase):
+    """Turned files: the tensors are products with dense matrices, and the model computes what it did."""
+
+    KINDS = (("smolvlm", dict(head_dim=12)), ("smolvlm", dict(hidden_size=128, head_dim=32, tie_word_embeddings=True)),
+             ("smolvlm", dict(hidden_size=66, num_attention_heads=3, num_key_value_heads=3, head_dim=22,
+                              intermediate_size=131, scale_factor=1)),
+             ("llama", dict(hidden_size=45, num_attention_heads=3, num_key_value_heads=1, head_dim=6, dtype="bfloat16",
+                            tie_word_embeddings=True)),
+             ("llama", dict(hidden_size=192, head_dim=64, intermediate_size=320, dtype="float16")),
+             ("mistral", dict(head_dim=24)))
+
+    def expected(self, file):
+        """What an unturned f32 file's tensors, float64, become."""
+        state = {name: np.frombuffer(data.tobytes(), "<f4").reshape(data.shape).astype("f8")
+                 for name, data in file.tensors.items()}
+        c = file.config
+        turn, turn_middle = hadamard_matrix(c["hidden_size"]), hadamard_matrix(c["intermediate_size"])
+        turn_heads = {n: np.kron(np.eye(c[n]), hadamard_matrix(c["head_dim"]))
+                      for n in ("num_attention_heads", "num_key_value_heads")}
+        text = "model.text_model."
+        for layer in range(c["num_hidden_layers"]):
+            at = f"{text}layers.{layer}."
+            for norm, parts in (("input_layernorm", ("self_attn.q", "self_attn.k", "self_attn.v")),
+                                ("post_attention_layernorm", ("mlp.gate", "mlp.up"))):
+                weight = state[f"{at}{norm}.weight"]
+                for name in (f"{at}{part}_proj.weight" for part in parts):
+                    state[name] = state[name] * weight @ turn
+                state[f"{at}{norm}.weight"] = np.ones((1, c["hidden_size"]))
+            value, out, down = (f"{at}{part}_proj.weight" for part in ("self_attn.v", "self_attn.o", "mlp.down"))
+            state[value] = turn_heads["num_key_value_heads"] @ state[value]
+            state[out] = turn @ state[out] @ turn_heads["num_attention_heads"]
+            state[down] = turn @ state[down] @ turn_middle
+        embed = text + "embed_tokens.weight"
+        if c["tie_word_embeddings"]:
+            state[embed] = state[embed] * state[text + "norm.weight"] @ turn
+        else:
+            state[embed] = state[embed] @ turn
+            state["lm_head.weight"] = state["lm_head.weight"] * state[text + "norm.weight"] @ turn
+        if c["vision_num_hidden_layers"]:
+            projection = "model.connector.modality_projection.proj.weight"
+            state[projection] = turn @ state[projection]
+        return state
+
+    def test_tensors(self):
+        for kind, settings in self.KINDS:
+            directory = tiny(kind, **settings)
+            plain, turned = exported(directory, "--format", "f32"), exported(directory, "--format", "f32", "--turned")
+            self.assertEqual((plain.config["turned"], turned.config["turned"]), (0, 1))
+            self.assertEqual({**turned.config, "turned": 0}, plain.config)
+            for name, want in self.expected(plain).items():
+                got = np.frombuffer(turned.tensors[name].tobytes(), "<f4").reshape(want.shape)
+                off = np.abs(got - want).max() / np.abs(want).max()
+                self.assertLessEqual(off, 6e-8, (kind, settings, name))            # rounded once, from float64
+            rounded = exported(directory, "--format", "bf16", "--turned")
+            for name, data in turned.tensors.items():
+                want = bits(torch.from_numpy(data.view("<f4").copy()), rounded.formats[name])
+                np.testing.assert_array_equal(rounded.tensors[name], want.reshape(data.shape), err_msg=name)
+
+    def test_which_files_are_turned(self):
+        directory = tiny()
+        for options, turned in ((("f32",), 0), (("bf16",), 0), (("q4",), 0), (("q8",), 1), (("q4", "--turned"), 1)):
+            self.assertEqual(exported(directory, "--format", *options).config["turned"], turned)
+        self.assertEqual(exported(directory).config["turned"], 0)
+        size = len(exported(directory, "--format", "q8").data)
+        out = os.path.join(scratch("out"), "plain.bin")
+        exporter.export(directory, out, "q8", turned=False)
+        self.assertEqual((read_file(out).config["turned"], len(read(out))), (0, size))
+
+    def compare(self, directory, *, tied=None):
+        """A turned f32 file's answer and activations are those of the file as it is."""
+        dumps = []
+        for options in ((), ("--turned",)):
+            folder = scratch("turned")
+            out, dump = os.path.join(folder, "model.bin"), os.path.join(folder, "dump")
+            code, errors = run_export(directory, out, "--format", "f32", *options)
+            self.assertIsNone(code)
+            picture = ["-i", os.path.join(HERE, "golden", "model", "a.png")] \
+                if os.path.exists(os.path.join(directory, "preprocessor_config.json")) else []
+            done = subprocess.run([SMOLVLM, out, "-q", "-p", "What is it?", "-n", "4", "--json", "--dump", dump,
+                                   *picture], capture_output=True, text=True)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            dumps.append((json.loads(done.stdout)["ids"],
+                          {name: np.load(os.path.join(dump, name)) for name in sorted(os.listdir(dump))}))
+        (ids, plain), (turned_ids, turned) = dumps
+        self.assertEqual(ids, turned_ids)
+        self.assertEqual(plain.keys(), turned.keys())
+        self.assertGreater(len(plain), 4)
+        for name, want in plain.items():
+            off = np.abs(turned[name].astype("f8") - want).max() / max(np.abs(want).max(), 1e-9)
+            self.assertLessEqual(off, 5e-6, name)
+        if tied is not None:
+            self.assertEqual(read_file(out).config["tie_word_embeddings"], tied)
+        return errors
+
+    @unittest.skipUnless(os.path.exists(SMOLVLM), "no smolvlm: run make first")
+    def test_the_model_computes_what_it_did(self):
+        for kind, settings in self.KINDS:
+            with self.subTest(kind=kind, **settings):
+                self.assertNotIn("two tables", self.compare(tiny(kind, **settings)))
+
+    @unittest.skipUnless(os.path.exists(SMOLVLM), "no smolvlm: run make first")
+    def test_small_norm_weights(self):
+        """Embeddings that could not be had back from lm_head stay a table of their own; negative weights do no harm."""
+        for name, value, tied in (("model.norm.weight", 0.0, 0), ("model.norm.weight", 1e-3, 0),
+                                  ("model.norm.weight", -1.2, 1), ("model.layers.1.input_layernorm.weight", 0.0, 1)):
+            directory = tiny("llama", tie_word_embeddings=True)
+            tensors(lambda w: w[name][5:6].fill_(value))(directory)
+            with self.subTest(name=name, value=value):
+                errors = self.compare(directory, tied=tied)
+                self.assertEqual("become two tables" in errors, not tied)
 
 
 class Defaults(unittest.TestCase):
