@@ -2,7 +2,7 @@
 """Parity with Hugging Face: runs transformers (float32, PIL processor) and ./smolvlm on the same checkpoints, pictures
 and prompts, and prints one table: per module how far each of the two is from transformers in float64, the largest
 difference relative to the module's largest magnitude, and our cosine with it. The first module that leaves the
-tolerance is named.
+tolerance is named. Beside them q8 and q4: how far the same checkpoint's activations are in these formats (--formats).
 
     python tests/parity.py                                        small random checkpoints of odd shapes
     python tests/parity.py --full [256m 500m 2.2b]                the published shapes, random weights; with
@@ -12,7 +12,8 @@ tolerance is named.
 Required, of every checkpoint: every byte of every tile and every prompt id identical; every activation within 5e-6 of
 float64's, or as near as HF's float32 is where that is farther off (in released models large numbers cancel, and two
 orders of the same float32 additions then differ by more); greedy tokens identical wherever HF's two best logits differ
-by more than 1e-3. Exit code 1 if anything is not so.
+by more than 1e-3. Of q8 and q4: no module is off by more than QUANTIZED says, which only tells a wrong model from a
+rounded one. Exit code 1 if anything is not so.
 """
 import argparse
 import json
@@ -39,6 +40,7 @@ transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 TOLERANCE = 5e-6
 MARGIN = 1e-3
+QUANTIZED = {"q8": 0.1, "q4": 0.6}
 
 # name, kind, settings of tiny_model, picture sizes, extra options for ./smolvlm and what they are to the HF processor
 SMALL = [
@@ -178,19 +180,29 @@ def check_greedy(report, title, model, batch, ours, tokens):
     return f"{len(theirs)} tokens equal" + (", then the end token" if len(theirs) < len(ids) else "")
 
 
+def export(directory, checkpoint, *options):
+    """Returns the format."""
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), directory, checkpoint, *options],
+                          capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr.strip())
+    return done.stdout.split(": ")[1].split(",")[0]
+
+
 def check(report, title, directory, binary, work, pictures, prompt, system=None, options=(), processor_options=None,
-          tokens=16):
+          tokens=16, formats=tuple(QUANTIZED)):
     """Exports directory, runs both sides, prints the table of one checkpoint."""
     start = time.time()
     checkpoint, dump = os.path.join(work, "model.bin"), os.path.join(work, "dump")
-    done = subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), directory, checkpoint], capture_output=True,
-                          text=True)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr.strip())
-    export_format = done.stdout.split(": ")[1].split(",")[0]
+    export_format = export(directory, checkpoint)
     ours = run_ours(binary, checkpoint, pictures, prompt, system, tokens, options, dump)
     seconds = time.time() - start
-    load = lambda name: np.load(os.path.join(dump, name + ".npy"), mmap_mode="r")
+    load = lambda name, form="": np.load(os.path.join(dump + form, name + ".npy"), mmap_mode="r")
+    for form in formats:
+        checkpoint = os.path.join(work, form + ".bin")
+        export(directory, checkpoint, "--format", form)
+        run_ours(binary, checkpoint, pictures, prompt, system, 1, options, dump + form)
+        os.remove(checkpoint)
 
     processor = hf.load_processor(directory)
     batch = hf.inputs(processor, [hf.open_picture(p) for p in pictures], prompt, system, **(processor_options or {}))
@@ -217,26 +229,31 @@ def check(report, title, directory, binary, work, pictures, prompt, system=None,
             report.check(False, f"{title}: {name} has shape {mine.shape}, HF's has {out.shape}")
             return
         distance, cosine = compare(mine, out)
-        rows.append((name, distance, compare(float32.pop(name), out)[0], cosine))
+        rows.append((name, distance, compare(float32.pop(name), out)[0], cosine,
+                     [compare(load(name, form), out)[0] for form in formats]))
 
     run_hf(model, batch, float32.__setitem__)
     with hf.float64(model):
         run_hf(model, batch, visit)
     width = max(len(row[0]) for row in rows)
     far = [row for row in rows if not row[1] <= max(TOLERANCE, row[2])]
-    print(f"    {'from HF in float64:':{width}}  ours     HF float32  our cosine")
+    print(f"    {'from HF in float64:':{width}}  ours     HF float32  our cosine " +
+          "".join(f"  {form:7}" for form in formats))
     for row in rows:
-        name, distance, theirs, cosine = row
-        print(f"    {name:{width}}  {distance:.1e}  {theirs:.1e}     {cosine:.9f}"
-              + ("   <-- above the tolerance" if row in far else ""))
+        name, distance, theirs, cosine, rounded = row
+        print(f"    {name:{width}}  {distance:.1e}  {theirs:.1e}     {cosine:.9f}" +
+              "".join(f"  {off:.1e}" for off in rounded) + ("   <-- above the tolerance" if row in far else ""))
     report.check(not far, far and "{}: {} is off by {:.1e}, HF's float32 by {:.1e}".format(title, *far[0]))
+    for at, form in enumerate(formats):
+        name, off = max(((row[0], row[4][at]) for row in rows), key=lambda pair: pair[1])
+        report.check(off <= QUANTIZED[form], f"{title}: {name} in {form} is off by {off:.1e}")
     worst = max(rows, key=lambda row: row[1])
     greedy = check_greedy(report, title, model, batch, ours, tokens)
     print(f"    worst {worst[1]:.1e} ({worst[0]}), HF's float32 there {worst[2]:.1e}, at worst "
           f"{max(row[2] for row in rows):.1e}; greedy: {greedy}")
 
 
-def small(report, binary, work, only=None):
+def small(report, binary, work, formats, only=None):
     for number, (title, kind, settings, sizes, options, processor_options) in enumerate(SMALL):
         if only and only not in title:
             continue
@@ -245,10 +262,10 @@ def small(report, binary, work, only=None):
         pictures = [draw_picture(os.path.join(place, f"picture{i}.{'jpg' if i == 0 else 'png'}"), size, number + i)
                     for i, size in enumerate(sizes)]
         check(report, title, directory, binary, place, pictures, "What is in this picture? Count to 12.",
-              "You answer\nin one word." if number % 2 else None, options, processor_options, tokens=24)
+              "You answer\nin one word." if number % 2 else None, options, processor_options, 24, formats)
 
 
-def full(report, binary, work, names, picture, longest_edge, tokens):
+def full(report, binary, work, names, picture, longest_edge, tokens, formats):
     import make_model
     for name in names:
         place = os.path.join(work, name)
@@ -256,7 +273,7 @@ def full(report, binary, work, names, picture, longest_edge, tokens):
         make_model.make(name, directory)
         check(report, name, directory, binary, place, [picture], "What is in this picture?", None,
               ["--longest-edge", str(longest_edge)] if longest_edge else [],
-              dict(size={"longest_edge": longest_edge}) if longest_edge else {}, tokens=tokens)
+              dict(size={"longest_edge": longest_edge}) if longest_edge else {}, tokens, formats)
         subprocess.run(["rm", "-rf", place])
 
 
@@ -270,16 +287,18 @@ def main():
     parser.add_argument("--full", nargs="*", metavar="NAME", help="256m, 500m, 2.2b (default: all three)")
     parser.add_argument("--picture", default=os.path.join(HERE, "pictures", "cat.jpg"), help="what --full looks at")
     parser.add_argument("--longest-edge", type=int, metavar="N", help="to which --full scales it")
+    parser.add_argument("--formats", nargs="*", default=list(QUANTIZED), choices=QUANTIZED, help="q8 and q4, or none")
     parser.add_argument("--only", help="only the small checkpoints whose title contains this")
     a = parser.parse_args()
     report = Report()
     with tempfile.TemporaryDirectory() as work:
         if a.model:
-            check(report, a.model, a.model, a.binary, work, a.image, a.prompt, tokens=a.tokens)
+            check(report, a.model, a.model, a.binary, work, a.image, a.prompt, tokens=a.tokens, formats=a.formats)
         elif a.full is not None:
-            full(report, a.binary, work, a.full or ["256m", "500m", "2.2b"], a.picture, a.longest_edge, a.tokens)
+            full(report, a.binary, work, a.full or ["256m", "500m", "2.2b"], a.picture, a.longest_edge, a.tokens,
+                 a.formats)
         else:
-            small(report, a.binary, work, a.only)
+            small(report, a.binary, work, a.formats, a.only)
     return report.end()
 
 
