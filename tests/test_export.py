@@ -576,8 +576,10 @@ class Quantized(unittest.TestCase):
             for form in ("f32", "q8", "q4"):
                 folder = scratch(form)
                 out, dump = os.path.join(folder, "model.bin"), os.path.join(folder, "dump")
-                said = "" if form == "f32" else f"export.py: note: {exporter.UNCALIBRATED[form]}\n"
-                self.assertEqual(run_export(directory, out, "--format", form), (None, said))
+                said = [] if form == "f32" else [f"export.py: note: {exporter.UNCALIBRATED[form]}"]
+                code, errors = run_export(directory, out, "--format", form)
+                errors = [line for line in errors.splitlines() if "takes no video" not in line]
+                self.assertEqual((code, errors), (None, said))
                 picture = ["-i", os.path.join(HERE, "golden", "model", "a.png")] if kind == "smolvlm" else []
                 done = subprocess.run([SMOLVLM, out, "-q", "-p", "What is it?", "-n", "4", "--json", "--dump", dump,
                                        *picture], capture_output=True, text=True)
