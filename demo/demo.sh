@@ -27,7 +27,7 @@ ask -q -i $pictures/scene.png -p "Where is the yellow diamond?"
 ask -q -i $pictures/scene.png -p "What color is the circle?"
 
 picture "A receipt, photographed: askew, unevenly lit, noisy ($pictures/receipt.jpg)"
-ask -q -i $pictures/receipt.jpg -p "What is the total?"
+ask -q -i $pictures/receipt.jpg -p "How much is the egg?"
 ask -q -i $pictures/receipt.jpg -p "How much was the bacon?"
 
 picture "A chart ($pictures/chart.png)"

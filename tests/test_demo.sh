@@ -255,7 +255,7 @@ else
 A small blue ring, a big brown heart and a small yellow diamond on a pink background.
 At the top right.
 There is no circle in the picture.
-43.58
+27.07
 3.18
 Salad
 57
