@@ -1,8 +1,9 @@
 #!/bin/sh
-# parallel.sh MODEL REQUESTS FOLDER [WORKERS]: answers a file of --jsonl requests with several processes of one core each
-# (GNU parallel; its -S takes it to other machines). The requests are cut into parts, FOLDER/part.000000 ..., and each
-# part's answers go to FOLDER/part.000000.answers. A part whose process died is done again, three times at most, and then
-# when this is run once more with the same words: it goes on where it stopped. At the end FOLDER/answers has all of them.
+# parallel.sh MODEL REQUESTS FOLDER [WORKERS]: answers a file of --jsonl requests with several processes of one core
+# each (GNU parallel; its -S takes it to other machines). The requests are cut into parts, FOLDER/part.000000 ..., and
+# each part's answers go to FOLDER/part.000000.answers. A part whose process died is done again, three times at most,
+# and then when this is run once more with the same words: it goes on where it stopped. At the end FOLDER/answers has
+# all of them.
 #
 #     SMOLVLM=./smolvlm examples/parallel.sh smolvlm2.bin requests.jsonl work 16
 #

@@ -9,8 +9,8 @@
 
 Pictures come as data URLs; none are fetched. response_format (json_object, json_schema), stream, logprobs, stop, seed,
 temperature (0 unless given), top_p, max_tokens are taken; what is not done is refused with a 400 that names it. Each
-worker is a smolvlm --jsonl process. One that dies is replaced and its request asked again; one whose client hangs up, or
-that takes too long, is ended and replaced. It listens on 127.0.0.1 alone and knows no users: put what does in front.
+worker is a smolvlm --jsonl process. One that dies is replaced and its request asked again; one whose client hangs up,
+or that takes too long, is ended and replaced. It listens on 127.0.0.1 alone and knows no users: put what does in front.
 Needs fastapi and uvicorn."""
 import argparse
 import asyncio
