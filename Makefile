@@ -241,8 +241,8 @@ accuracy: smolvlm $(BUILD)/eval $(VENV)/ready
 	$(if $(ACCURACY),,$(VENV)/bin/python tests/accuracy.py --demo)
 	$(VENV)/bin/python tests/accuracy.py $(ACCURACY)
 
-# make formats [FORMATS="--weights"]: the options of tests/formats.py; by default all its tables
-formats: $(BUILD)/eval $(VENV)/ready
+# make formats [FORMATS="--weights"]: the options of tests/formats.py; by default three of its tables
+formats: smolvlm $(BUILD)/eval $(BUILD)/logits $(VENV)/ready
 	$(VENV)/bin/python tests/formats.py $(FORMATS)
 
 # The man page, of the same text as --help; RUN: what starts a foreign machine's program.
