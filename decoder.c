@@ -176,11 +176,10 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
         return sv_fail(error, "%s: %d positions asked for, the model's context is %" PRIu32 " tokens", model->path,
                        capacity, c->max_position_embeddings);
 
-    threads = sv_threads(threads);
     SvDecoder *d = calloc(1, sizeof *d);
     uint64_t size[N_PARTS];
     float *part[N_PARTS];
-    part_sizes(model, (uint64_t)capacity, threads, size);
+    part_sizes(model, (uint64_t)capacity, sv_threads(threads), size);
     void *block = d ? sv_floats(N_PARTS, size, part) : NULL;
     if (!block) {
         free(d);
@@ -188,7 +187,7 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
                        (unsigned long long)(sv_decoder_memory(model, capacity, threads) >> 20));
     }
     size_t rows = ((size_t)capacity + 63) / 64 * 64, half = c->head_dim / 2;
-    *d = (SvDecoder){ .model = model, .threads = threads, .capacity = (size_t)capacity,
+    *d = (SvDecoder){ .model = model, .threads = sv_threads(threads), .capacity = (size_t)capacity,
                       .cache = { sv_text_q8(model), rows, c->num_key_value_heads, c->head_dim, part[CACHE] },
                       .sine = part[SINE], .cosine = part[COSINE], .norm = part[NORM], .q = part[Q], .k = part[K],
                       .v = part[V], .attention = part[ATTENTION], .delta = part[Q], .gate = part[GATE],
@@ -230,14 +229,13 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
         if (events && events->progress && count > 1 &&
             events->progress(events->user, "prefill", (int)(done + chunk), (int)count))
             return sv_fail(error, "stopped in the middle of the prompt");
-        float *from = x + done * dim;
         int threads = sv_team(d->threads, layer_work(d, chunk));
         (void)threads;                                      /* without OpenMP */
 #pragma omp parallel num_threads(threads)
         {
-            layers(d, from, chunk, events);
+            layers(d, x + done * dim, chunk, events);
             if (events && events->activation) {             /* HF normalises every position; an answer needs the last */
-                const float *unturned = sv_unturned(d->model, events, from, chunk, d->norm);
+                const float *unturned = sv_unturned(d->model, events, x + done * dim, chunk, d->norm);
                 d->model->kernels->rms_norm(d->norm, unturned, d->model->text.norm.data, chunk, dim, c->rms_norm_eps);
                 sv_team_emit(events, name, 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
             }
