@@ -1,31 +1,32 @@
-/* chat.c: a prompt to an answer, and the next prompt without computing anything twice.
+/* chat.c: answers a prompt, and then the next prompt without computing anything twice.
 
      SvPrompt: ids [T], tiles [N]
-       | kept = what ids and tiles have in common with the cache                [the first `kept` of T]
+       | kept = how many positions match the cache                              [the first `kept` of T]
        | features = sv_vision(tiles that were never seen)     [tokens of a tile, hidden] each    get_image_features
        | x = embed(ids); x[ids == image_token] = features     [T - kept, hidden]                 inputs_merger
        | logits = decoder(x)                                  [vocab_size]                       prefill
        | loop: id = sv_sample(logits); logits = decoder(embed(id))                               decode
      SvAnswer: ids, text
 
-   The KV cache holds what each position gave the later ones. No position depends on a later one, so where a prompt
-   begins with the ids that are in the cache, and their image tokens are of the same tiles, that much of the cache is
-   right as it is. A conversation's next prompt is the last one, the answer, and a question: only the question is new.
-   Where the answer's tokens are not those that its text is read as ("to" and "day", but "today"), the two differ from
-   there on, and only that is computed anew. With Q8 or Q4 weights the bits are the same as without a cache.
+   The KV cache holds the keys and values of each position. No position depends on a later one. So if a prompt begins
+   with the ids in the cache, and their image tokens belong to the same tiles, that part of the cache stays valid. In a
+   conversation, the next prompt consists of the last prompt, the answer and a new question: only the question must be
+   computed. The answer may have been generated as other tokens than the tokenizer makes of its text ("to" and "day"
+   instead of "today"). Then the prompt is computed again from that place on. With Q8 or Q4 weights the bits are the
+   same as without a cache.
 
-   A tile is known by its bytes: a hash finds it, and a comparison makes sure. So the same page again, a blank tile, or
-   a video's still frame goes through the vision tower once. A chat keeps the tiles of its conversation's pictures, and
-   of others those that were used last, until there are as many as the model's context has room for. A tile takes, in
-   the 500M model, 512 * 512 * 3 bytes, and 64 * 960 * 4 of features: all of the 128 tiles of 64 tokens 132 MB. */
+   Tiles are recognized by their bytes, with a hash and then a full comparison. So a repeated page, a blank tile or a
+   still frame of a video passes through the vision tower only once. A chat keeps the tiles of its conversation's
+   pictures, and also the most recently used others, up to as many as fit into the model's context. In the 500M model a
+   tile takes 512 * 512 * 3 bytes, and 64 * 960 * 4 bytes of features; all 128 tiles of 64 tokens take 132 MB. */
 #include "model.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* number: no other tile of the chat has had it. used: the number of the answer that it was last looked up for. shown:
-   in how many places the conversation's pictures have it. */
+/* number: unique within the chat, never reused. used: the number of the answer for which it was last looked up. shown:
+   how often it occurs in the conversation's pictures. */
 typedef struct Tile {
     uint64_t hash, number, used;
     int shown;
@@ -33,24 +34,24 @@ typedef struct Tile {
     float *features;                        /* [image tokens of a tile, hidden_size]; NULL: not computed yet */
 } Tile;
 
-/* A message's picture: its tiles, and in shape their rows and columns without pixels. For a video, with that shape for
-   its frames. */
+/* A picture of a message. shape: the rows and columns of its tiles, without pixels. video: if it is a video, a copy
+   whose frames are that shape. */
 typedef struct Picture { SvTiles shape; Tile **tiles; SvVideo video; } Picture;
 
-/* pictures: those of the contents that are no text, in their order. */
+/* pictures: the contents that are not texts, in their order. */
 typedef struct Message { SvMessage is; SvContent *contents; Picture *pictures; int n_pictures; char *texts; } Message;
 
 struct SvChat {
     const SvModel *model;
     int threads;
-    bool once;                              /* for one prompt, whose tiles' bytes need no copy                        */
+    bool once;                              /* used for one prompt only, so tiles' bytes need no copy                 */
     SvDecoder *decoder;
-    size_t capacity, position;              /* positions that the decoder has room for; that are in its cache         */
-    int32_t *ids;                           /* [capacity + 1]       the ids at these positions                        */
-    uint64_t *numbers;                      /* [capacity + 1]       of the tiles whose image tokens are among them    */
-    Tile **tiles;                           /* all tiles that it knows                                                */
+    size_t capacity, position;              /* positions that fit into the decoder's cache; that are in it now        */
+    int32_t *ids;                           /* [capacity + 1]       the ids at those positions                        */
+    uint64_t *numbers;                      /* [capacity + 1]       the numbers of the tiles they contain             */
+    Tile **tiles;                           /* all tiles that the chat remembers                                      */
     size_t n_tiles;
-    uint64_t last_number, answers;          /* the last tile's number; how many answers there were                    */
+    uint64_t last_number, answers;          /* the last tile's number; the number of answers so far                   */
     Message *messages;
     int n_messages;
 };
@@ -76,8 +77,7 @@ static void free_tile(const SvChat *chat, Tile *tile) {
     free(tile);
 }
 
-/* Forgets those that were not used for longest while there are more than the context has room for, but none that is
-   needed now. */
+/* Forgets the least recently used tiles while there are more than fit into the context, except those in use. */
 static void forget_tiles(SvChat *chat) {
     size_t most = chat->model->config.max_position_embeddings / (size_t)sv_image_tokens(&chat->model->config);
     while (chat->n_tiles > most) {
@@ -90,7 +90,7 @@ static void forget_tiles(SvChat *chat) {
     }
 }
 
-/* The chat's tile of these bytes, an own one if they were not seen. NULL if out of memory. */
+/* The chat's tile with these bytes, a new one if there is none yet. NULL if out of memory. */
 static Tile *find_tile(SvChat *chat, const uint8_t *bytes) {
     size_t size = tile_bytes(chat->model);
     uint64_t hash = hash_tile(bytes, size);
@@ -115,7 +115,7 @@ static Tile *find_tile(SvChat *chat, const uint8_t *bytes) {
     return tile;
 }
 
-/* The n tiles from bytes on, as a list to be freed; NULL if out of memory. */
+/* The tiles for n tiles' bytes, as a list that the caller frees; NULL if out of memory. */
 static Tile **find_tiles(SvChat *chat, const uint8_t *bytes, size_t n) {
     Tile **list = calloc(n + 1, sizeof *list);
     for (size_t i = 0; i < n && list; i++)
@@ -126,7 +126,7 @@ static Tile **find_tiles(SvChat *chat, const uint8_t *bytes, size_t n) {
     return list;
 }
 
-/* Progress over all tiles, of which `before` need not be computed. */
+/* Reports progress as a part of all tiles, where the first `before` need no computing. */
 typedef struct Rest { const SvEvents *events; int before, total; } Rest;
 static bool progress_of_rest(void *user, const char *phase, int at, int total) {
     Rest *rest = user;
@@ -134,12 +134,12 @@ static bool progress_of_rest(void *user, const char *phase, int at, int total) {
     return rest->events->progress(rest->events->user, phase, rest->before + at, rest->total);
 }
 
-/* Computes the features of those of n tiles that have none. Returns how many these were; -1 on failure. */
+/* Computes the features of those of n tiles that have none yet. Returns their number, or -1 on failure. */
 static int look(SvChat *chat, Tile **tiles, size_t n, const SvEvents *events, SvError *error) {
     const SvModel *m = chat->model;
     bool all = events && events->activation;
     size_t floats = (size_t)sv_image_tokens(&m->config) * m->config.hidden_size, size = tile_bytes(m), count = 0;
-    bool in_a_row = chat->once;                             /* their bytes */
+    bool in_a_row = chat->once;                             /* whether their bytes are contiguous */
     Tile **list = malloc((n + 1) * sizeof *list);
     if (!list) return sv_fail(error, "%s: out of memory for %zu tiles", m->path, n);
     for (size_t i = 0; i < n; i++) {
@@ -185,8 +185,8 @@ static bool is_image(const SvConfig *c, int32_t id) {
     return c->vision_num_hidden_layers > 0 && (uint32_t)id == c->image_token_id;
 }
 
-/* How many positions of the cache these ids and tiles begin with; *seen: the image tokens among them. The last id is
-   never one of them, as its logits are not kept. */
+/* How many of these ids, with their tiles, match the beginning of the cache; *seen: the image tokens among them. The
+   last id is never counted, because its logits are needed and not cached. */
 static size_t in_common(const SvChat *chat, const int32_t *ids, size_t n, Tile **tiles, size_t *seen) {
     const SvConfig *c = &chat->model->config;
     size_t most = smaller(n - 1, chat->position), of_tile = (size_t)sv_image_tokens(c), at = 0;
@@ -199,7 +199,7 @@ static size_t in_common(const SvChat *chat, const int32_t *ids, size_t n, Tile *
     return at;
 }
 
-/* x [n, hidden]: the tokens' embeddings, and at the <image> positions, in order, the features from this row on. */
+/* x [n, hidden]: the tokens' embeddings; at the <image> positions, in order, the features from `row` on. */
 static void embed_prompt(const SvModel *m, const int32_t *ids, size_t n, Tile **tiles, size_t row, float *x) {
     size_t dim = m->config.hidden_size, of_tile = (size_t)sv_image_tokens(&m->config);
     sv_embed(m, ids, n, x);
@@ -210,7 +210,7 @@ static void embed_prompt(const SvModel *m, const int32_t *ids, size_t n, Tile **
     }
 }
 
-/* The answer's text, of which `told` bytes went to the token event. */
+/* The answer's text, of which the first `told` bytes have been passed to the token event. */
 typedef struct Delivery {
     const SvModel *model;
     const SvOptions *options;
@@ -220,8 +220,8 @@ typedef struct Delivery {
     size_t told;
 } Delivery;
 
-/* Cuts the text before the first stop text in it, if there is one; what was told has no beginning of one. Else *certain
-   is as much of it as cannot be a stop text's beginning. */
+/* If the text contains a stop text, cuts it there and returns true. Otherwise *certain is the length that can be passed
+   on: what follows might be the beginning of a stop text. The first `told` bytes need no search. */
 static bool find_stop(const SvOptions *o, SvBytes *text, size_t told, size_t *certain) {
     *certain = text->size;
     for (size_t at = told; at < text->size; at++)
@@ -237,7 +237,7 @@ static bool find_stop(const SvOptions *o, SvBytes *text, size_t told, size_t *ce
     return false;
 }
 
-/* Adds the characters that token id completes to the text and passes on what is certain. Returns true to stop. */
+/* Adds the characters that a token completes to the text, and passes on what is certain. Returns true to stop. */
 static bool deliver(Delivery *d, int32_t id, bool end) {
     size_t size = 0, certain = 0;
     const char *bytes = end ? "" : sv_token_bytes(d->model->tokenizer, id, &size);
@@ -250,7 +250,7 @@ static bool deliver(Delivery *d, int32_t id, bool end) {
     if (out != small) free(out);
     if (d->text.failed) return true;
     bool stop = find_stop(d->options, &d->text, d->told, &certain);
-    if (stop) d->utf8.count = 0;                            /* what follows it */
+    if (stop) d->utf8.count = 0;                            /* drops the bytes after it */
     if (end) certain = d->text.size;
     const char *news = d->text.data + d->told;
     size = certain - d->told;
@@ -259,7 +259,7 @@ static bool deliver(Delivery *d, int32_t id, bool end) {
     return d->events->token(d->events->user, id, news, size) || stop;
 }
 
-/* The answer to these ids, of which the chat has room for all, and the tiles of their image tokens. */
+/* Answers a prompt of these ids and of the tiles of their image tokens. All ids must fit into the chat's capacity. */
 static int answer_ids(SvChat *chat, const int32_t *ids, size_t n, Tile **tiles, size_t n_tiles,
                       const SvOptions *options, const SvEvents *events, SvAnswer *answer, SvError *error) {
     const SvModel *m = chat->model;
@@ -276,7 +276,7 @@ static int answer_ids(SvChat *chat, const int32_t *ids, size_t n, Tile **tiles, 
     uint8_t *seen = penalty != 1 ? calloc(c->vocab_size, 1) : NULL;
     Delivery delivery = { .model = m, .options = options, .events = events };
     *answer = (SvAnswer){ .n_prompt = n, .n_kept = kept, .ids = malloc((max + 1) * sizeof *answer->ids) };
-    sv_put(&delivery.text, "", 0);                          /* terminated even if nothing is added */
+    sv_put(&delivery.text, "", 0);                          /* terminates the text even if it stays empty */
     int result = -1;
     if (!block || (options->temperature > 0 && !candidates) || (penalty != 1 && !seen) || !answer->ids ||
         delivery.text.failed) {
@@ -296,7 +296,7 @@ static int answer_ids(SvChat *chat, const int32_t *ids, size_t n, Tile **tiles, 
     memcpy(chat->ids + kept, ids + kept, left * sizeof *ids);
     for (size_t i = first; i < n_tiles; i++) chat->numbers[i] = tiles[i]->number;
     int failed = sv_decoder_forward(chat->decoder, x, left, logits, events, error);
-    chat->position = sv_decoder_rewind(chat->decoder, n);   /* where it gave up in the middle, that is less */
+    chat->position = sv_decoder_rewind(chat->decoder, n);   /* less than n if it failed in the middle */
     if (failed) goto done;
     answer->prefill_seconds = sv_seconds() - start;
 
@@ -425,7 +425,7 @@ static void free_message(Message *message) {
     free(message->texts);
 }
 
-/* Copies a string to *to and moves *to behind it; NULL stays NULL. */
+/* Copies a string to *to, and advances *to past it. Returns the copy, or NULL for NULL. */
 static const char *copy_text(char **to, const char *text) {
     if (!text) return NULL;
     char *copy = strcpy(*to, text);
@@ -501,8 +501,8 @@ int sv_chat_keep(SvChat *chat, int count) {
     return chat->n_messages;
 }
 
-/* Drops the oldest turn, a question and what follows it, but no system message. Returns how many messages that were: 0
-   for the last turn, which is what is to be answered. */
+/* Drops the oldest turn: a question and what follows it, except system messages. Returns how many messages that were,
+   or 0 if only the turn to be answered is left. */
 static int drop_turn(SvChat *chat) {
     int first = 0, next, dropped = 0;
     while (first < chat->n_messages && strcmp(chat->messages[first].is.role, "system") == 0) first++;
@@ -517,7 +517,7 @@ static int drop_turn(SvChat *chat) {
     return dropped;
 }
 
-/* The prompt of all messages, without tiles. */
+/* Makes the prompt of all messages, without tiles. */
 static int prompt_of(const SvChat *chat, const SvOptions *options, SvPrompt *prompt, SvError *error) {
     SvMessage *list = malloc(((size_t)chat->n_messages + 1) * sizeof *list);
     if (!list) return sv_fail(error, "%s: out of memory for %d messages", chat->model->path, chat->n_messages);
@@ -527,8 +527,8 @@ static int prompt_of(const SvChat *chat, const SvOptions *options, SvPrompt *pro
     return result;
 }
 
-/* The prompt as above, of as many turns as leave room for an answer. Where they are too many, turns are dropped until a
-   quarter of the context is free, so that the rest need not be computed anew for each of the next answers. */
+/* Makes the prompt of as many turns as leave room for an answer. If it is too long, turns are dropped until a quarter
+   of the context is free, so that not every further answer has to drop turns and compute the rest again. */
 static int fitting_prompt(SvChat *chat, const SvOptions *options, const SvEvents *events, SvPrompt *prompt,
                           int *dropped, SvError *error) {
     size_t quarter = chat->capacity / 4, more = options->max_tokens > 0 ? (size_t)options->max_tokens : 0;

@@ -1,17 +1,17 @@
 /* sample.c: logits to the next token.
 
      logits [vocab_size]                                              LogitsProcessorList of generate(), in its order
-       | sv_penalize: those of ids that were there before             RepetitionPenaltyLogitsProcessor
-       | temperature 0: the likeliest                                 argmax
-       | or: divided by the temperature                               TemperatureLogitsWarper
-       |     the k likeliest                                          TopKLogitsWarper
-       |     of these the likeliest that together reach p             TopPLogitsWarper
-       |     of these those not less likely than min_p * the best     MinPLogitsWarper
-       |     one of them, drawn                                       multinomial
+       | sv_penalize: tokens already in the prompt or the answer      RepetitionPenaltyLogitsProcessor
+       | at temperature 0: the likeliest token                        argmax
+       | otherwise: divide by the temperature                         TemperatureLogitsWarper
+       |     keep the k likeliest tokens                              TopKLogitsWarper
+       |     of these, the likeliest whose sum reaches top_p          TopPLogitsWarper
+       |     of these, those at least min_p times the likeliest       MinPLogitsWarper
+       |     draw one of them                                         multinomial
      id
 
-   Every number here is computed in one order and without libm. So the same logits and the same seed give the same token
-   on every machine. */
+   Every number here is computed in a fixed order and without libm, so the same logits and the same seed give the same
+   token on every machine. */
 #include "model.h"
 
 #include <math.h>
@@ -33,8 +33,8 @@ static int by_weight(const void *a, const void *b) {
     return x->id < y->id ? -1 : 1;
 }
 
-/* Tokens e^-30 less likely than the best are dropped before sorting: all of them together weigh less than a
-   millionth. */
+/* Tokens that are less than e^-30 times as likely as the best are dropped before sorting: together they weigh less than
+   a millionth. */
 size_t sv_candidates(const float *logits, uint32_t vocab, float best, const SvOptions *o, SvCandidate *list,
                      float *weight) {
     size_t n = 0, all, kept = 0;
@@ -42,7 +42,7 @@ size_t sv_candidates(const float *logits, uint32_t vocab, float best, const SvOp
         if (logits[i] - best >= -30 * o->temperature) list[n++] = (SvCandidate){ logits[i], (int32_t)i };
     qsort(list, all = n, sizeof *list, by_weight);
     if (o->top_k > 0 && (size_t)o->top_k < n) n = (size_t)o->top_k;
-    while (n < all && list[n].weight == list[n - 1].weight) n++;            /* as likely as the last of the k */
+    while (n < all && list[n].weight == list[n - 1].weight) n++;            /* ties with the last of the k */
     float total = 0;
     for (size_t i = 0; i < n; i++) total += list[i].weight = sv_exp((list[i].weight - best) / o->temperature);
     *weight = 0;
@@ -51,7 +51,7 @@ size_t sv_candidates(const float *logits, uint32_t vocab, float best, const SvOp
     return kept;
 }
 
-/* splitmix64 (Steele, Lea, Flood 2014), its top 24 bits as a number in [0, 1). */
+/* splitmix64 (Steele, Lea, Flood 2014); the top 24 bits become a number in [0, 1). */
 static float uniform(uint64_t *state) {
     uint64_t z = *state += 0x9e3779b97f4a7c15u;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;

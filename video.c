@@ -1,9 +1,9 @@
-/* video.c: which frames of a video the model sees, their pixels, and the words around them in a prompt.
+/* video.c: chooses the frames of a video that the model sees, scales them, and writes the words around them.
 
-     total frames, so many a second
-       |  sv_video_new: which of them                          SmolVLMVideoProcessor.sample_frames
-       |  sv_video_frame, one by one: the longer side to       .resize
-       |  video_longest_edge, then to a square: one tile each
+     number of frames, frames per second
+       |  sv_video_new: chooses frames                         SmolVLMVideoProcessor.sample_frames
+       |  sv_video_frame, for each: its longer side becomes    .resize
+       |  video_longest_edge, then it becomes a square tile
      SvVideo: [count, side, side, 3]
        |  sv_video_intro, sv_video_stamp                       SmolVLMProcessor.replace_video_token
      You are provided the following series of two frames from a 0:00:03 [H:MM:SS] video.
@@ -18,12 +18,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ----------------------------------------------------------------------------------------------- which frames */
+/* ---------------------------------------------------------------------------------------------- choosing the frames */
 
 /* Python's timedelta holds less than 1e9 days. */
 static const double MOST_SECONDS = 8.64e13;
 
-/* np.unique(np.linspace(start, end, count, dtype=int)): numpy's own steps, so that each product is rounded as there. */
+/* np.unique(np.linspace(start, end, count, dtype=int)), in the same steps as numpy, so that rounding is the same. */
 static int spread(int64_t start, int64_t end, int count, int64_t *index) {
     const double delta = (double)end - (double)start, step = count > 1 ? delta / (count - 1) : 0;
     int kept = 0;
@@ -36,10 +36,10 @@ static int spread(int64_t start, int64_t end, int count, int64_t *index) {
 }
 
 int sv_sample_frames(int64_t total, double rate, double duration, double fps, int max_frames, int64_t *index) {
-    double estimated = nearbyint(fps * duration);               /* Python's round: half to even */
+    double estimated = nearbyint(fps * duration);               /* Python's round: ties to even */
     int count = estimated >= max_frames ? max_frames : estimated >= 1 ? (int)estimated : 1;
     int64_t start = 0, end = total - 1;
-    if (duration - 2 > max_frames * fps) {                      /* a second is left out at both ends */
+    if (duration - 2 > max_frames * fps) {                      /* skip a second at both ends */
         start = rate < (double)total ? (int64_t)rate : total;
         end = rate < (double)total ? (int64_t)((double)total - rate) : 0;
         if (end > total - 1) end = total - 1;
@@ -80,7 +80,7 @@ void sv_video_free(SvVideo *video) {
     *video = (SvVideo){ 0 };
 }
 
-/* ----------------------------------------------------------------------------------------------- their pixels */
+/* ----------------------------------------------------------------------------------------------------- their pixels */
 
 int sv_video_frame(const SvModel *m, SvVideo *video, int i, const SvImage *frame, SvError *error) {
     SvTiles tile;
@@ -93,9 +93,9 @@ int sv_video_frame(const SvModel *m, SvVideo *video, int i, const SvImage *frame
     return 0;
 }
 
-/* ----------------------------------------------------------------------------------------------- the words */
+/* -------------------------------------------------------------------------------------------------------- the words */
 
-/* num2words: "one thousand, one hundred and twenty-three". Below a million million. */
+/* As num2words: "one thousand, one hundred and twenty-three". For numbers below 10^12. */
 static void number_words(SvBytes *text, int64_t n) {
     static const char *const small[] = { "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
         "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen" };
@@ -127,7 +127,7 @@ void sv_video_intro(SvBytes *text, const SvVideo *video) {
     PUT("You are provided the following series of ");
     number_words(text, video->frames.count);
     PUT(" frames from a ");
-    if (days > 0) {                                             /* str(timedelta) */
+    if (days > 0) {                                             /* as Python's str(timedelta) */
         snprintf(when, sizeof when, "%" PRId64 " day%s, ", days, days == 1 ? "" : "s");
         PUT(when);
     }
@@ -143,9 +143,9 @@ void sv_video_stamp(SvBytes *text, const SvVideo *video, int i) {
     PUT(stamp);
 }
 
-/* ----------------------------------------------------------------------------------------------- the template */
+/* ----------------------------------------------------------------------------------------------------- the template */
 
-/* DEFAULT_CHAT_TEMPLATE of the reference, in the strings of model.h: it takes the place of the checkpoint's own where a
+/* The reference's DEFAULT_CHAT_TEMPLATE in the form of model.h. It replaces the checkpoint's own template if a
    conversation has a video. */
 void sv_video_chat(SvConfig *c) {
 #define IS(field, string) c->field = (SvString){ string, sizeof string - 1 }

@@ -1,27 +1,27 @@
-/* calibrate.c: --hessians, what export.py rounds by. Runs a model over calibration items and adds up, for every input
-   of matrix products, X^T X: how large each of its numbers is, and how they go together. Rounding a weight is harmless
-   where its input is small, or where other weights can make good for it.
+/* calibrate.c: --hessians gathers the statistics by which export.py rounds weights. It runs a model over calibration
+   items and adds up X^T X for the input X of every matrix product: how large each input number is, and how the numbers
+   correlate. Rounding a weight does little harm if its input is small, or if other weights can compensate for it.
 
-   OUT holds (numbers in this machine's byte order; calibration/gptq.py reads it):
+   The file OUT contains (numbers in this machine's byte order; calibration/gptq.py reads it):
 
      char[8]  "HESSIANS"
      u32      version: 1
      u32      weights_crc of the model's file
-     u32      how many inputs follow, each:
-                u32      how many matrices are multiplied with it; for each a u32 length and its name
+     u32      number of inputs; for each:
+                u32      number of matrices that are multiplied with it; for each a u32 length and its name
                 u32      cols
-                u64      positions: how many rows X had
+                u64      positions: number of rows of X
                 f32      [cols (cols + 1) / 2] the upper triangle of X^T X, row by row
      u32      CRC-32 (zlib's) of all bytes before it
 
-   The list of items is UTF-8, a line an item, with fields between tabs. Files are named as seen from the list's folder.
+   The list of items is UTF-8, one item per line, fields separated by tabs. Paths are relative to the list's folder.
 
-     FILE                          a text as it stands, in windows of WINDOW tokens
-     PICTURE  QUESTION  ANSWER     a conversation: a question about the picture (the field may be empty: about none) as
-                                   the chat template has it, and the answer's tokens
-     # ...                         nothing, as is an empty line
+     FILE                          a text file, taken literally, in windows of WINDOW tokens
+     PICTURE  QUESTION  ANSWER     a question about the picture in the model's chat template, and then the answer's
+                                   tokens; PICTURE may be empty
+     # ...                         a comment; empty lines are ignored too
 
-   Models without a vision tower leave items with pictures out. */
+   Models without a vision tower skip items with pictures. */
 #include "cli.h"
 
 #include <errno.h>
@@ -32,8 +32,8 @@
 
 enum { WINDOW = 1024, ROWS = 128 };
 
-/* An input, by the matrices that are multiplied with it. sums: the upper triangle in blocks of ROWS rows; the block of
-   the rows from i on has the columns from i on. */
+/* An input, identified by the matrices that are multiplied with it. sums: the upper triangle of X^T X in blocks of ROWS
+   rows; the block that starts at row i holds the columns from i on. */
 typedef struct Input {
     const SvTensor *w[3];
     int count;
@@ -42,8 +42,8 @@ typedef struct Input {
     float *sums;
 } Input;
 
-/* Layers are counted through, the tower's first. part: the model without the layers behind `last`. now: the input that
-   all threads are at; x is [n, cols]. */
+/* Layers are numbered consecutively: the vision tower's first, then the decoder's. part: the model without the layers
+   after `last`. now: the input that all threads work on; x is [n, cols]. */
 typedef struct Gathering {
     const SvModel *model;
     SvModel part;
@@ -51,17 +51,17 @@ typedef struct Gathering {
     uint32_t first, last;
     Input *inputs;
     size_t count, now;
-    float *norms, *sorted;              /* [n]            the length of each row of x, and the same in order   */
+    float *norms, *sorted;              /* [n]            the norm of each row of x, and the norms in order    */
     float *columns;                     /* [cols, n]      x^T                                                  */
     float *block;                       /* [ROWS, cols]   some rows of x^T x                                   */
-    float *scratch;                     /* for the kernels                                                     */
-    float *memory;                      /* of all of these                                                     */
+    float *scratch;                     /* needed by the kernels                                               */
+    float *memory;                      /* one allocation that holds all of these                              */
     uint64_t floats;
-    float longest;                      /* a row of x counts as no longer than this                            */
+    float longest;                      /* rows of x with a larger norm are scaled down to it                  */
     bool failed;
 } Gathering;
 
-/* ------------------------------------------------------------------------------------------------- what is gathered */
+/* -------------------------------------------------------------------------------------------------- gathering X^T X */
 
 static uint32_t all_layers(const SvModel *m) {
     return m->config.vision_num_hidden_layers + m->config.num_hidden_layers;
@@ -70,14 +70,15 @@ static uint32_t all_layers(const SvModel *m) {
 static bool has_tower(const Gathering *g) { return g->model->config.vision_num_hidden_layers > 0; }
 static bool needs_decoder(const Gathering *g) { return g->last >= g->model->config.vision_num_hidden_layers; }
 
-/* Which of `count` structs of `size` bytes, from `first` on, holds w; count if none does. */
+/* The index of the struct that contains w, in an array of `count` structs of `size` bytes at `first`; count if none
+   does. */
 static uint32_t holder(const SvTensor *w, const void *first, size_t size, uint32_t count) {
     uintptr_t at = (uintptr_t)w, from = (uintptr_t)first;
     return first && at >= from && at < from + size * count ? (uint32_t)((at - from) / size) : count;
 }
 
-/* The layer that a matrix belongs to. The patch embedding goes with the tower's first, the connector with its last, and
-   lm_head with the decoder's last. */
+/* The layer that a matrix belongs to. The patch embedding counts as part of the tower's first layer, the connector as
+   part of its last, and lm_head as part of the decoder's last. */
 static uint32_t layer_of(const Gathering *g, const SvTensor *w) {
     uint32_t tower = g->model->config.vision_num_hidden_layers, text = g->model->config.num_hidden_layers;
     if (w == &g->part.vision.patch_embedding_weight) return 0;
@@ -88,14 +89,15 @@ static uint32_t layer_of(const Gathering *g, const SvTensor *w) {
     return tower + (layer < text ? layer : text - 1);
 }
 
-/* Where row i of an input's sums begins, with column i. */
+/* Where row i of an input's sums begins. Its first number is that of column i. */
 static float *sums_at(const Input *input, size_t i) {
     size_t begin = i / ROWS * ROWS, blocks = i / ROWS, cols = input->cols;
     size_t before = ROWS * (blocks * cols - (blocks ? ROWS * (blocks * (blocks - 1) / 2) : 0));
     return input->sums + before + (i - begin) * (cols - begin) + (i - begin);
 }
 
-/* Room for n rows of an input, and its sums. Returns its number, or count for one that is not asked for. */
+/* Allocates memory for n rows of an input, and for its sums if it is new. Returns the input's index, or count if its
+   layer is outside first .. last. */
 static size_t find_input(Gathering *g, const SvProduct *products, int count, size_t n) {
     const SvTensor *w = products[0].w;
     uint32_t layer = layer_of(g, w);
@@ -136,9 +138,10 @@ static int by_size(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* All threads of a team together, as sv_matmul says. A few positions of a text, such as its first, have activations a
-   thousand times as large as the others' (the massive activations of language models). Their squares would be all that
-   counts, and they matter no more than others: rows that are much longer than most of x are shortened. */
+/* Adds an input to its sums. All threads of a team call it together, as with sv_matmul. A few positions of a text, such
+   as its first, have activations a thousand times as large as the others (known as massive activations). They matter no
+   more than other positions, but their squares would dominate the sums. So rows of x whose norm is far above the usual
+   one are scaled down. */
 static void watch(void *watcher, const SvProduct *products, int count, const float *x, size_t n) {
     Gathering *g = watcher;
     const SvKernels *cpu = g->part.kernels;
@@ -161,7 +164,7 @@ static void watch(void *watcher, const SvProduct *products, int count, const flo
         g->longest = 4 * g->sorted[n - 1 - n / 16];
     }
 
-    /* x^T, 16 columns of x at a time: whole cache lines */
+    /* x^T, 16 columns of x at a time, so that whole cache lines are read */
 #pragma omp for schedule(static)
     for (int64_t at = 0; at < (int64_t)cols; at += 16)
         for (size_t i = 0; i < n; i++) {
@@ -170,7 +173,7 @@ static void watch(void *watcher, const SvProduct *products, int count, const flo
                 g->columns[k * n + i] = x[i * cols + k] * by;
         }
 
-    /* A block of rows of X^T X is a product of these columns with all columns from there on. */
+    /* A block of rows of X^T X: the product of that block's columns with all columns from there on. */
     for (size_t i = 0; i < cols; i += ROWS) {
         const float *from = g->columns + i * n;
         size_t rows = smaller(ROWS, cols - i);
@@ -182,7 +185,7 @@ static void watch(void *watcher, const SvProduct *products, int count, const flo
 
 /* ----------------------------------------------------------------------------------------------------------- the items
 
-   All that return bool complain before they return false. */
+   Functions that return bool print a complaint before they return false. */
 
 static bool failed(const SvError *error) { return complain("%s", error->text), false; }
 
@@ -190,7 +193,8 @@ static bool out_of_memory(const Gathering *g) {
     return complain("%s: out of memory for X^T X (--layers takes fewer at a time)", g->model->path), false;
 }
 
-/* Rows of x through the decoder. lm_head's input is gathered at all positions, where an answer needs only the last. */
+/* Runs rows of x through the decoder. lm_head's input is gathered at all positions, though an answer would need only
+   the last. */
 static bool run_decoder(Gathering *g, float *x, size_t n) {
     const SvModel *m = &g->part;
     const SvConfig *c = &m->config;
@@ -210,7 +214,7 @@ static bool run_decoder(Gathering *g, float *x, size_t n) {
     return true;
 }
 
-/* Token ids, and the tiles of their pictures. */
+/* Runs token ids and the tiles of their pictures through the model. */
 static bool run_ids(Gathering *g, const int32_t *ids, size_t n, const SvPrompt *pictures) {
     const SvModel *m = &g->part;
     SvError error;
@@ -247,7 +251,7 @@ static bool run_text(Gathering *g, const char *path) {
     return ok;
 }
 
-/* picture: NULL for a question about none. */
+/* picture: NULL for a question without one. */
 static bool run_conversation(Gathering *g, const char *picture, const char *question, const char *answer) {
     const SvConfig *c = &g->model->config;
     SvError error;
@@ -258,7 +262,7 @@ static bool run_conversation(Gathering *g, const char *picture, const char *ques
     SvMessage message = { "user", contents + !picture, 1 + (picture != NULL) };
     int32_t *more = NULL, *ids = NULL;
     size_t count = 0;
-    if (c->longest_edge <= SV_MAX_SIDE)                     /* a few tiles of a picture show what many would */
+    if (c->longest_edge <= SV_MAX_SIDE)                     /* a few tiles are as representative as many */
         options.longest_edge = (int)smaller(2 * c->image_size, c->longest_edge);
     bool ok = (!picture || sv_image_read(picture, &image, &error) == 0) &&
               sv_prompt(g->model, &message, 1, &options, &prompt, &error) == 0 &&
@@ -282,14 +286,14 @@ static bool run_conversation(Gathering *g, const char *picture, const char *ques
 
 /* --------------------------------------------------------------------------------------------------------- the list */
 
-/* Cuts text at the first `end` and returns what follows, or NULL where there is none. */
+/* Cuts text at the first `end` and returns the rest after it, or NULL if there is no `end`. */
 static char *cut(char *text, char end) {
     char *at = text ? strchr(text, end) : NULL;
     if (at) *at++ = 0;
     return at;
 }
 
-/* name, seen from the folder that the list lies in; to be freed. */
+/* The path of a file that is named relative to the list's folder; the caller frees it. */
 static char *beside(const char *list, const char *name) {
     size_t folder = strlen(list);
     while (folder > 0 && list[folder - 1] != '/' && list[folder - 1] != '\\') folder--;
@@ -301,7 +305,7 @@ static char *beside(const char *list, const char *name) {
     return path;
 }
 
-/* One line of the list. */
+/* Runs one line of the list. */
 static bool run_item(Gathering *g, const char *list, char *line) {
     if (*line && line[strlen(line) - 1] == '\r') line[strlen(line) - 1] = 0;
     if (blank(line) || *line == '#') return true;
@@ -352,7 +356,7 @@ static bool write_hessians(const Gathering *g, const char *path) {
     return output_close(&o);
 }
 
-/* "2-5" or "3": two numbers of layers, the first no larger than the second, which is below count. */
+/* Parses a range of layers, "2-5" or "3". The first must not exceed the last, and the last must be below count. */
 static bool read_range(const char *text, uint32_t count, uint32_t *first, uint32_t *last) {
     char *end;
     if (*text < '0' || *text > '9') return false;

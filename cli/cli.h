@@ -1,21 +1,21 @@
-/* cli.h: what the files of the command line share. smolvlm.h's interface is all that answering a question takes; model.h
-   is for --info and the kernel sets. Printing and exit codes are in this folder and nowhere else.
+/* cli.h: what the files of the command line share. Answering a question needs only the interface of smolvlm.h; model.h
+   is needed for --info and the kernel sets. Only this folder prints and sets exit codes.
 
-   main.c      the uses of the program
+   main.c      main, answering one question, --tokenize
    options.c   the table of options: parsing, --help
    info.c      --info, --selftest
-   calibrate.c --hessians: what export.py --calibrate rounds by
-   output.c    files that are read and written, activations as .npy
-   answer.c    log-probabilities, given choices, shapes
-   schema.c    JSON Schema as an automaton that bars tokens; schema.h
-   jsonl.c, request.c  --jsonl: the lines; one request
-   talk.c      a conversation on a terminal; line.c reads its lines, width.c says how wide they are (line.h)
-   conversation.c  what is asked, of arguments or JSON, to messages
+   calibrate.c --hessians: statistics by which export.py --calibrate rounds
+   output.c    reading and writing files; activations as .npy
+   answer.c    log-probabilities, choices, answers that follow a schema
+   schema.c    JSON Schema as an automaton that forbids tokens; schema.h
+   jsonl.c, request.c  --jsonl: its lines; a single request
+   talk.c      a conversation on a terminal; line.c edits its lines, width.c measures them in columns (line.h)
+   conversation.c  turns arguments or JSON into messages
    clip.c      videos: files through ffmpeg, folders, streams
-   json.c      JSON, read and written; json.h
+   json.c      reading and writing JSON; json.h
 
    stdout: the answer (or JSON, ids, information). stderr: progress, one line of timings, errors.
-   Exit code 0; 1: something is wrong with an input, said in one sentence; 2: wrong usage. */
+   Exit code: 0 for success; 1 for a faulty input, which one sentence describes; 2 for wrong usage. */
 #ifndef SV_CLI_H
 #define SV_CLI_H
 
@@ -34,28 +34,28 @@
 typedef struct Arguments {
     const char *model, *prompt, *system, *messages, *resume, *schema, *fields, *dump, *tiles, *kernels;
     const char *hessians, *items, *layers;
-    char *texts[2];                                         /* what -p and -s had read, to be freed */
-    const char **images, **stops;                           /* pictures and videos; stops: of options.stop */
-    bool *videos;                                           /* which of images are videos */
+    char *texts[2];                                         /* the texts that -p and -s read, to be freed */
+    const char **images, **stops;                           /* images: pictures and videos; stops: backs options.stop */
+    bool *videos;                                           /* videos[i]: images[i] is a video */
     int n_images, logprobs, frames;
-    double rate, fps;                                       /* --video-fps, --fps; 0: not given, as frames */
+    double rate, fps;                                       /* --video-fps, --fps; these and frames: 0 if not given */
     char *choices;
     SvOptions options;
-    bool implied;                                           /* -p is stdin, without having been said */
+    bool implied;                                           /* stdin is the prompt because -p is missing */
     bool talk, raw, json, jsonl, json_output, tokenize, detokenize, info, selftest, quiet;
 } Arguments;
 
-/* options.c: one sentence on stderr, and the exit code for a wrong input, 1. */
+/* options.c: prints one sentence to stderr. Returns 1, the exit code for a faulty input. */
 SV_PRINTF(1, 2) int complain(const char *format, ...);
 
-/* The same for wrong usage, 2. */
+/* The same for wrong usage: returns 2. */
 SV_PRINTF(1, 2) int misused(const char *format, ...);
 
-int no_question(void);                                      /* the same where there is none */
-bool blank(const char *text);                               /* nothing but white space */
+int no_question(void);                                      /* the same for a missing question */
+bool blank(const char *text);                               /* whether it is all white space */
 
-/* Fills *a from the command line; a->images, a->videos and a->stops have room for argc each.
-   Returns -1 to go on, or the exit code. */
+/* Fills *a from the command line; a->images, a->videos and a->stops have room for argc entries
+   each. Returns -1 to continue, otherwise the exit code. */
 int parse_arguments(int argc, char **argv, Arguments *a);
 
 /* talk.c: a conversation, until Ctrl-D; returns the exit code. */
@@ -68,45 +68,47 @@ int selftest(SvModel *m, const SvKernels *chosen, int threads);
 /* calibrate.c: --hessians; returns the exit code. */
 int gather_hessians(const Arguments *a, const SvModel *model);
 
-/* output.c. A file is written under another name and renamed when it is whole; directory NULL: name is its path. All
-   that return bool complain before they return false. */
+/* output.c. A file is written under a temporary name and renamed when it is complete. directory NULL: name is the whole
+   path. Functions that return bool print a complaint before they return false. */
 typedef struct Output { FILE *file; char path[1024], temporary[1040]; } Output;
 bool output_open(Output *o, const char *directory, const char *name);
 bool output_close(Output *o);
 
-/* Makes the directory, if it is not there, and a file in it: so one that cannot be written is known beforehand. */
+/* Creates the directory if it is missing, and tries to write a file in it, so that a failure shows before any work. */
 bool directory_ready(const char *path);
 
-/* --tiles: a picture; all tiles of a prompt. */
+/* --tiles: writes one picture; writes all tiles of a prompt. */
 bool write_ppm(const char *directory, const char *name, const uint8_t *rgb, int width, int height);
 bool write_tiles(const char *directory, const SvPrompt *prompt);
 
-/* --dump: one .npy a module. Its pieces arrive in order and are appended; the header, of fixed size, is written again
-   at the end, when the joined axis's length is known. Numbers are in this machine's byte order, as .npy can say. */
+/* --dump: one .npy file per module. Its parts arrive in order and are appended along one axis. The header has a fixed
+   size and is rewritten at the end, when the length of that axis is known. Numbers are in this machine's byte order,
+   which the header states. */
 typedef struct Dump { Output output; char module[96]; int dims, shape[5], axis; } Dump;
 typedef struct Dumps { const char *directory; Dump *list; int count; bool failed; } Dumps;
 void dump_activation(Dumps *dumps, const SvActivation *a);
 
-/* keep: the answer succeeded, so the files get their names; otherwise they are removed. */
+/* keep: the answer succeeded, so the files are renamed to their final names; otherwise they are removed. */
 bool dump_close(Dumps *dumps, bool keep);
 bool dump_ids(const char *directory, const SvPrompt *prompt);
 
-extern const char STDIN[];                                  /* what errors call it */
+extern const char STDIN[];                                  /* the name of stdin in errors */
 
-/* All of a file, zero-terminated, to be freed; NULL with a complaint if it cannot be held. */
+/* The whole content of a file, zero-terminated; the caller frees it. Prints a complaint and returns NULL on failure. */
 char *read_text(FILE *file, const char *name, size_t *size);
 char *read_file(const char *path, size_t *size);
 
-/* A JSON file, or of "-" stdin. What read_text complained of leaves no sentence in *error. */
+/* Reads a JSON file, or stdin for "-". *error is left empty if read_text has already printed the complaint. */
 int read_json(const char *path, JsonDocument *document, SvError *error);
 
-/* What -p or -s names: - is stdin, @FILE a file, both without the line end at their end, so that echo and editors give
-   what was meant; anything else is the text itself. *read: what is to be freed. Returns false with a complaint. */
+/* Resolves the value of -p or -s: - reads stdin, @FILE reads a file, anything else is the text itself. A final newline,
+   which echo and editors add, is removed. *read: memory that the caller frees. Prints a complaint and returns false on
+   failure. */
 bool find_text(const char **text, char **read);
 
-/* clip.c: a video's chosen frames. rate: how many a second a folder or stream has, 0: as stated, or 24, and a note says
-   so; fps, frames: how to choose, 0: as the checkpoint says. background: as SvOptions', or NULL. videos: which of the
-   files given are videos, or NULL for none. clip_read zeroes *clip first. */
+/* clip.c: reads the chosen frames of a video. rate: frames per second of a folder or stream; 0 takes the stated rate,
+   or 24 with a note. fps, frames: how to choose frames; 0 takes the checkpoint's setting. background: as in SvOptions,
+   or NULL. videos: which of the given files are videos, or NULL for none. clip_read zeroes *clip first. */
 typedef struct ClipOptions {
     const SvModel *model;
     double rate, fps;
@@ -118,57 +120,58 @@ typedef struct Clip { SvVideo video; int width, height; SvError note; } Clip;
 int clip_read(const char *path, const ClipOptions *options, Clip *clip, SvError *error);
 void clip_free(Clip *clip);
 
-/* conversation.c: messages with their pictures. The texts are the caller's, and must outlive it. Freeing one that is
-   zeroed, or could not be made, does nothing. */
+/* conversation.c: messages with their pictures. The texts belong to the caller and must outlive the conversation. A
+   zeroed conversation, or one whose creation failed, may be freed: nothing happens. */
 typedef struct Conversation {
     SvMessage *messages;
     int count;
-    SvContent *contents;                                    /* of all messages, one message after the other */
+    SvContent *contents;                                    /* of all messages, in order */
     int n_contents;
     SvImage *images;                                        /* in the order of the contents */
     Clip *clips;
     int n_images, n_clips;
-    char **kept;                                            /* names and texts made here */
+    char **kept;                                            /* names and texts that the conversation owns */
     int n_kept;
 } Conversation;
 void conversation_free(Conversation *conversation);
 
-/* Of -s (or NULL), -p, -i and --video: pictures stand where the prompt has {image}, videos where it has {video}; all
-   are before it, in their order, where it has neither. raw: {image} is a text like any other, and the pictures are the
-   first contents. */
+/* Makes a conversation of -s (or NULL), -p, -i and --video. Pictures go where the prompt has {image}, videos where it
+   has {video}; without such marks, all go before the text, in their order. raw: {image} is ordinary text, and the
+   pictures are the first contents. */
 int conversation_ask(const char *system, const char *prompt, const char *const *images, int n_images, bool raw,
                      const ClipOptions *clips, Conversation *conversation, SvError *error);
 
-/* Of JSON. folder: what paths are relative to, with a / at its end, or "" for the working directory. given: pictures
-   and videos for those contents that name none. */
+/* Makes a conversation of JSON. folder: the base of relative paths, ending in /, or "" for the working directory.
+   given: the pictures and videos for contents without a path. */
 int conversation_read(const Json *messages, const char *folder, const char *const *given, int n_given,
                       const ClipOptions *clips, Conversation *conversation, SvError *error);
 
-/* output.c: of a file of JSON, or of stdin (-); paths in it are relative to it. The document must outlive it. The
-   sentence is "" where a complaint was made already. */
+/* output.c: makes a conversation of a JSON file, or of stdin for "-". Paths in it are relative to the file. The
+   document must outlive the conversation. *error is left empty if the complaint was already printed. */
 int conversation_file(const char *path, const char *const *given, int n_given, const ClipOptions *clips,
                       JsonDocument *document, Conversation *conversation, SvError *error);
 
-/* Refuses an object with a member that is not among keys (with NULL at their end); what: the object's name, or "". */
+/* Fails if the object has a member that is not in keys, a list that ends with NULL. what: the object's name, or "". */
 int json_known(const Json *object, const char *what, const char *const *keys, SvError *error);
 
-/* A string or an array of strings: their texts, to be freed as one; none for NULL. name: the member's, for an error. */
+/* The texts of a string or an array of strings, as one list that the caller frees; an empty list if value is NULL.
+   name: the member's name, for errors. */
 int json_texts(const Json *value, const char *name, const char ***texts, int *count, SvError *error);
 
 void put_ids(FILE *file, const int32_t *ids, size_t count, const char *separator);
 
 enum { MOST_LOGPROBS = 100 };
 
-/* answer.c: what is wanted beside an answer's text. choices: the answer is the likeliest of these. guide: NULL, or what
-   keeps it to a shape. */
+/* answer.c: what is requested beyond the text of an answer. choices: the answer is the likeliest of these. guide: keeps
+   the answer to a schema, or NULL. */
 typedef struct Wish { int logprobs; const char *const *choices; int n_choices; Guide *guide; } Wish;
 typedef struct ScoredId { int32_t id; double logprob; } ScoredId;
 
-/* A given answer: the log-probability of it as a whole, of so many tokens, with the end token. */
+/* One of the choices: the log-probability of the whole text, and its number of tokens; both include the end token. */
 typedef struct Choice { const char *text; double logprob; size_t tokens; } Choice;
 
-/* tokens: a row each for the n_tokens of the answer, in it the token and behind it the likeliest ones, -1 where there
-   are no more. */
+/* tokens: one row for each of the answer's n_tokens tokens: first the token itself, then the likeliest tokens at its
+   position, with id -1 where there are no more. */
 typedef struct Report {
     ScoredId *tokens;
     size_t n_tokens, row, room;
@@ -176,26 +179,26 @@ typedef struct Report {
     int n_choices, best;
 } Report;
 
-/* sv_chat_prompt, or where chat is NULL sv_generate, with what is wished. The caller frees *report. */
+/* Does what sv_chat_prompt does (sv_generate if chat is NULL), and fulfils the wish. The caller frees *report. */
 int ask(const SvModel *model, SvChat *chat, const SvPrompt *prompt, const Wish *wish, const SvOptions *options,
         const SvEvents *events, SvAnswer *answer, Report *report, SvError *error);
 void report_free(Report *report);
-void put_report(FILE *out, const SvModel *model, const Report *report);   /* as members of an object, a comma before */
+void put_report(FILE *out, const SvModel *model, const Report *report);   /* writes ", " and members of a JSON object */
 
-/* A shape for answers, and what is remembered for the next one, which is often the same. Zeroed at first. schema: NULL
-   for one of fields ("total,date"), or where these are NULL too, for any object. */
+/* The schema that answers must follow, cached because the next request often has the same one. Zero it before use.
+   shape_set makes it from schema; if that is NULL, from fields ("total,date"); if both are NULL, any object will do. */
 typedef struct Shape { SvBytes text; Schema *schema; SchemaVocabulary *vocabulary; Guide *guide; } Shape;
 int shape_set(Shape *shape, const SvModel *model, const Json *schema, const char *fields, SvError *error);
 void shape_free(Shape *shape);
 
-/* "a|b|c" to its parts, which stay in the text, and a list of them to be freed. */
+/* Splits "a|b|c" in place. *choices: a list of pointers into the text; the caller frees the list. */
 int split_choices(char *text, const char ***choices, int *count, SvError *error);
-int check_choices(const char *const *choices, int count, SvError *error); /* refuses empty ones and one twice */
+int check_choices(const char *const *choices, int count, SvError *error); /* fails for empty or repeated ones */
 
-/* request.c: answers requests of --jsonl, one after the other, and writes each answer as a line. Freeing what is zeroed
-   but for the first two does nothing. */
+/* request.c: answers requests of --jsonl one by one, and writes each answer as a line. One with only the first two
+   members set may be freed. */
 typedef struct Answerer {
-    const Arguments *arguments;                             /* what a request does not say */
+    const Arguments *arguments;                             /* the defaults for every request */
     const SvModel *model;
     SvChat *chat;
     Shape shape;

@@ -1,12 +1,12 @@
-/* clip.c: a video, in a file, a folder or a stream, to the frames that the model sees of it.
+/* clip.c: reads the frames that the model sees of a video, from a file, a folder or a stream.
 
-     file       ffprobe counts its frames, ffmpeg gives those that are chosen         started without a shell
-     folder     of pictures, in the order of the numbers in their names: those chosen are read
+     file       ffprobe counts the frames, ffmpeg decodes the chosen ones; both are started without a shell
+     folder     of pictures, in the order of the numbers in their names; only the chosen ones are read
      stream     PPM after PPM, or YUV4MPEG2: in a file, or on stdin ("-")
 
-   Which frames are chosen depends on how many there are. Of a stream on stdin nobody knows that before its end, and up
-   to then almost any frame may turn out to be the second one chosen: so its frames wait in a temporary file. In memory
-   there is one frame at a time, and the chosen ones, scaled. */
+   Which frames are chosen depends on their number. For a stream on stdin that is unknown until it ends, and until then
+   almost any frame may turn out to be a chosen one. So the frames are kept in a temporary file. Memory holds only one
+   frame at its full size, and the chosen frames, scaled. */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
@@ -30,7 +30,7 @@ extern char **environ;
 #define HAVE_SPAWN 0
 #endif
 
-static const double USUAL_RATE = 24;                        /* what the reference takes where none is said */
+static const double USUAL_RATE = 24;                        /* the reference's default */
 
 void clip_free(Clip *clip) { sv_video_free(&clip->video); }
 
@@ -48,7 +48,7 @@ static int new_video(const char *name, int64_t total, double rate, double durati
     return sv_fail(error, "%s: %s", name, why.text);
 }
 
-/* The chosen frame i, of a picture that is freed. All must have the first one's size. */
+/* Stores the chosen frame i from a picture, which is then freed. All frames must have the size of the first. */
 static int take_frame(const char *name, const ClipOptions *o, Clip *clip, int i, SvImage *image, SvError *error) {
     SvImage painted = { 0 };
     SvError why;
@@ -67,7 +67,7 @@ static int take_frame(const char *name, const ClipOptions *o, Clip *clip, int i,
     return result;
 }
 
-/* ---------------------------------------------------------------------------------------------------- a folder */
+/* --------------------------------------------------------------------------------------------------------- a folder */
 
 static bool is_picture(const char *name) {
     static const char *const ends[] = { ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".ppm", ".pgm", ".pbm", ".pnm" };
@@ -80,7 +80,7 @@ static bool is_picture(const char *name) {
     return false;
 }
 
-/* Natural order: what are digits in both counts as numbers, so that 9 comes before 10. */
+/* Natural order: runs of digits are compared as numbers, so that 9 comes before 10. */
 static int natural(const void *x, const void *y) {
     const char *a = *(const char *const *)x, *b = *(const char *const *)y;
     while (*a && *b) {
@@ -129,7 +129,7 @@ static int read_folder(const char *path, char **names, int64_t count, const Clip
     return 0;
 }
 
-/* ---------------------------------------------------------------------------------------------------- a stream
+/* ----------------------------------------------------------------------------------------------------------- a stream
 
    P6\n640 480\n255\n<pixels>P6\n640 480\n255\n<pixels> ...
    YUV4MPEG2 W640 H480 F30000:1001 C420jpeg\nFRAME\n<Y><U><V>FRAME\n<Y><U><V> ...                                    */
@@ -137,15 +137,15 @@ static int read_folder(const char *path, char **names, int64_t count, const Clip
 typedef struct Stream {
     FILE *file;
     const char *name;
-    int64_t length;                         /* of a file that can be read again from any place; or -1 */
-    bool yuv, full;                         /* full: Y from 0 to 255, not from 16 to 235 */
-    int width, height, across, down, planes, maximum, kind;     /* across, down: pixels to one of U and V; P6: 6 */
-    double rate;                            /* 0: not stated */
-    size_t size;                            /* a frame's bytes, behind its header */
-    uint8_t *data;                          /* room for a PNM header, then these bytes */
+    int64_t length;                         /* of a file that supports seeking; otherwise -1 */
+    bool yuv, full;                         /* full: Y ranges from 0 to 255, not from 16 to 235 */
+    int width, height, across, down, planes, maximum, kind;     /* across, down: pixels per U and V; kind: 6 for P6 */
+    double rate;                            /* frames per second; 0: not stated */
+    size_t size;                            /* bytes of a frame, without its header */
+    uint8_t *data;                          /* HEADER bytes for a PNM header, then the frame */
 } Stream;
 
-enum { HEADER = 64 };                       /* that room */
+enum { HEADER = 64 };
 
 static int64_t tell(FILE *file) {
 #if defined(_WIN32)
@@ -168,7 +168,7 @@ static int cut_short(const Stream *s, SvError *error) {
     return sv_fail(error, "%s: the stream is cut short: it ends within a frame", s->name);
 }
 
-/* Reads up to the line's end, which is left out. Returns its length, -1 at the stream's end, -2 if it is too long. */
+/* Reads a line, without its end. Returns its length, -1 at the end of the stream, or -2 if it is too long. */
 static int read_line(FILE *file, char *line, int room) {
     int c, n = 0;
     while ((c = getc(file)) != EOF && c != '\n' && n < room - 1) line[n++] = (char)c;
@@ -176,12 +176,12 @@ static int read_line(FILE *file, char *line, int room) {
     return c == '\n' ? n : c == EOF ? -1 : -2;
 }
 
-/* The layouts of U and V that YUV4MPEG2 has for 8 bits. */
+/* The 8-bit chroma layouts of YUV4MPEG2. */
 static const struct { const char *name; int across, down, planes; } LAYOUTS[] = {
     { "420", 2, 2, 3 }, { "420jpeg", 2, 2, 3 }, { "420mpeg2", 2, 2, 3 }, { "420paldv", 2, 2, 3 }, { "422", 2, 1, 3 },
     { "444", 1, 1, 3 }, { "444alpha", 1, 1, 4 }, { "411", 4, 1, 3 }, { "mono", 1, 1, 1 } };
 
-/* The rest of the line that begins with YUV4MPEG2. */
+/* Reads the header line, after its first letter, Y. */
 static int read_yuv_header(Stream *s, SvError *error) {
     char line[1024], *end;
     const char *layout = "420jpeg";
@@ -213,7 +213,7 @@ static int read_yuv_header(Stream *s, SvError *error) {
     return 0;
 }
 
-/* A number of a PNM header and one white space after it; -1 if there is none. */
+/* Reads a number of a PNM header, and one white space character after it. Returns -1 if there is no number. */
 static int64_t pnm_number(FILE *file) {
     int64_t number = -1;
     for (int c = getc(file); c != EOF; c = getc(file)) {
@@ -231,7 +231,7 @@ static int64_t pnm_number(FILE *file) {
     return -1;
 }
 
-/* The header of a PPM or PGM, without the P. */
+/* Reads the header of a PPM or PGM, after its first letter, P. */
 static int read_pnm_header(Stream *s, SvError *error) {
     int kind = getc(s->file) - '0';
     if (kind != 5 && kind != 6) return sv_fail(error, "%s: not a stream of binary PPM or PGM (P6, P5)", s->name);
@@ -250,7 +250,7 @@ static int read_pnm_header(Stream *s, SvError *error) {
     return 0;
 }
 
-/* Goes to the pixels of the next frame. Returns 1, 0 at the stream's end, or -1. */
+/* Reads up to the pixels of the next frame. Returns 1, or 0 at the end of the stream, or -1 on failure. */
 static int next_frame(Stream *s, SvError *error) {
     const bool first = s->size == 0;
     int c = getc(s->file);
@@ -287,7 +287,8 @@ static int load_frame(Stream *s, FILE *file, SvError *error) {
 
 static uint8_t clip16(int32_t sum) { return sum < 0 ? 0 : sum >> 16 > 255 ? 255 : (uint8_t)(sum >> 16); }
 
-/* BT.601, as ffmpeg takes a stream that does not say, in units of 2^-16. Each U and V holds for all its pixels. */
+/* Converts with the BT.601 matrix, which ffmpeg assumes if a stream does not state one, in units of 2^-16. A U and a V
+   value apply unchanged to all pixels that share them. */
 static void yuv_to_rgb(const Stream *s, uint8_t *rgb) {
     const int width = (s->width + s->across - 1) / s->across, height = (s->height + s->down - 1) / s->down;
     const uint8_t *luma = s->data + HEADER, *blue = luma + (size_t)s->width * (size_t)s->height;
@@ -306,7 +307,7 @@ static void yuv_to_rgb(const Stream *s, uint8_t *rgb) {
         }
 }
 
-/* The frame that was loaded. */
+/* The frame in s->data as a picture. */
 static int frame_image(Stream *s, SvImage *image, SvError *error) {
     char header[HEADER];
     *image = (SvImage){ 0 };
@@ -321,10 +322,10 @@ static int frame_image(Stream *s, SvImage *image, SvError *error) {
     return sv_image_decode(begin, s->size + (size_t)size, s->name, image, error);
 }
 
-/* Where the frames are, to be read once their number is known. */
+/* Where the frames are, so that they can be read once their number is known. */
 typedef struct Store { FILE *file; int64_t *offset, total, room; } Store;
 
-/* Reads all of the stream's frames, or (of a file that can be read again) passes them by. */
+/* Copies all frames of the stream to a temporary file. In a file that supports seeking, only notes where they are. */
 static int store_frames(Stream *s, Store *store, SvError *error) {
     int more;
     while ((more = next_frame(s, error)) == 1) {
@@ -378,11 +379,11 @@ static int read_stream(Stream *s, const ClipOptions *o, Clip *clip, SvError *err
     return result;
 }
 
-/* ---------------------------------------------------------------------------------------------------- ffmpeg */
+/* ----------------------------------------------------------------------------------------------------------- ffmpeg */
 
 #if HAVE_SPAWN
 
-/* A program at work. What it says on stdout is read, what it says on stderr is kept for the end. */
+/* A running program. Its stdout is read from `out`; its stderr is collected in `said` until it ends. */
 typedef struct Child { pid_t id; FILE *out, *said; } Child;
 
 static int child_start(const char *const *words, Child *child, SvError *error) {
@@ -418,8 +419,8 @@ static int child_start(const char *const *words, Child *child, SvError *error) {
     return sv_fail(error, "%s cannot be started: %s", words[0], strerror(failed ? failed : errno));
 }
 
-/* Ends it, by force unless all that it says was read. Returns 0 if it succeeded. why: the first line of its complaints,
-   or "". */
+/* Waits for the program to end, and kills it first unless all of its output was read. Returns 0 if it succeeded. *why:
+   the first line of its stderr, or "". */
 static int child_end(Child *child, bool all, SvError *why) {
     char line[400];
     int status = 0;
@@ -438,8 +439,9 @@ static int child_end(Child *child, bool all, SvError *why) {
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -1;
 }
 
-/* What ffprobe tells of a file: packets are counted, which is exact but for damaged files; or with decode frames. The
-   rate is their number over the time from the first to the end of the last, as torchcodec takes it. */
+/* What ffprobe reports of a file. It counts packets, which is exact unless the file is damaged; with `decode`, it
+   counts decoded frames. As in torchcodec, the rate is the number of frames divided by the time from the start of the
+   first frame to the end of the last. */
 typedef struct Probe { int64_t total; double rate, duration; } Probe;
 
 static int probe_file(const char *path, const char *url, bool decode, Probe *probe, SvError *error) {
@@ -487,7 +489,8 @@ static int probe_file(const char *path, const char *url, bool decode, Probe *pro
     return 0;
 }
 
-/* An expression that is true of these frames. As ffmpeg takes no sum of more than a hundred, a tree of sums. */
+/* Writes an ffmpeg expression that is true for these frames. It is a tree of sums, because ffmpeg rejects a sum of more
+   than a hundred terms. */
 static void put_choice(SvBytes *filter, const int64_t *index, int count) {
     char part[48];
     if (count == 1) {
@@ -502,8 +505,8 @@ static void put_choice(SvBytes *filter, const int64_t *index, int count) {
     sv_put(filter, ")", 1);
 }
 
-/* Has ffmpeg give the chosen frames as PPM after PPM. Returns 0, 1 if there are fewer frames than were counted, or
-   -1. */
+/* Lets ffmpeg write the chosen frames as PPM after PPM. Returns 0, or 1 if there were fewer frames than counted, or -1
+   on failure. */
 static int decode_file(const char *path, const char *url, const ClipOptions *o, Clip *clip, SvError *error) {
     const SvVideo *video = &clip->video;
     Stream s = { .name = path, .length = -1 };
@@ -512,7 +515,7 @@ static int decode_file(const char *path, const char *url, const ClipOptions *o, 
     Child child;
     char count[16];
     int result, i = 0;
-    /* Times are made even at the end: no version then drops or doubles a frame for a steady rate. */
+    /* setpts spaces the frames evenly, so that no version of ffmpeg drops or repeats one to reach a constant rate. */
     sv_put(&filter, "select='", 8);
     put_choice(&filter, video->index, video->frames.count);
     sv_put(&filter, "',settb=1/25,setpts=N", 21);
@@ -554,7 +557,7 @@ static int read_film(const char *path, const ClipOptions *o, Clip *clip, SvError
     size_t room = strlen(path) + 6;
     char *url = malloc(room);
     if (!url) return sv_fail(error, "%s: out of memory", path);
-    snprintf(url, room, "file:%s", path);                        /* so that no name is an option or another protocol */
+    snprintf(url, room, "file:%s", path);                        /* or a name could act as an option or a protocol */
     int result = 1;
     for (int decode = 0; decode < 2 && result == 1; decode++) {
         clip_free(clip);
@@ -576,7 +579,7 @@ static int read_film(const char *path, const ClipOptions *o, Clip *clip, SvError
 
 #endif
 
-/* ---------------------------------------------------------------------------------------------------- which it is */
+/* -------------------------------------------------------------------------------------------------------- any video */
 
 int clip_read(const char *path, const ClipOptions *o, Clip *clip, SvError *error) {
     bool standard = strcmp(path, "-") == 0;
@@ -586,7 +589,7 @@ int clip_read(const char *path, const ClipOptions *o, Clip *clip, SvError *error
     int result;
     *clip = (Clip){ 0 };
     if (o->model->config.video_num_frames == 0 || o->model->config.vision_num_hidden_layers == 0)
-        return sv_video_new(o->model, 1, 1, 1, 0, 0, &clip->video, error);          /* says so */
+        return sv_video_new(o->model, 1, 1, 1, 0, 0, &clip->video, error);          /* reports the error */
     if (!standard && (count = sv_folder(path, &names)) >= 0) {
         result = read_folder(path, names, count, o, clip, error);
         while (count > 0) free(names[--count]);

@@ -1,10 +1,10 @@
-/* conversation.c: what is asked, as -s, -i and -p give it or as JSON in Hugging Face's form, to smolvlm.h's messages.
+/* conversation.c: turns -s, -i and -p, or JSON in Hugging Face's format, into the messages of smolvlm.h.
 
      [{"role": "system", "content": "Be brief."},
       {"role": "user", "content": [{"type": "image", "path": "before.png"}, {"type": "text", "text": "What is this?"}]},
       ...]
 
-   Pictures and videos are read here, each where it stands. */
+   It also reads the pictures and videos, in their order. */
 #include "cli.h"
 
 #include <stdlib.h>
@@ -15,7 +15,7 @@ static const char *const MARKS[] = { "{image}", "{video}" }, *const NAMES[] = { 
 
 static int out_of_memory(SvError *error) { return sv_fail(error, "out of memory for the conversation"); }
 
-/* Room for this many messages and contents, of which all might be pictures. */
+/* Allocates room for this many messages and contents, all of which might be pictures. */
 static int make_room(Conversation *c, size_t messages, size_t contents, SvError *error) {
     *c = (Conversation){ .messages = calloc(messages + 1, sizeof *c->messages),
                          .contents = calloc(contents + 1, sizeof *c->contents),
@@ -75,14 +75,14 @@ static int kind_of(const ClipOptions *clips, int i) {
     return clips && clips->videos && clips->videos[i] ? VIDEO : IMAGE;
 }
 
-/* The file given, a picture or a video. */
+/* Adds the given file i, a picture or a video. */
 static int add_given(Conversation *c, SvMessage *message, const char *const *given, int i, const ClipOptions *clips,
                      SvError *error) {
     return kind_of(clips, i) == VIDEO ? add_clip(c, message, given[i], clips, error)
                                       : add_file(c, message, given[i], error);
 }
 
-/* The next one of this kind among those given, from *used on; -1 if there is none. */
+/* The index of the next given file of this kind, from *used on; -1 if there is none. */
 static int next_given(const ClipOptions *clips, int n_given, int kind, int *used) {
     while (*used < n_given && kind_of(clips, *used) != kind) ++*used;
     return *used < n_given ? (*used)++ : -1;
@@ -100,7 +100,7 @@ int conversation_ask(const char *system, const char *prompt, const char *const *
                      const ClipOptions *clips, Conversation *c, SvError *error) {
     int marks[2] = { 0 }, files[2] = { 0 }, used[2] = { 0 };
     for (int i = 0; i < n_images; i++) files[kind_of(clips, i)]++;
-    for (int kind = IMAGE; kind <= VIDEO && !raw; kind++)           /* without a video, {video} is a text */
+    for (int kind = IMAGE; kind <= VIDEO && !raw; kind++)           /* without a video, {video} is ordinary text */
         for (const char *at = prompt; (kind == IMAGE || files[kind]) && (at = strstr(at, MARKS[kind])) != NULL; at++)
             marks[kind]++;
     bool marked = marks[IMAGE] || marks[VIDEO];
@@ -142,7 +142,8 @@ failed:
 
 /* ------------------------------------------------------------------------------------------------------------- JSON */
 
-/* A string without a zero byte, which ends a C string; NULL with a sentence otherwise. what: the value's name. */
+/* The text of a JSON string. Fails and returns NULL if it is not a string or contains a zero byte, which would end a C
+   string. what: the value's name. */
 static const char *text_of(const Json *value, const char *what, SvError *error) {
     if (value->kind != JSON_STRING) sv_fail(error, "%s: %s, but must be a string", what, json_kind(value));
     else if (strlen(value->text) != value->size) sv_fail(error, "%s: a zero byte in the text", what);
@@ -160,7 +161,7 @@ int json_known(const Json *object, const char *what, const char *const *keys, Sv
     return 0;
 }
 
-/* Where a picture that the JSON names lies: relative to folder. "-" is a file of that name, never stdin. */
+/* The path of a file that the JSON names, relative to folder. "-" means a file of that name, never stdin. */
 static char *locate(Conversation *c, const char *folder, const char *path) {
     bool absolute = path[0] == '/';
 #if defined(_WIN32)
@@ -176,8 +177,8 @@ static char *locate(Conversation *c, const char *folder, const char *path) {
     return whole;
 }
 
-/* Standard base64, with or without "=" at its end; white space counts for nothing. Returns the number of bytes, or -1
-   if it is none. */
+/* Decodes standard base64, with or without "=" at its end; ignores white space. Returns the number of bytes, or -1 if
+   the text is not base64. */
 static ptrdiff_t decode_base64(const char *text, size_t size, uint8_t *out) {
     uint32_t bits = 0;
     int count = 0;
@@ -210,10 +211,10 @@ static int add_base64(Conversation *c, SvMessage *message, const Json *value, co
     return 0;
 }
 
-/* The pictures and videos for those contents that name none; used: up to which each kind has been taken. */
+/* The pictures and videos for contents without a path. used: for each kind, where to look for the next one. */
 typedef struct Given { const char *const *paths; int count, used[2]; const ClipOptions *clips; } Given;
 
-/* One {"type": ...}. */
+/* Reads one content, {"type": ...}. */
 static int read_content(const Json *value, const char *folder, Given *given, const char *what, Conversation *c,
                         SvMessage *message, SvError *error) {
     static const char *const text_keys[] = { "type", "text", NULL }, *const video_keys[] = { "type", "path", NULL };

@@ -1,4 +1,5 @@
-/* info.c: --info, what a checkpoint holds and needs, and --selftest, whether this machine computes its bits. */
+/* info.c: --info prints what a checkpoint contains and how much memory it needs; --selftest checks that this machine
+   computes the same bits as every other. */
 #include "cli.h"
 
 #include <inttypes.h>
@@ -9,7 +10,7 @@ static bool starts_with(SvString name, const char *begins) {
     return name.size >= strlen(begins) && memcmp(name.data, begins, strlen(begins)) == 0;
 }
 
-/* The parts of a model, each with the format of its matrices: which keep more bits is export.py's choice. */
+/* The parts of a model and the formats of their matrices. export.py chooses which parts keep more bits. */
 static void print_weights(const SvModel *m) {
     static const struct { const char *part, *begins; } parts[] = {
         { "vision tower", "model.vision_model." },       { "connector", "model.connector." },
@@ -37,7 +38,7 @@ static void print_weights(const SvModel *m) {
            8.0 * (double)all_bytes / (double)all_numbers);
 }
 
-/* The shapes along the way from a picture to the decoder, and what a position takes in the KV cache. */
+/* The shapes at each step from a picture to the decoder, and the bytes of one position in the KV cache. */
 static void print_flow(const SvModel *m) {
     const SvConfig *c = &m->config;
     if (c->vision_num_hidden_layers) {
@@ -56,8 +57,8 @@ static void print_flow(const SvModel *m) {
         printf("         -> pixel shuffle, %u x %u rows to one: %u rows of %u -> %u image tokens of %u numbers\n", s, s,
                tokens, s * s * c->vision_hidden_size, tokens, c->hidden_size);
         if (split)
-            printf("picture  up to %u x %u tiles and the global one: %u x %u = %u positions of the decoder, and the tags\n",
-                   rows, cols, rows * cols + 1, tokens, (rows * cols + 1) * tokens);
+            printf("picture  up to %u x %u tiles and the global one: %u x %u = %u positions of the decoder, "
+                   "and the tags\n", rows, cols, rows * cols + 1, tokens, (rows * cols + 1) * tokens);
         else printf("picture  one tile, not split: %u positions of the decoder, and its tags\n", tokens);
     }
     bool q8 = m->text.layers[0].k_proj.group != 0;
@@ -105,8 +106,8 @@ int print_info(const SvModel *m, int threads) {
     return 0;
 }
 
-/* The same input through every kernel set, or through the one chosen; with the first also with one thread, and position
-   by position. */
+/* Runs the same input through every kernel set, or only the chosen one. The first set also runs with one thread, and
+   position by position. */
 int selftest(SvModel *m, const SvKernels *chosen, int threads) {
     const SvConfig *c = &m->config;
     uint64_t first = 0;

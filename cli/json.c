@@ -1,10 +1,10 @@
-/* json.c: reads and writes JSON, RFC 8259.
+/* json.c: reads and writes JSON (RFC 8259).
 
-     text -> values, each a Json in one array, in the order of the text
+     text -> an array of Json values, in the order of the text
 
-   Memory is taken twice, before anything is read: a copy of the text, in which strings are unescaped where they stand
-   (no string becomes longer), and the array. Every value but the first follows a '[', ',' or ':', so there are at most
-   as many as these characters and one. */
+   Two blocks of memory are allocated before parsing. One is a copy of the text, in which strings are unescaped in place
+   (none becomes longer). The other is the array of values. Every value except the first follows a '[', ',' or ':', so
+   the number of these characters plus one is enough room. */
 #include "json.h"
 
 #include "../model.h"
@@ -16,26 +16,26 @@
 typedef struct Parser {
     const char *original, *name;
     size_t size, at;
-    char *text;                             /* the copy, with a zero behind */
+    char *text;                             /* the copy, zero-terminated */
     Json *values;
     size_t n_values;
     SvError *error;
 } Parser;
 
-/* The sentence about what stands at `at`, with its line and column. */
+/* Reports an error at offset `at`, with its line and column. */
 static int wrong(const Parser *p, size_t at, const char *what) {
     size_t line = 1, column = 1;
     for (size_t i = 0; i < at; i++) {
         unsigned char byte = (unsigned char)p->original[i];
         if (byte == '\n') line++, column = 1;
-        else column += (byte & 0xc0) != 0x80;               /* bytes that begin a character */
+        else column += (byte & 0xc0) != 0x80;               /* counts bytes that begin a character */
     }
     return sv_fail(p->error, "%s: line %zu, column %zu: %s", p->name, line, column, what);
 }
 
 static void skip_space(Parser *p) { p->at += strspn(p->text + p->at, " \t\r\n"); }
 
-/* The length of the UTF-8 character at bytes, of which `size` follow, and its number; 0 if it is none. */
+/* The length of the first UTF-8 character of `size` bytes, or 0 if it is invalid. *character: its code point. */
 static size_t utf8_character(const unsigned char *bytes, size_t size, uint32_t *character) {
     static const uint32_t least[5] = { 0, 0, 0x80, 0x800, 0x10000 };
     size_t length = bytes[0] < 0x80 ? 1 : bytes[0] < 0xc0 ? 0 : bytes[0] < 0xe0 ? 2 : bytes[0] < 0xf0 ? 3
@@ -62,7 +62,7 @@ static char *put_utf8(char *out, uint32_t c) {
     return out;
 }
 
-/* Four hexadecimal digits; -1 if they are not. */
+/* The value of four hexadecimal digits; -1 if they are not all digits. */
 static int32_t hex4(const char *digits) {
     int32_t value = 0;
     for (int i = 0; i < 4; i++) {
@@ -75,7 +75,7 @@ static int32_t hex4(const char *digits) {
     return value;
 }
 
-/* The string that begins at p->at, with a quote: unescaped in its place, and terminated. */
+/* Parses the string whose opening quote is at p->at. It is unescaped in place and zero-terminated. */
 static int parse_string(Parser *p, const char **text, size_t *size) {
     size_t begin = p->at++;
     char *start = p->text + p->at, *out = start;
@@ -114,7 +114,7 @@ static int parse_string(Parser *p, const char **text, size_t *size) {
         p->at += pair ? 12 : 6;
     }
     p->at++;
-    *out = 0;                                               /* at the latest where the closing quote was */
+    *out = 0;                                               /* at or before the closing quote's place */
     *text = start;
     *size = (size_t)(out - start);
     return 0;
@@ -151,7 +151,7 @@ static int by_key(const void *a, const void *b) {
     return order ? order : x->key_size < y->key_size ? -1 : x->key_size > y->key_size;
 }
 
-/* Refuses an object that has a key twice: readers do not agree on which of the two counts. */
+/* Fails if an object has a key twice, since parsers disagree on which one counts. */
 static int check_keys(const Parser *p, const Json *object, size_t at) {
     const Json **members = malloc((object->count + 1) * sizeof *members);
     if (!members) return sv_fail(p->error, "%s: out of memory", p->name);
@@ -171,7 +171,7 @@ static int check_keys(const Parser *p, const Json *object, size_t at) {
 
 static int parse_value(Parser *p, int depth, Json **value);
 
-/* An array or an object, behind its bracket. */
+/* Parses the rest of an array or an object, after its opening bracket. */
 static int parse_list(Parser *p, int depth, Json *list) {
     bool object = list->kind == JSON_OBJECT;
     char close = object ? '}' : ']';
@@ -263,7 +263,7 @@ void json_free(JsonDocument *document) {
     *document = (JsonDocument){ 0 };
 }
 
-/* ----------------------------------------------------------------------------------------------------- what it says */
+/* --------------------------------------------------------------------------------------------------- reading values */
 
 const Json *json_get(const Json *object, const char *key) {
     size_t size = strlen(key);

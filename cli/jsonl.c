@@ -1,13 +1,13 @@
-/* jsonl.c: --jsonl: requests on stdin, a line each, and their answers in the same order.
+/* jsonl.c: --jsonl reads requests from stdin, one per line, and writes their answers in the same order.
 
      {"id": 7, "prompt": "What is this?", "images": ["photo.jpg"]}
-       | a conversation and its options; the command line's options where a request says nothing
-       | sv_chat_prompt: what the request before began with, and tiles that were seen, are not computed again
+       | a conversation and its options; the command line's options are the defaults
+       | sv_chat_prompt: a beginning in common with the last request, and tiles seen before, are not computed again
      {"id": 7, "text": "A cat.", "finish_reason": "stop", "usage": {...}, "timings": {...}}
      {"id": 8, "error": "none.jpg: cannot be opened: No such file or directory"}
 
-   --resume OUT: the answers are appended to OUT, and requests whose ids it has are skipped. A process that was killed
-   in the middle of a line leaves a line without its end, which is cut off before anything else happens. */
+   --resume OUT: the answers are appended to OUT, and requests whose ids are already in it are skipped. If a process was
+   killed while it wrote a line, OUT ends with an incomplete line, which is removed first. */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -26,12 +26,12 @@
 
 /* ------------------------------------------------------------------------------------------------------------ lines */
 
-enum { LONGEST_LINE = 1 << 28 };                            /* a picture in base64 may be in it */
+enum { LONGEST_LINE = 1 << 28 };                            /* it may contain a picture in base64 */
 
-/* complete: it ended with a line end. too_long: it had more than LONGEST_LINE bytes, which were not kept. */
+/* complete: it had a line end. too_long: it had more than LONGEST_LINE bytes; the rest was dropped. */
 typedef struct Line { char *text; size_t size, room; bool complete, too_long; } Line;
 
-/* The next line, without its end; false where there is none, or no memory (which is complained of). */
+/* Reads the next line, without its end. Returns false if there is none, or, with a complaint, if out of memory. */
 static bool read_line(FILE *file, Line *line) {
     int c;
     line->size = 0;
@@ -55,9 +55,9 @@ static bool read_line(FILE *file, Line *line) {
     return line->complete || line->size > 0;
 }
 
-/* ---------------------------------------------------------------------------------------------- ids that OUT has */
+/* ------------------------------------------------------------------------------------------------- the ids in OUT */
 
-/* A set of texts: open addressing, at most half full. */
+/* A set of texts: a hash table with open addressing, at most half full. */
 typedef struct Names { char **list; size_t room, count; } Names;
 
 static size_t place_of(const Names *names, const char *name) {
@@ -70,7 +70,7 @@ static size_t place_of(const Names *names, const char *name) {
 
 static bool has_name(const Names *names, const char *name) { return names->room && names->list[place_of(names, name)]; }
 
-/* Takes the name, which was allocated. Returns false if out of memory. */
+/* Adds a name to the set and takes ownership of it. Returns false if out of memory. */
 static bool add_name(Names *names, char *name) {
     if (!name) return false;
     if (2 * names->count >= names->room) {
@@ -94,14 +94,15 @@ static void free_names(Names *names) {
     free(names->list);
 }
 
-/* A string or a whole number; its name among others is the text behind a letter, so that 7 is not "7". */
+/* Whether an id is valid: a string or a whole number. */
 static bool is_id(const Json *id) {
     int64_t whole;
     return id && ((id->kind == JSON_STRING && strlen(id->text) == id->size) ||
                   json_whole(id, -(INT64_C(1) << 53), INT64_C(1) << 53, &whole));
 }
 
-/* The name of a request: its id's, or without one its line's. The caller frees it; NULL if out of memory. */
+/* The name of a request in the set: a letter and its id, so that 7 and "7" differ; without an id, its line number. The
+   caller frees it. NULL if out of memory. */
 static char *name_of(const Json *id, int64_t line) {
     size_t size = is_id(id) ? id->size : 24;
     char *name = malloc(size + 2);
@@ -111,7 +112,7 @@ static char *name_of(const Json *id, int64_t line) {
     return name;
 }
 
-/* Reads what OUT has, and cuts off a line without an end. */
+/* Reads the ids in OUT, and removes an incomplete last line. */
 static bool read_names(FILE *file, const char *path, Names *names) {
     Line line = { 0 };
     uint64_t whole = 0;
@@ -139,7 +140,7 @@ static bool read_names(FILE *file, const char *path, Names *names) {
     return ok;
 }
 
-/* OUT, to be appended to, and no other process may. */
+/* Opens OUT for appending, and locks it against other processes. */
 static FILE *open_answers(const char *path, Names *names) {
     FILE *file = sv_fopen(path, "ab+");
     if (!file) {
@@ -165,7 +166,7 @@ static FILE *open_answers(const char *path, Names *names) {
 static volatile sig_atomic_t told_to_end;
 static int nothing = -1;                                    /* /dev/null */
 
-/* From here on stdin is at its end, also for a read that waits or begins just now. A second SIGTERM ends at once. */
+/* Makes stdin end, also for a read that is waiting or just begins. A second SIGTERM ends the program at once. */
 static void end_soon(int signal_number) {
     int kept = errno;
     told_to_end = 1;
@@ -196,7 +197,7 @@ static void put_error(FILE *out, const Json *id, int64_t line, const char *what)
     fputs("}\n", out);
 }
 
-/* One request, which has not been answered yet. Returns false if it was an error that was written. */
+/* Answers one request. Returns false if it wrote an error instead. */
 static bool take(const Json *root, int64_t line, bool needs_id, Answerer *answerer, FILE *out) {
     const Json *id = json_get(root, "id");
     SvError error;
@@ -225,7 +226,7 @@ int jsonl(const Arguments *a, const SvModel *m) {
         JsonDocument document = { 0 };
         SvError error;
         number++;
-        if (told_to_end && !line.complete) break;           /* the end is ours, not the line's */
+        if (told_to_end && !line.complete) break;           /* SIGTERM cut this line short */
         size_t space = 0;
         while (space < line.size && strchr(" \t\r", line.text[space]) && line.text[space]) space++;
         if (space == line.size && !line.too_long) continue;

@@ -1,14 +1,14 @@
-/* line.c: a line typed on a terminal, with the keys that shells have.
+/* line.c: reads and edits a line on a terminal, with the keys of common shells.
 
      keys        arrows, Home, End, Delete; Ctrl-A E B F D H K U W Y T L P N Z; by words: Alt-B F D, Alt-Backspace,
-                 left and right with Ctrl or Alt; Tab completes; Alt-Enter begins another line, Enter ends; Ctrl-C
-                 gives up, Ctrl-D on nothing leaves
-     paste       bracketed: what is pasted is text, also where it has several lines
-     screen      after every key the prompt and the text are drawn anew, over as many rows as they take; of a text that
-                 is higher than the screen, the rows around the cursor. Only sequences that any VT100 knows
-     history     a file, one text a line, newest last; written anew under another name and renamed
+                 left and right with Ctrl or Alt; Tab completes; Alt-Enter begins another line, Enter ends the input;
+                 Ctrl-C cancels it, Ctrl-D on an empty line leaves
+     paste       bracketed paste: pasted text is inserted as text, even if it has several lines
+     screen      after every key the prompt and the text are redrawn, over as many rows as they take; if the text is
+                 taller than the screen, the rows around the cursor. Only VT100 escape sequences are used
+     history     a file, one text per line, newest last; it is rewritten under a temporary name and renamed
 
-   Where the terminal cannot do this (TERM=dumb, Windows), the system's own line editing reads the line. */
+   Where the terminal does not support this (TERM=dumb, Windows), the system's own line editing is used. */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
 #define _DEFAULT_SOURCE                                     /* TIOCGWINSZ, SIGWINCH */
@@ -47,11 +47,11 @@ struct LineEditor {
     const char *prompt;
     Text text, killed, drawing;
     size_t cursor;
-    int at_history;                                         /* n_history: the text is none of it */
-    Text draft;                                             /* what was being typed before the history was looked at */
+    int at_history;                                         /* n_history: the text is not from the history */
+    Text draft;                                             /* the unfinished text, while the history is shown */
 
     int columns, rows;                                      /* of the screen */
-    int top, cursor_row;                                    /* first row that is drawn; where the cursor is below it */
+    int top, cursor_row;                                    /* the first drawn row; the cursor's row relative to it */
     bool drawn, failed;
 
     LineCompletion *complete;
@@ -95,7 +95,7 @@ static char *copy_text(const char *data, size_t size) {
 
 /* ---------------------------------------------------------------------------------------------------------- history */
 
-/* Returns false without memory. A text that was the last one already is not kept twice. */
+/* Adds a text to the history in memory, unless it equals the last one. Returns false if out of memory. */
 static bool keep(LineEditor *e, const char *text) {
     if (e->n_history > 0 && strcmp(e->history[e->n_history - 1], text) == 0) return true;
     char *copy = copy_text(text, strlen(text));
@@ -115,7 +115,7 @@ static void forget_history(LineEditor *e) {
     while (e->n_history > 0) free(e->history[--e->n_history]);
 }
 
-/* In the file \n is a line end within a text, and \\ a backslash. */
+/* In the file, \n stands for a line end within a text, and \\ for a backslash. */
 static void read_history(LineEditor *e) {
     FILE *file = e->path ? fopen(e->path, "rb") : NULL;
     Text line = { 0 };
@@ -137,7 +137,7 @@ static void read_history(LineEditor *e) {
     fclose(file);
 }
 
-/* Only the user may read it. A link stays one. */
+/* The file is readable only by the user. If it is a symbolic link, the link is kept. */
 static bool write_history(const LineEditor *e) {
     char *real = realpath(e->path, NULL), *part = NULL;
     const char *path = real ? real : e->path;
@@ -175,7 +175,7 @@ char *line_history_path(const char *name) {
     return path;
 }
 
-/* The file is read again before it is written: another conversation may have added to it. */
+/* Reads the file again before writing it, because another conversation may have added to it. */
 bool line_remember(LineEditor *e, const char *text) {
     if (e->path) {
         char **before = e->history;
@@ -185,7 +185,7 @@ bool line_remember(LineEditor *e, const char *text) {
         if (e->n_history > 0) {
             while (n > 0) free(before[--n]);
             free(before);
-        } else {                                            /* the file is new, or gone */
+        } else {                                            /* the file is empty or missing */
             free(e->history);
             e->history = before;
             e->n_history = n;
@@ -196,13 +196,13 @@ bool line_remember(LineEditor *e, const char *text) {
 
 /* --------------------------------------------------------------------------------------------------------- terminal */
 
-/* A signal must find what the terminal was like, so this is the one thing here that is shared. */
+/* A signal handler must restore the terminal, so this state has to be global. */
 enum { OUTSIDE, BETWEEN, EDITING };
 static const int SIGNALS[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGWINCH, SIGSEGV, SIGBUS, SIGABRT, SIGFPE,
                                SIGILL };
 enum { N_SIGNALS = sizeof SIGNALS / sizeof SIGNALS[0] };
 static struct termios modes[3];
-static struct sigaction actions[N_SIGNALS];                 /* those before */
+static struct sigaction actions[N_SIGNALS];                 /* the previous ones */
 static volatile sig_atomic_t mode, plain, interrupted, changed, stopped;
 
 static const char PASTE_ON[] = "\x1b[?2004h", PASTE_OFF[] = "\x1b[?2004l";
@@ -215,7 +215,7 @@ static void write_all(const char *data, size_t size) {
     }
 }
 
-/* What is typed meanwhile waits (TCSANOW), it is not thrown away. */
+/* Switches the terminal to another mode. TCSANOW keeps the input that has already been typed. */
 static void set_mode(int next) {
     if (mode == next) return;
     if (!plain) {
@@ -226,7 +226,7 @@ static void set_mode(int next) {
     mode = next;
 }
 
-/* Only calls that are allowed in a signal's handler. */
+/* Uses only functions that are allowed in a signal handler. */
 static void on_signal(int signal) {
     int kept = errno, before = mode;
     if (signal == SIGWINCH) {
@@ -241,7 +241,7 @@ static void on_signal(int signal) {
         for (int i = 0; i < N_SIGNALS; i++)
             if (SIGNALS[i] == signal) sigaction(signal, &actions[i], &own);
         raise(signal);
-        if (signal == SIGTSTP) {                            /* stops here, and goes on when it is brought back */
+        if (signal == SIGTSTP) {                            /* stops at the unblocking; continues after SIGCONT */
             sigemptyset(&one);
             sigaddset(&one, signal);
             sigprocmask(SIG_UNBLOCK, &one, &blocked);
@@ -288,7 +288,7 @@ LineEditor *line_open(const char *history) {
     sigemptyset(&own.sa_mask);
     for (int i = 0; i < N_SIGNALS; i++) {
         sigaction(SIGNALS[i], NULL, &actions[i]);
-        if (actions[i].sa_handler != SIG_IGN) sigaction(SIGNALS[i], &own, NULL);       /* nohup's, for one, stay */
+        if (actions[i].sa_handler != SIG_IGN) sigaction(SIGNALS[i], &own, NULL);       /* keeps what nohup ignores */
     }
     interrupted = 0;
     set_mode(BETWEEN);
@@ -313,8 +313,8 @@ void line_close(LineEditor *e) {
 
 /* ----------------------------------------------------------------------------------------------------------- screen */
 
-/* A walk over the prompt and the text as the screen shows them. Of the rows from `first` on, up to `end`, it appends
-   what draws them. */
+/* Walks over the prompt and the text as they appear on the screen. For the rows from `first` up to, but not including,
+   `end`, it appends the output that draws them. */
 typedef struct Walk { int row, col, columns, first, end; Text *out; bool failed; } Walk;
 
 static bool seen(const Walk *w, int row) { return w->out && row >= w->first && row < w->end; }
@@ -323,8 +323,8 @@ static void emit(Walk *w, const char *data, size_t size) {
     if (seen(w, w->row) && !append(w->out, data, size)) w->failed = true;
 }
 
-/* To the next row. soft: the terminal's own wrapping, so that it can wrap anew when it is made wider. In a full row the
-   cursor stays over the last character until another comes. */
+/* Goes to the next row. soft: by the terminal's own wrapping, so that the terminal can wrap the text again when it is
+   resized. After a full row the cursor stays on the last column until another character comes. */
 static void next_row(Walk *w, bool soft) {
     if (seen(w, w->row + 1) && soft) emit(w, " \r", 2);
     else if (!soft) emit(w, "\x1b[K", 3);
@@ -333,7 +333,7 @@ static void next_row(Walk *w, bool soft) {
     w->col = 0;
 }
 
-/* Control characters are shown as ^X. A line end takes a column, as the cursor may stand before it. */
+/* Control characters are shown as ^X. A line end takes one column, because the cursor may be on it. */
 static int shown_width(uint32_t code) {
     return code == '\n' ? 1 : code == '\t' ? 4 : code < 32 || code == 127 ? 2 : character_width(code);
 }
@@ -349,12 +349,12 @@ static void step(Walk *w, const char *bytes, size_t size, uint32_t code) {
         next_row(w, false);
         return;
     }
-    if (w->col + width > w->columns) next_row(w, false);    /* a wide one that does not fit at the end */
+    if (w->col + width > w->columns) next_row(w, false);    /* a wide character does not fit in the last column */
     emit(w, bytes, size);
     w->col += width;
 }
 
-/* Returns where the cursor is; *w is left at the end. */
+/* Sets *row and *col to the cursor's place, and *w to the end of the text. */
 static void walk(const LineEditor *e, Walk *w, int *row, int *col) {
     uint32_t code;
     for (size_t at = 0, length, size = strlen(e->prompt); at < size; at += length) {
@@ -412,7 +412,7 @@ static void draw(LineEditor *e) {
     write_all(e->drawing.data, e->drawing.size);
 }
 
-/* The screen has another size: a terminal that wraps its text anew has put the cursor where it would be drawn now. */
+/* The screen was resized. Terminals that wrap their text again have already moved the cursor to its new place. */
 static void screen_changed(LineEditor *e) {
     Walk w = { 0 };
     int row, col;
@@ -434,14 +434,14 @@ enum {
     KEY_WORD_RIGHT, KEY_WORD_ERASE, KEY_WORD_DELETE, KEY_NEW_LINE, KEY_PASTE
 };
 #define CONTROL(letter) ((letter) & 31)
-enum { ESCAPE = 27, PATIENCE = 50 };                        /* ms within which the rest of a key's bytes comes */
+enum { ESCAPE = 27, PATIENCE = 50 };                        /* ms to wait for the rest of a key's bytes */
 
 static bool input_waits(const LineEditor *e) {
     struct pollfd in = { .fd = 0, .events = POLLIN };
     return e->begin < e->end || poll(&in, 1, 0) > 0;
 }
 
-/* A byte; KEY_NONE if none came within so many ms (-1: for ever, but that a changed screen is drawn meanwhile). */
+/* Reads a byte. Returns KEY_NONE if none came within `patience` ms. -1 waits for ever, and redraws a resized screen. */
 static int next_byte(LineEditor *e, int patience) {
     while (e->begin == e->end) {
         struct pollfd in = { .fd = 0, .events = POLLIN };
@@ -458,15 +458,15 @@ static int next_byte(LineEditor *e, int patience) {
     return e->input[e->begin++];
 }
 
-/* ESC [ numbers letter, as xterm makes it with modifiers too; all of it is taken even if it means nothing here. */
+/* Reads the rest of ESC [ numbers letter, xterm's form, including modifiers. Unknown sequences are consumed whole. */
 static int read_sequence(LineEditor *e) {
     int number[2] = { 0, 0 }, n = 0, byte = next_byte(e, PATIENCE);
-    if (byte == '[') return next_byte(e, PATIENCE), KEY_NONE;               /* Linux: the function keys */
+    if (byte == '[') return next_byte(e, PATIENCE), KEY_NONE;               /* function keys of the Linux console */
     for (; byte >= ' ' && byte < '@'; byte = next_byte(e, PATIENCE)) {
         if (byte == ';' && n < 1) n++;
         else if (byte >= '0' && byte <= '9' && number[n] < 10000) number[n] = 10 * number[n] + byte - '0';
     }
-    bool word = number[1] > 1;                              /* with Ctrl, Alt or Shift */
+    bool word = number[1] > 1;                              /* Ctrl, Alt or Shift was held */
     switch (byte) {
     case 'A': return KEY_UP;
     case 'B': return KEY_DOWN;
@@ -489,7 +489,7 @@ static int read_sequence(LineEditor *e) {
 static int read_key(LineEditor *e) {
     int byte = next_byte(e, -1);
     if (byte != ESCAPE) return byte;
-    while (byte == ESCAPE) byte = next_byte(e, PATIENCE);   /* Alt with an arrow: ESC ESC [ */
+    while (byte == ESCAPE) byte = next_byte(e, PATIENCE);   /* Alt and an arrow key: ESC ESC [ */
     switch (byte) {
     case '[': return read_sequence(e);
     case 'O':
@@ -513,13 +513,13 @@ static void insert(LineEditor *e, const char *data, size_t size) {
     else e->failed = true;
 }
 
-/* A character with all its bytes, so that no half of one is ever drawn. */
+/* Inserts a character with all its bytes, so that half a character is never drawn. */
 static void insert_character(LineEditor *e, int byte) {
     char bytes[4] = { (char)byte };
     size_t n = 1, length = byte < 0xC0 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
     while (n < length && (byte = next_byte(e, PATIENCE)) < 256) {
         if ((byte & 0xC0) != 0x80) {
-            e->begin--;                                     /* it begins another */
+            e->begin--;                                     /* it begins another character */
             break;
         }
         bytes[n++] = (char)byte;
@@ -527,8 +527,8 @@ static void insert_character(LineEditor *e, int byte) {
     insert(e, bytes, n);
 }
 
-/* Up to ESC [ 2 0 1 ~. Lines end as they do here, the last one's end is not the text's; control characters, with which
-   a text might play at being a key or a terminal's command, are left out. */
+/* Reads pasted text up to ESC [ 2 0 1 ~. Line ends become \n, and one at the end is dropped. Control characters are
+   left out, as they could act as keys or terminal commands. */
 static bool paste(LineEditor *e) {
     static const char END[] = "\x1b[201~";
     Text text = { 0 };
@@ -538,7 +538,7 @@ static bool paste(LineEditor *e) {
         char one = (char)(byte == '\r' ? '\n' : byte);
         if (byte == END[matched]) matched++;
         else {
-            for (size_t i = 1; i < matched; i++)            /* it was not the end */
+            for (size_t i = 1; i < matched; i++)            /* the end sequence was not complete */
                 if (!append(&text, END + i, 1)) e->failed = true;
             matched = byte == ESCAPE;
             bool shown = (byte >= 32 && byte != 127) || byte == '\t' || byte == '\r' || (byte == '\n' && last != '\r');
@@ -590,7 +590,7 @@ static size_t word_end(const LineEditor *e, size_t at) {
     return at;
 }
 
-/* What Ctrl-Y brings back. */
+/* Removes a part of the text and keeps it for Ctrl-Y. */
 static void kill_text(LineEditor *e, size_t from, size_t to) {
     if (from == to) return;
     e->killed.size = 0;
@@ -599,7 +599,7 @@ static void kill_text(LineEditor *e, size_t from, size_t to) {
     e->cursor = from;
 }
 
-/* Swaps the characters around the cursor; at the end of a line, the last two. */
+/* Swaps the characters on both sides of the cursor; at the end of a line, the last two. */
 static void transpose(LineEditor *e) {
     size_t middle = e->cursor == line_end(e, e->cursor) ? before(e, e->cursor) : e->cursor;
     if (middle <= line_begin(e, e->cursor)) return;
@@ -622,7 +622,7 @@ static int columns_between(const LineEditor *e, size_t from, size_t to) {
     return columns;
 }
 
-/* The line above or below within the text, about as far from its beginning. Returns false where there is none. */
+/* Moves the cursor to about the same column of the line above or below. Returns false if there is no such line. */
 static bool move_line(LineEditor *e, bool up) {
     size_t begin = line_begin(e, e->cursor), end = line_end(e, e->cursor);
     int columns = columns_between(e, begin, e->cursor);
@@ -655,7 +655,7 @@ static void complete(LineEditor *e) {
     char *list = NULL, *more = e->complete(e->user, e->text.data ? e->text.data : "", e->cursor, &list);
     if (more) {
         insert(e, more, strlen(more));
-    } else if (list) {                                      /* below the text, which is then drawn anew */
+    } else if (list) {                                      /* shown below the text, which is redrawn after it */
         size_t cursor = e->cursor;
         e->cursor = e->text.size;
         draw(e);
@@ -669,7 +669,7 @@ static void complete(LineEditor *e) {
     free(list);
 }
 
-/* One key. Returns false when the line is at its end, *result then says why. */
+/* Acts on one key. Returns false if that ends the input; *result then says how. */
 static bool act(LineEditor *e, int key, LineResult *result) {
     size_t at = e->cursor, begin;
     switch (key) {
@@ -701,7 +701,7 @@ static bool act(LineEditor *e, int key, LineResult *result) {
     case CONTROL('U'): kill_text(e, line_begin(e, at), at); break;
     case CONTROL('K'):
         begin = line_end(e, at);
-        kill_text(e, at, begin > at || begin == e->text.size ? begin : begin + 1);      /* at a line's end: that end */
+        kill_text(e, at, begin > at || begin == e->text.size ? begin : begin + 1);      /* at a line's end: its \n */
         break;
     case CONTROL('Y'): insert(e, e->killed.data, e->killed.size); break;
     case CONTROL('T'): transpose(e); break;
@@ -714,7 +714,7 @@ static bool act(LineEditor *e, int key, LineResult *result) {
     case CONTROL('P'): move_history(e, -1); break;
     case CONTROL('N'): move_history(e, 1); break;
     case CONTROL('Z'):
-        kill(0, SIGTSTP);                                   /* to the shell, with who else belongs to the command */
+        kill(0, SIGTSTP);                                   /* stops the whole process group, as a shell would */
         if (stopped) screen_changed(e);
         break;
     case KEY_NEW_LINE: insert(e, "\n", 1); break;
@@ -770,7 +770,7 @@ LineResult line_read(LineEditor *e, const char *prompt, char **text) {
     return result;
 }
 
-#else                                                       /* Windows, or no system that we know */
+#else                                                       /* Windows, or an unknown system */
 
 static volatile sig_atomic_t interrupted;
 
@@ -785,13 +785,13 @@ char *line_history_path(const char *name) { return (void)name, NULL; }
 bool line_remember(LineEditor *e, const char *text) { return keep(e, text); }
 
 #if defined(_WIN32)
-/* isatty calls NUL a terminal. */
+/* isatty would count NUL as a terminal. */
 static bool console(DWORD which) { return GetConsoleMode(GetStdHandle(which), &(DWORD){ 0 }); }
 
 bool line_typed(void) { return console(STD_INPUT_HANDLE); }
 bool line_terminal(void) { return console(STD_INPUT_HANDLE) && console(STD_OUTPUT_HANDLE); }
 
-/* The console's text is UTF-16. */
+/* The console delivers UTF-16. */
 static LineResult read_plain(LineEditor *e) {
     wchar_t wide[512];
     char bytes[4 * 512];

@@ -1,5 +1,5 @@
-/* line.h: a line of text typed on a terminal (line.c), and how many columns its characters take there (width.c).
-   Nothing of the model is in it. */
+/* line.h: reads a line of text from a terminal (line.c), and tells how many columns characters take there (width.c). It
+   does not depend on the model. */
 #ifndef SV_LINE_H
 #define SV_LINE_H
 
@@ -9,51 +9,51 @@
 
 /* ---------------------------------------------------------------------------------------------------------- width.c */
 
-/* The first character of UTF-8 text of `size` bytes, at least one; returns how many it takes. A byte that belongs to no
-   character is U+FFFD by itself. */
+/* Decodes the first character of a UTF-8 text; size is at least 1. Returns how many bytes it takes. A byte that is not
+   part of a valid character counts as U+FFFD. */
 size_t character(const char *text, size_t size, uint32_t *code);
 
-/* Columns on a terminal: 2 for East Asian and most emoji, 0 for what joins the character before it, else 1. */
+/* Columns on a terminal: 2 for East Asian characters and most emoji, 0 for combining characters, otherwise 1. */
 int character_width(uint32_t code);
 
-/* Where the next character after `at` begins, or the one before it, together with all that joins it: accents, skin
-   tones, what a zero width joiner holds together. */
+/* Where the character after `at` ends, or where the one before it begins. A character includes all that is combined
+   with it: accents, skin tones, and what a zero width joiner holds together. */
 size_t next_character(const char *text, size_t size, size_t at);
 size_t previous_character(const char *text, size_t size, size_t at);
 
 /* ----------------------------------------------------------------------------------------------------------- line.c */
 
 typedef struct LineEditor LineEditor;
-typedef enum { LINE_TEXT, LINE_END, LINE_BREAK, LINE_FAILED } LineResult;   /* Enter, Ctrl-D, Ctrl-C, no memory */
+typedef enum { LINE_TEXT, LINE_END, LINE_BREAK, LINE_FAILED } LineResult;   /* Enter, Ctrl-D, Ctrl-C, out of memory */
 
-/* stdin is a terminal; and stdout too. */
+/* Whether stdin is a terminal; whether both stdin and stdout are. */
 bool line_typed(void);
 bool line_terminal(void);
 
-/* Where a program's history goes: NAME_history in $XDG_STATE_HOME, else .NAME_history in the home directory. To be
-   freed; NULL if there is neither. */
+/* The path of a program's history: NAME_history in $XDG_STATE_HOME, otherwise .NAME_history in the home directory. The
+   caller frees it. NULL if there is no such directory. */
 char *line_history_path(const char *name);
 
-/* From here to line_close the terminal shows nothing that is typed, except while a line is read, and Ctrl-C ends no
-   program. What is typed early waits for the next line. history: a file, or NULL for none; one that cannot be read is
-   none. Returns NULL without memory. There can be one at a time, as there is one terminal. */
+/* Until line_close, the terminal echoes nothing except while a line is read, and Ctrl-C does not end the program. Keys
+   typed in between wait for the next line. history: a file, or NULL for none; a file that cannot be read counts as
+   empty. Returns NULL if out of memory. Only one editor may be open, as there is only one terminal. */
 LineEditor *line_open(const char *history);
 
-/* What Tab adds to the first `size` bytes of the text, which are before the cursor; NULL: nothing, and then *list may
-   be what to show of the ways to go on. Both are to be freed. Without such a function Tab is a character. */
+/* Returns what Tab inserts after the first `size` bytes of the text, where the cursor is. If it returns NULL, *list may
+   be a list of possible completions to show. The editor frees both. Without such a function Tab is a character. */
 typedef char *LineCompletion(void *user, const char *text, size_t size, char **list);
 void line_complete(LineEditor *editor, LineCompletion *complete, void *user);
 
-/* Reads a line, which may have several by Alt-Enter or paste; *text is to be freed. */
+/* Reads a line. By Alt-Enter or a paste it may have several lines in it. The caller frees *text. */
 LineResult line_read(LineEditor *editor, const char *prompt, char **text);
 
-/* Puts a text into the history, and into its file. Returns false if the file cannot be written. */
+/* Adds a text to the history and its file. Returns false if the file cannot be written. */
 bool line_remember(LineEditor *editor, const char *text);
 
 /* Whether Ctrl-C was pressed since the last line was read. */
 bool line_interrupted(void);
 
-/* The terminal's columns now. */
+/* The current width of the terminal, in columns. */
 int line_columns(void);
 
 void line_close(LineEditor *editor);                        /* NULL is allowed */

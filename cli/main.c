@@ -1,4 +1,4 @@
-/* main.c: the program. An answer takes smolvlm.h alone. */
+/* main.c: the program's entry point. To answer a question it needs smolvlm.h alone. */
 #if !defined(_WIN32)
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -15,7 +15,7 @@
 #define stderr_is_terminal() 0
 #endif
 
-/* ------------------------------------------------------------------------------------------- what happens meanwhile */
+/* ---------------------------------------------------------------------------------------------- progress and output */
 
 typedef struct Show {
     const Arguments *arguments;
@@ -24,7 +24,8 @@ typedef struct Show {
     int tokens;
 } Show;
 
-/* One line that is written over on a terminal, a line each elsewhere. Gives up where a dump could not be written. */
+/* On a terminal, one line that is overwritten each time; elsewhere, a new line each time. It returns true, which
+   stops the computation, if a dump could not be written. */
 static bool show_progress(void *user, const char *phase, int at, int total) {
     Show *show = user;
     if (show->arguments->quiet) return show->dumps.failed;
@@ -38,7 +39,7 @@ static void end_progress(Show *show) {
     show->line_open = false;
 }
 
-/* Streams the answer; white space before its first word is the prompt's end, not the answer's beginning. */
+/* Streams the answer. White space before its first word is dropped: it belongs to the end of the prompt. */
 static bool show_token(void *user, int32_t id, const char *text, size_t size) {
     Show *show = user;
     (void)id;
@@ -61,7 +62,7 @@ static void show_activation(void *user, const SvActivation *activation) {
 
 /* -------------------------------------------------------------------------------------------------- what is printed */
 
-/* The prompt as the model gets it, runs of the image token as "<image>x64". */
+/* The prompt as the model gets it. A run of image tokens is printed as "<image>x64". */
 static void print_prompt(const SvModel *m, const char *text) {
     SvString token = m->config.image_token;
     while (*text) {
@@ -75,7 +76,7 @@ static void print_prompt(const SvModel *m, const char *text) {
 
 static double rate(double count, double seconds) { return seconds > 0 && count > 0 ? count / seconds : 0; }
 
-/* The first token of an answer comes with the prefill; the others take a decoding step each. */
+/* Tokens per second. The prefill already yields an answer's first token; each further one takes a decoding step. */
 static double decode_rate(const SvAnswer *a) {
     return rate((double)a->n_ids - (a->stopped ? 0 : 1), a->decode_seconds);
 }
@@ -101,7 +102,7 @@ static void print_timings(const Arguments *arguments, const SvPrompt *prompt, co
     int most = arguments->options.max_tokens;
     const char *cut = a->stopped || most == 0 ? "" :
                       a->n_ids == (size_t)most ? ", cut off there (-n)" : ", the context is full";
-    fflush(stdout);                                         /* where both go to one place, in this order */
+    fflush(stdout);                                         /* so that stdout comes first if both go to one file */
     fprintf(stderr, "load %.2f s, image %.2f s, vision %.2f s (%d tile%s), prefill %.2f s (%zu tokens, %.1f/s), "
             "decode %.2f s (%zu tokens, %.1f/s)%s\n", load, image, a->vision_seconds, prompt->n_tiles,
             prompt->n_tiles == 1 ? "" : "s", a->prefill_seconds, prompt->n_ids,
@@ -207,7 +208,7 @@ static int answer(const Arguments *a, const SvModel *m, double load_seconds) {
     if (a->options.max_tokens > 0) show_progress(&show, prompt.n_tiles ? "tile" : "prefill", 0, all);
     bool answered = (a->options.max_tokens == 0 && !choices) ||
                     ask(m, NULL, &prompt, &wish, &a->options, &events, &result, &report, &error) == 0;
-    bool gave_up = show.dumps.failed;                       /* and has said why */
+    bool gave_up = show.dumps.failed;                       /* the reason was already printed */
     end_progress(&show);
     if (!dump_close(&show.dumps, answered) || gave_up) goto done;
     if (!answered) goto failed;
@@ -234,11 +235,11 @@ done:
     return code;
 }
 
-/* Threads meet about a hundred times a token. At a barrier libgomp spins for milliseconds by default, which is fifty
-   times slower when other programs hold the cores; sleeping at once is half as fast on idle ones. 50 us of spinning is
-   best for both (measured on x86-64 alone). libgomp reads GOMP_SPINCOUNT before main begins, so we set it and exec
-   ourselves once, unless the user has set it (valgrind users must), or another program, such as the dynamic linker, has
-   started this one. */
+/* Threads wait for each other about a hundred times per token. By default libgomp spins for milliseconds at a barrier,
+   which is fifty times slower when other programs use the cores; sleeping at once halves the speed on idle cores. 50 us
+   of spinning is best in both cases (measured on x86-64 only). libgomp reads GOMP_SPINCOUNT before main begins, so the
+   program sets it and executes itself once more. It does not if the user has set the variable (needed under valgrind),
+   or if another program, such as the dynamic linker, started this one. */
 static void let_waiting_threads_sleep(char **argv) {
 #if defined(__linux__) && defined(__x86_64__) && defined(_OPENMP) && !defined(__clang__)
     char path[4096];
@@ -255,7 +256,7 @@ static void let_waiting_threads_sleep(char **argv) {
 
 int main(int argc, char **argv) {
 #if defined(__unix__) || defined(__APPLE__)
-    int fd;             /* a closed stdout must not become the first file that is opened: here it fails when written */
+    int fd;     /* if stdout is closed, put a read-only /dev/null there, so that no other file takes its place */
     while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= 2) {}
     if (fd > 2) close(fd);
 #endif

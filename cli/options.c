@@ -1,4 +1,4 @@
-/* options.c: the command line's words to an Arguments; --help; and how errors are said. */
+/* options.c: parses the command line into Arguments; prints --help and error messages. */
 #include "cli.h"
 #include "line.h"
 
@@ -8,7 +8,7 @@
 #include <string.h>
 
 static void sentence(const char *format, va_list args, const char *end) {
-    fflush(stdout);                                         /* where both go to one place, in this order */
+    fflush(stdout);                                         /* so that stdout comes first if both go to one file */
     fputs("smolvlm: ", stderr);
     vfprintf(stderr, format, args);
     fputs(end, stderr);
@@ -34,8 +34,8 @@ bool blank(const char *text) { return !text[strspn(text, " \t\r\n")]; }
 
 /* ---------------------------------------------------------------------------------------------------------- options */
 
-/* Every option: from this table come the parsing, --help and "did you mean". letter: 0 for none. value: what --help
-   calls its value, or NULL. field: of Arguments, which it sets; low, high: the bounds of a number. */
+/* All options. Parsing, --help and "did you mean" use this table. letter: 0 for none. value: the name of its value in
+   --help, or NULL if it takes none. field: the member of Arguments that it sets. low, high: the bounds of a number. */
 enum { SWITCH, TEXT, PICTURE, FILM, RATE, STOP, WHOLE, SEED, REAL, COLOUR, HELP, VERSION };
 #define INTO(field) offsetof(Arguments, field)
 static const struct Option {
@@ -49,83 +49,84 @@ static const struct Option {
     { 'i', "image", "FILE", PICTURE, INTO(images), 0, 0,
       "a picture: PNG, JPEG, PNM (- reads stdin); may be repeated" },
     { 0, "video", "FILE", FILM, INTO(images), 0, 0,
-      "a video: a file that ffmpeg reads, a folder of numbered pictures, or YUV4MPEG2 or PPM after PPM in a file or on "
-      "stdin (-); may be repeated, also among pictures" },
+      "a video: a file that ffmpeg reads, a folder of numbered pictures, or a YUV4MPEG2 or PPM stream from a file or "
+      "stdin (-); may be repeated, and mixed with -i" },
     { 0, "video-fps", "R", RATE, INTO(rate), 0, 1000000,
-      "how many frames a second a folder or stream has (default: what YUV4MPEG2 states, else 24)" },
+      "frames per second of a folder or stream (default: as YUV4MPEG2 states, otherwise 24)" },
     { 0, "fps", "R", RATE, INTO(fps), 0, 1000000,
-      "show the model R frames of each second (default: as the checkpoint says; 1)" },
+      "show the model R frames per second of video (default: the checkpoint's setting, usually 1)" },
     { 0, "frames", "N", WHOLE, INTO(frames), 1, 100000,
-      "... but at most N of a video (default: as the checkpoint says; 64)" },
+      "show at most N frames of a video (default: the checkpoint's setting, usually 64)" },
     { 'p', "prompt", "TEXT", TEXT, INTO(prompt), 0, 0,
-      "the question; - reads it from stdin, @FILE from a file, both without the line end at their end. {image} marks "
-      "where each picture stands; without it they come first" },
+      "the question; - reads it from stdin, @FILE from a file (a final newline is dropped). {image} marks where each "
+      "picture belongs; without it the pictures come first" },
     { 's', "system", "TEXT", TEXT, INTO(system), 0, 0, "an instruction before the question; - and @FILE as with -p" },
     { 0, "messages", "FILE", TEXT, INTO(messages), 0, 0,
-      "instead of -s and -p, a whole conversation as JSON in Hugging Face's form (docs/BATCH.md); - reads stdin. Paths "
-      "in it are relative to the file; a picture without a path is the next -i" },
+      "instead of -s and -p: a whole conversation as JSON in Hugging Face's format (docs/BATCH.md); - reads stdin. "
+      "Paths in it are relative to the file; a picture without a path takes the next -i" },
     { 0, "jsonl", NULL, SWITCH, INTO(jsonl), 0, 0,
-      "answer requests on stdin, a JSON object a line, with a line each on stdout (docs/BATCH.md); the other options "
-      "hold where a request says nothing" },
+      "answer requests from stdin, one JSON object per line, with one line each on stdout (docs/BATCH.md); the other "
+      "options are the defaults of every request" },
     { 0, "resume", "OUT", TEXT, INTO(resume), 0, 0,
-      "with --jsonl: append the answers to OUT instead, and skip requests whose ids it has" },
+      "with --jsonl: append the answers to the file OUT, and skip requests whose ids are already in it" },
     { 0, "raw", NULL, SWITCH, INTO(raw), 0, 0,
-      "-p is the prompt as it stands, without a chat template; special tokens count, and the image token (<image>) "
-      "stands where each picture goes" },
+      "use -p as the prompt without a chat template; special tokens in it are recognized, and an image token (<image>) "
+      "marks where each picture goes" },
     { 'n', "max-tokens", "N", WHOLE, INTO(options.max_tokens), 0, 1 << 24,
-      "end the answer after N tokens (default 256; 0 prints the prompt as the model gets it)" },
+      "end the answer after N tokens (default 256); 0 prints the prompt as the model gets it" },
     { 't', "temperature", "T", REAL, INTO(options.temperature), 0, 100,
-      "0 (the default) always takes the likeliest token; 1 samples as the model learnt" },
+      "0 (the default) always takes the likeliest token; 1 samples from the model's own probabilities" },
     { 0, "top-p", "P", REAL, INTO(options.top_p), 0, 1,
-      "sample among the likeliest tokens that together reach P (default 1: all)" },
+      "sample from the likeliest tokens whose probabilities add up to P (default 1: all)" },
     { 0, "min-p", "P", REAL, INTO(options.min_p), 0, 1,
-      "sample among those at least P times as likely as the likeliest (default 0: all)" },
-    { 0, "top-k", "K", WHOLE, INTO(options.top_k), 0, 1 << 24, "sample among the K likeliest (default 0: all)" },
+      "sample from tokens at least P times as likely as the likeliest (default 0: all)" },
+    { 0, "top-k", "K", WHOLE, INTO(options.top_k), 0, 1 << 24, "sample from the K likeliest tokens (default 0: all)" },
     { 0, "repetition-penalty", "R", REAL, INTO(options.repetition_penalty), 0, 1000,
-      "above 1, tokens that the prompt or the answer has already become less likely, also without -t (default 0: the "
-      "checkpoint's, mostly 1, which changes nothing)" },
+      "above 1, make tokens less likely that are already in the prompt or the answer, also without -t (default 0: the "
+      "checkpoint's setting, usually 1, which changes nothing)" },
     { 0, "stop", "TEXT", STOP, INTO(stops), 0, 0, "end the answer before this text; may be repeated" },
-    { 0, "seed", "S", SEED, INTO(options.seed), 0, INT64_MAX, "the sampling's random numbers (default 0)" },
+    { 0, "seed", "S", SEED, INTO(options.seed), 0, INT64_MAX, "seed of the random numbers for sampling (default 0)" },
     { 'j', "threads", "N", WHOLE, INTO(options.threads), 1, 1024,
-      "default: all cores, or OMP_NUM_THREADS (1 without OpenMP)" },
+      "number of threads (default: OMP_NUM_THREADS, otherwise all cores; 1 without OpenMP)" },
     { 0, "no-split", NULL, SWITCH, INTO(options.no_split), 0, 0,
-      "look only at the whole picture, not at its tiles: faster, less detail" },
+      "show the model only the whole picture, not its tiles: faster, less detail" },
     { 0, "longest-edge", "PX", WHOLE, INTO(options.longest_edge), 1, SV_MAX_SIDE,
-      "scale a picture's longer side to PX before it is cut into tiles: fewer tiles, less detail, less time (default: "
-      "the checkpoint's; more than 4096 is 4096)" },
+      "scale a picture's longer side to PX before it is cut into tiles: a smaller PX gives fewer tiles, less "
+      "detail and more speed (default: the checkpoint's setting; at most 4096)" },
     { 0, "background", "RGB", COLOUR, INTO(options.background), 0, 0,
-      "paint what is transparent in a picture: white, black or RRGGBB (default: as transformers does, which makes one "
-      "transparent colour white, but shows the colours that an alpha channel hides)" },
+      "put this colour behind transparent pictures: white, black or RRGGBB (default: as transformers does; it turns a "
+      "single transparent colour white, but shows the colours that an alpha channel hides)" },
     { 0, "logprobs", "K", WHOLE, INTO(logprobs), 0, MOST_LOGPROBS,
-      "with --json: the log-probability of each of the answer's tokens, and of the K likeliest in its place" },
+      "with --json: the log-probability of each token of the answer, and of the K likeliest tokens at that position" },
     { 0, "choices", "A|B", TEXT, INTO(choices), 0, 0,
-      "the answer is the likeliest of these; --json has the probability of each as a whole, also per token" },
+      "answer with the likeliest of these texts; --json adds the probability of each, as a whole and per token" },
     { 0, "schema", "FILE", TEXT, INTO(schema), 0, 0,
-      "the answer is JSON that fits this JSON Schema, whatever the temperature (docs/BATCH.md: what of it is done)" },
+      "the answer is JSON that fits this JSON Schema, at any temperature (docs/BATCH.md lists what is supported)" },
     { 0, "fields", "A,B", TEXT, INTO(fields), 0, 0,
       "the answer is a JSON object with these keys, each value a string" },
     { 0, "json-output", NULL, SWITCH, INTO(json_output), 0, 0, "the answer is a JSON object" },
     { 0, "json", NULL, SWITCH, INTO(json), 0, 0,
-      "one JSON object on stdout: text, ids, prompt_ids, finish_reason, timings in seconds, tokens per second" },
+      "print one JSON object: text, ids, prompt_ids, finish_reason, timings in seconds, tokens per second" },
     { 0, "dump", "DIR", TEXT, INTO(dump), 0, 0,
       "write every activation of the prompt as DIR/<Hugging Face module>.npy" },
     { 0, "tiles", "DIR", TEXT, INTO(tiles), 0, 0,
-      "write each picture as decoded and its tiles, as DIR/imageK*.ppm" },
+      "write each decoded picture and its tiles as DIR/imageK*.ppm" },
     { 0, "tokenize", NULL, SWITCH, INTO(tokenize), 0, 0, "print the ids of the text on stdin, on one line" },
     { 0, "detokenize", NULL, SWITCH, INTO(detokenize), 0, 0, "print the text of the ids on stdin" },
     { 0, "info", NULL, SWITCH, INTO(info), 0, 0,
-      "what the checkpoint holds and the memory it needs; verifies its checksum" },
+      "print what the checkpoint contains and how much memory it needs; verify its checksum" },
     { 0, "selftest", NULL, SWITCH, INTO(selftest), 0, 0,
-      "compute the same with each kernel set that this machine has, with the fastest also on one thread and token by "
-      "token, and compare the bits, also with those that the file says it must give" },
+      "run the same input through each kernel set that this machine supports (the fastest also with one thread and "
+      "token by token), and compare the results bit for bit, also with the hash in the file" },
     { 0, "hessians", "OUT", TEXT, INTO(hessians), 0, 0,
-      "run calibration items and write what export.py --calibrate rounds by, X^T X of every matrix's input" },
-    { 0, "items", "LIST", TEXT, INTO(items), 0, 0, "the items for --hessians, as in calibration/items.tsv" },
+      "run calibration items and write X^T X of every matrix's input X, which export.py --calibrate rounds "
+      "by" },
+    { 0, "items", "LIST", TEXT, INTO(items), 0, 0, "the items for --hessians, such as calibration/items.tsv" },
     { 0, "layers", "A-B", TEXT, INTO(layers), 0, 0,
-      "--hessians of some layers only, which takes less memory; counted from 0, the vision tower's first" },
+      "with --hessians: only these layers, which takes less memory; counted from 0, the vision tower's layers first" },
     { 0, "kernels", "SET", TEXT, INTO(kernels), 0, 0,
-      "use this set (--selftest lists them) instead of the fastest" },
-    { 'q', "quiet", NULL, SWITCH, INTO(quiet), 0, 0, "no progress and no timings on stderr" },
+      "use this kernel set (--selftest lists them) instead of the fastest" },
+    { 'q', "quiet", NULL, SWITCH, INTO(quiet), 0, 0, "print no progress and no timings on stderr" },
     { 'h', "help", NULL, HELP, 0, 0, 0, "" },
     { 0, "version", NULL, VERSION, 0, 0, 0, "" },
 };
@@ -142,16 +143,17 @@ static const char HELP_BEFORE[] =
     "  smolvlm MODEL --info\n"
     "  smolvlm MODEL --selftest\n"
     "\n"
-    "MODEL is a file made by export.py from a Hugging Face directory. Without -p the question is what stdin has; on\n"
-    "a terminal it is a conversation, with -i, --video and -s at its beginning: /image FILE, or a file dropped on the\n"
-    "terminal, shows a picture, /help lists the rest. What was typed is kept in ~/.smolvlm_history, or in\n"
-    "$XDG_STATE_HOME/smolvlm_history.\n"
+    "MODEL is a file made by export.py from a Hugging Face directory. Without -p the question is read from stdin. On\n"
+    "a terminal a conversation starts instead, with -i, --video and -s at its beginning. There, /image FILE or a file\n"
+    "dropped on the terminal shows the model a picture, and /help lists all commands. What you type is kept in\n"
+    "~/.smolvlm_history, or in $XDG_STATE_HOME/smolvlm_history.\n"
     "\n";
 static const char HELP_AFTER[] =
     "\n"
-    "-q -i FILE may be written -qi FILE or -qiFILE, --image FILE as --image=FILE; after -- no word is an option. The\n"
-    "answer goes to stdout (without white space before its first word; --json has all of it), progress and timings to\n"
-    "stderr. Exit code 0; 1 if something is wrong with an input (one sentence says what); 2 for wrong usage.\n";
+    "-q -i FILE may be written -qi FILE or -qiFILE, --image FILE as --image=FILE; after -- no argument is an option.\n"
+    "The answer goes to stdout (without white space before its first word, which only --json keeps), progress and\n"
+    "timings go to stderr. Exit code: 0 for success, 1 for a faulty input (one sentence says what is wrong), 2 for\n"
+    "wrong usage.\n";
 
 static void print_help(void) {
     enum { INDENT = 25, WIDTH = 116 };
@@ -172,10 +174,11 @@ static void print_help(void) {
     fputs(HELP_AFTER, stdout);
 }
 
-/* How many letters must be inserted, left out, replaced or swapped with the next one to make b of a's first n. */
+/* The edit distance between a's first n letters and b: how many letters must be inserted, deleted, replaced or swapped
+   with the next one. */
 static int distance(const char *a, size_t n, const char *b) {
     enum { LONGEST = 40 };
-    int d[LONGEST + 1][LONGEST + 1];                        /* d[i][j]: of a's first i and b's first j */
+    int d[LONGEST + 1][LONGEST + 1];                        /* d[i][j]: between a's first i and b's first j */
     size_t m = strlen(b);
     if (n > LONGEST || m > LONGEST) return LONGEST;
     for (size_t i = 0; i <= n; i++)
@@ -190,8 +193,8 @@ static int distance(const char *a, size_t n, const char *b) {
     return d[n][m];
 }
 
-/* Wrong usage: a word that names no option. Says which ones it may mean: those that it is the beginning of, else the
-   nearest, if so near that a slip of the hand is likelier than another name. Capitals do not count, and _ is -. */
+/* Wrong usage: the word names no option. Suggests options whose names begin with it, otherwise those at the smallest
+   edit distance, if that is small enough for a typing error. Ignores case, and takes _ for -. */
 static int no_such_option(const char *word) {
     char name[41], meant[128] = "";
     const char *begin = word + strspn(word, "-");
@@ -253,8 +256,7 @@ static bool colour(const char *text, uint8_t *rgb) {
     return true;
 }
 
-/* Puts the value where the option's goes; shown is the option as it was written. Returns -1 to go on, or the exit
-   code. */
+/* Stores an option's value. shown: the option as the user wrote it. Returns -1 to continue, otherwise the exit code. */
 static int set_option(Arguments *a, const struct Option *o, const char *shown, const char *value) {
     void *field = (char *)a + o->field;
     long long number;
@@ -303,9 +305,9 @@ static const struct Option *find_option(const char *name, size_t length, char le
     return NULL;
 }
 
-/* One word of options, as getopt_long reads it, but that a name must be whole: --name, --name=value or --name value;
-   letters, of which the first that takes a value takes the rest of the word, or else the next word. Returns -1 to go
-   on, or the exit code. */
+/* Reads one argument that begins with -, as getopt_long does, except that names must be complete: --name, --name=value
+   or --name value; or letters, where the first that takes a value takes the rest of the argument, or the next argument
+   if nothing is left. Returns -1 to continue, otherwise the exit code. */
 static int take_options(int argc, char **argv, int *i, Arguments *a) {
     const char *word = argv[*i], *at = word + 1;
     bool by_name = word[1] == '-';
@@ -344,7 +346,7 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
             if (code >= 0) return code;
             text = a->prompt != prompt ? a->prompt : a->system != system ? a->system : NULL;
         } else {
-            /* A text of one word and another word behind it: its quotes may be missing. */
+            /* If a text is a single word and another word follows, the quotes are probably missing. */
             if (text && !text[strcspn(text, " \t\r\n")] && !follower) follower = word;
             if (a->model && follower)
                 return misused("%s: a second model; a text of several words needs quotes (\"%s %s ...\"), and each "
@@ -377,7 +379,7 @@ int parse_arguments(int argc, char **argv, Arguments *a) {
     if (!a->model) return misused("which model? smolvlm MODEL -i photo.jpg -p \"What is this?\"");
     if (a->messages && (a->prompt || a->system || a->raw))
         return misused("-p, -s and --raw go not with --messages, which is the whole conversation");
-    if (!a->prompt && !a->messages && !others) {            /* a conversation, or the question is stdin */
+    if (!a->prompt && !a->messages && !others) {            /* start a conversation, or read the question from stdin */
         bool alone = !a->raw && !a->json && !a->choices && !shapes && !a->dump && !a->tiles &&
                      a->options.max_tokens > 0;
         bool taken = a->system && strcmp(a->system, "-") == 0;

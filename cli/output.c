@@ -1,4 +1,4 @@
-/* output.c: files that are read and written, activations as .npy. */
+/* output.c: reads and writes files; writes activations as .npy. */
 #include "cli.h"
 
 #include <errno.h>
@@ -71,7 +71,7 @@ static void write_npy_header(FILE *f, const char *kind, const int *shape, int di
     for (int i = 0; i < dims; i++) n += snprintf(text + n, sizeof text - (size_t)n, "%d, ", shape[i]);
     n += snprintf(text + n, sizeof text - (size_t)n, "), }");
     memset(text + n, ' ', sizeof text - (size_t)n);
-    text[117] = '\n';                                       /* 10 bytes before it: 128 in all */
+    text[117] = '\n';                                       /* with the 10 bytes before it, 128 in all */
     fwrite("\x93NUMPY\x01\x00\x76\x00", 1, 10, f);
     fwrite(text, 1, 118, f);
 }

@@ -1,11 +1,11 @@
-/* request.c: one request of --jsonl, from its JSON to the answer's. */
+/* request.c: answers one request of --jsonl: its JSON is read, the answer's JSON is written. */
 #include "cli.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* What a request may say beside its conversation, and where that goes in SvOptions. */
+/* The settings that a request may have, and the members of SvOptions that they set. */
 enum { COUNT, NUMBER, FLAG };
 #define INTO(field) offsetof(SvOptions, field)
 static const struct Setting { const char *name; int kind; size_t field; int64_t low, high; } SETTINGS[] = {
@@ -45,7 +45,7 @@ static int read_setting(const Json *value, const struct Setting *s, SvOptions *o
     return 0;
 }
 
-/* A seed may have all 63 bits, more than a double holds; so it is read as it is written. */
+/* A seed may have 63 bits, more than a double holds exactly; so it is read from its digits. */
 static int read_seed(const Json *value, uint64_t *seed, SvError *error) {
     uint64_t number = 0;
     bool whole = value->kind == JSON_NUMBER && value->size <= 19;
@@ -80,7 +80,7 @@ int json_texts(const Json *value, const char *name, const char ***texts, int *co
     return 0;
 }
 
-/* A string member; *text stays as it is where there is none. */
+/* Reads a string member; leaves *text unchanged if it is missing. */
 static int read_text_member(const Json *root, const char *name, const char **text, SvError *error) {
     const Json *value = json_get(root, name);
     if (!value) return 0;
@@ -124,11 +124,11 @@ static int read_conversation(const Json *root, const SvModel *m, const Arguments
     return result;
 }
 
-/* One answered, or about to be. notes: what is remarkable about its pictures. */
+/* A request that is being answered. notes: remarks about its pictures, such as damage or transparency. */
 typedef struct Request {
     SvOptions options;
     const char **stop, **choices;
-    char *split;                                            /* "a|b" in parts */
+    char *split;                                            /* memory of the parts of "a|b" */
     Wish wish;
     Report report;
     bool ids, stream;
@@ -142,7 +142,7 @@ static void put_answer(FILE *out, const SvModel *m, const Json *id, const Reques
     fputs("{\"id\": ", out);
     if (id) json_put(out, id);
     else fputs("null", out);
-    size_t space = strspn(answer->text, " \t\r\n");         /* the prompt's end, not the answer's beginning */
+    size_t space = strspn(answer->text, " \t\r\n");         /* it belongs to the end of the prompt */
     fputs(", \"text\": ", out);
     json_put_string(out, answer->text + space, answer->size - space);
     fprintf(out, ", \"finish_reason\": \"%s\", \"usage\": {\"prompt_tokens\": %zu, \"completion_tokens\": %zu, "
@@ -166,7 +166,7 @@ static void put_answer(FILE *out, const SvModel *m, const Json *id, const Reques
     fputs("}\n", out);
 }
 
-/* "stream": a line for each piece of the text, before the answer's. */
+/* "stream": writes a line for each piece of the text, before the line of the whole answer. */
 typedef struct Stream { FILE *out; const Json *id; bool started; } Stream;
 
 static bool put_piece(void *user, int32_t token, const char *text, size_t size) {
@@ -184,7 +184,7 @@ static bool put_piece(void *user, int32_t token, const char *text, size_t size) 
     return fflush(s->out) != 0;
 }
 
-/* The pictures' notes, which outlive the pictures. */
+/* Copies the notes of the pictures, which are freed before the answer is written. */
 static int keep_notes(const Conversation *talk, Request *r, SvError *error) {
     r->notes = calloc((size_t)talk->n_images + (size_t)talk->n_clips + 1, sizeof *r->notes);
     if (!r->notes) return sv_fail(error, "out of memory");
@@ -197,7 +197,7 @@ static int keep_notes(const Conversation *talk, Request *r, SvError *error) {
     return 0;
 }
 
-/* A list, or a text with | between them as on the command line. */
+/* Choices: a list, or a text with | between them as on the command line. */
 static int read_choices(const Json *value, const Arguments *a, Request *r, SvError *error) {
     const char *given = value && value->kind == JSON_STRING ? value->text : value ? NULL : a->choices;
     if (given) {
@@ -213,7 +213,7 @@ static int read_choices(const Json *value, const Arguments *a, Request *r, SvErr
     return check_choices(r->choices, r->wish.n_choices, error);
 }
 
-/* The shape that the request names, or else the command line. */
+/* The schema that the answer must follow: the request's, otherwise the command line's. */
 static int read_shape(Answerer *answerer, const Json *root, Request *r, SvError *error) {
     const Arguments *a = answerer->arguments;
     const Json *schema = json_get(root, "schema"), *names = json_get(root, "fields");

@@ -1,6 +1,6 @@
-/* talk.c: a conversation on a terminal. A line is a question, a command (/help), or the name of a picture dropped on
-   the terminal. The library's chat holds what was said too, and computes nothing again; here it is kept as it was
-   given, for /save, /undo and /system. */
+/* talk.c: a conversation on a terminal. A line is a question, a command (/help), or the name of a file that was dropped
+   on the terminal. The library's chat also keeps the messages, so that nothing is computed twice. This file keeps them
+   in their original form, for /save, /undo and /system. */
 #if !defined(_WIN32)
 #define _XOPEN_SOURCE 700                                   /* realpath */
 #endif
@@ -18,11 +18,11 @@
 #include <unistd.h>
 #endif
 
-/* A text, a picture or a video (then clip.video has frames). path: where it lies, from the root on; base64: of a
-   picture that came within JSON. */
+/* A text, a picture or a video (then clip.video has frames). path: its absolute path. base64: the data of a picture
+   that was embedded in JSON. */
 typedef struct Piece { char *text, *path, *base64; SvImage image; Clip clip; } Piece;
 typedef struct Said { char *role; Piece *pieces; int count, dropped; } Said;
-enum { DROPPED_NOW = 1, DROPPED };                          /* the chat does not hold it any more */
+enum { DROPPED_NOW = 1, DROPPED };                          /* of dropped: the chat no longer holds the message */
 
 typedef struct Talk {
     const Arguments *arguments;
@@ -48,7 +48,8 @@ SV_PRINTF(1, 2) static void note(const char *format, ...) {
     va_end(args);
 }
 
-/* Without control characters, with which a picture could make the model command the terminal. */
+/* Prints a text without its control characters. Otherwise text in a picture could lead the model to write escape
+   sequences that control the terminal. */
 static void print_safely(const char *text, size_t size) {
     uint32_t code;
     for (size_t at = 0, length; at < size; at += length) {
@@ -59,7 +60,7 @@ static void print_safely(const char *text, size_t size) {
     }
 }
 
-/* The beginning of a text, on one line, to remember it by. */
+/* Prints the beginning of a text on one line, so that the user recognizes it. */
 static void print_beginning(const char *text) {
     enum { MOST = 40 };
     uint32_t code;
@@ -111,7 +112,7 @@ static void free_said(Said *said) {
     *said = (Said){ 0 };
 }
 
-/* Takes over the piece, also where it fails. */
+/* Takes ownership of the piece, even if it fails. */
 static bool add_piece(Said *said, Piece piece) {
     Piece *grown = realloc(said->pieces, ((size_t)said->count + 1) * sizeof *grown);
     if (grown) {
@@ -131,7 +132,7 @@ static bool add_text(Said *said, const char *text, size_t size) {
     return add_piece(said, piece);
 }
 
-/* Moves all pieces but texts to the end of another. */
+/* Moves all pictures and videos from one message to the end of another. */
 static void move_pictures(Said *from, Said *to) {
     int kept = 0;
     for (int i = 0; i < from->count; i++) {
@@ -141,7 +142,7 @@ static void move_pictures(Said *from, Said *to) {
     from->count = kept;
 }
 
-/* Puts it into the conversation at this place, *said is then empty. */
+/* Moves *said into the conversation at this index, and leaves it empty. */
 static bool insert_said(Talk *t, int at, Said *said) {
     Said *grown = realloc(t->said, ((size_t)t->n_said + 1) * sizeof *grown);
     if (!grown) return no_memory();
@@ -173,7 +174,7 @@ static bool tell_chat(Talk *t, const Said *said) {
     return result == 0;
 }
 
-/* The chat holds what was said and not dropped, from the beginning. */
+/* Fills the chat again with all messages that are not dropped. */
 static bool tell_all(Talk *t) {
     bool ok = true;
     sv_chat_keep(t->chat, 0);
@@ -184,7 +185,7 @@ static bool tell_all(Talk *t) {
 
 /* ------------------------------------------------------------------------------------------------------- an answer */
 
-/* The oldest `count` messages, but the system's, have left the chat, as the context is full. */
+/* The context is full: the chat has dropped the oldest `count` messages, not counting the system message. */
 static void drop(Talk *t, int count) {
     for (int i = 0; i < t->n_said && count > 0; i++) {
         if (t->said[i].dropped || strcmp(t->said[i].role, "system") == 0) continue;
@@ -193,7 +194,7 @@ static void drop(Talk *t, int count) {
     }
 }
 
-/* Says so, once it is sure that there is an answer. */
+/* Tells the user what was dropped, once an answer is certain. */
 static void announce_drop(Talk *t) {
     const char *first = NULL;
     int questions = 0;
@@ -226,7 +227,7 @@ static bool show_progress(void *user, const char *phase, int at, int total) {
     return line_interrupted();
 }
 
-/* White space before the first word is the prompt's end. */
+/* White space before the first word is dropped: it belongs to the end of the prompt. */
 static bool show_token(void *user, int32_t id, const char *text, size_t size) {
     Talk *t = user;
     (void)id;
@@ -238,7 +239,7 @@ static bool show_token(void *user, int32_t id, const char *text, size_t size) {
     return line_interrupted() || ferror(stdout);
 }
 
-/* The last question is as if it had not been asked; its pictures are there for the next. */
+/* Removes the last question as if it had not been asked. Its pictures stay for the next question. */
 static void take_back(Talk *t, int in_chat) {
     Said pictures = { 0 };
     Said *last = &t->said[t->n_said - 1];
@@ -267,7 +268,7 @@ static void answer(Talk *t) {
         take_back(t, n - 1);
         for (int i = 0; i < t->n_said; i++)
             if (t->said[i].dropped == DROPPED_NOW) t->said[i].dropped = 0, short_of = true;
-        if (short_of) tell_all(t);                          /* it would have been too much anyway */
+        if (short_of) tell_all(t);                          /* the dropped turns return: it was too long anyway */
         return;
     }
     announce_drop(t);
@@ -286,19 +287,19 @@ static void answer(Talk *t) {
         else if (!a.stopped) note("cut off, the context is full");
         else if (!t->begun) note("no answer");
     }
-    t->options.seed++;                                      /* or the same question has the same answer for ever */
+    t->options.seed++;                                      /* or the same question would always get the same answer */
     sv_answer_free(&a);
 }
 
-/* Where the text has the next {image} or {video}, and which of the two; NULL: there is none. */
+/* The next {image} or {video} in the text, and which of the two it is. NULL if there is none. */
 static const char *find_mark(const char *text, bool *video) {
     const char *image = strstr(text, "{image}"), *clip = strstr(text, "{video}");
     *video = clip && (!image || clip < image);
     return *video ? clip : image;
 }
-enum { MARK = 7 };                                          /* how long it is */
+enum { MARK = 7 };                                          /* its length */
 
-/* As many marks as there are pieces of their kind, or no mark; else a complaint. */
+/* Checks that there is either no mark, or one for each picture and video. Complains otherwise. */
 static bool marks_fit(const Talk *t, const char *text) {
     int marks[2] = { 0 }, pieces[2] = { 0 };
     bool video;
@@ -314,7 +315,7 @@ static bool marks_fit(const Talk *t, const char *text) {
     return true;
 }
 
-/* Pictures stand where the question has {image}, videos where it has {video}; where it has neither, all before it. */
+/* Asks a question. Pictures go where it has {image}, videos where it has {video}; without such marks, before it. */
 static void put_question(Talk *t, const char *text) {
     if (!marks_fit(t, text)) return;
     Said question = { .role = copy("user") };
@@ -325,7 +326,7 @@ static void put_question(Talk *t, const char *text) {
         while (marked && is_video(of_kind) != video) of_kind++;
         Piece piece = *of_kind;
         memmove(left + 1, left, (size_t)(of_kind - left) * sizeof *left);
-        *left = (Piece){ 0 };                               /* it is the question's now */
+        *left = (Piece){ 0 };                               /* the question owns it now */
         if (mark > text) ok = add_text(&question, text, (size_t)(mark - text));
         ok = add_piece(&question, piece) && ok;
         text = mark + (marked ? MARK : 0);
@@ -341,7 +342,7 @@ static void put_question(Talk *t, const char *text) {
 
 /* --------------------------------------------------------------------------------------------------------- pictures */
 
-/* The name from the root on, by which it is found from anywhere; to be freed. */
+/* The absolute path, which is valid from any directory; the caller frees it. */
 static char *absolute(const char *path) {
 #if defined(_WIN32)
     char *whole = _fullpath(NULL, path, 0);
@@ -404,7 +405,8 @@ static void read_video(Talk *t, const char *path) {
     print_next(t);
 }
 
-/* By how it begins. Pictures of kinds that are not read here are FILES: the error then says how to convert them. */
+/* Guesses the kind of a file from its first bytes. Pictures in a format that cannot be read here count as A_FILE: the
+   error for them says how to convert them. */
 typedef enum { NOTHING, A_FILE, A_PICTURE, A_VIDEO, A_FOLDER } Kind;
 static Kind kind_of_file(const char *path) {
 #if defined(__unix__) || defined(__APPLE__)
@@ -433,7 +435,7 @@ static int hex(char digit) {
     return at ? (int)(at - digits) : -1;
 }
 
-/* In place: file:///a%20name as some terminals drop it. */
+/* Decodes in place the form file:///a%20name, which some terminals use for dropped files. */
 static void decode_address(char *word) {
     static const char SCHEME[] = "file://";
     if (strncmp(word, SCHEME, sizeof SCHEME - 1) != 0) return;
@@ -446,8 +448,8 @@ static void decode_address(char *word) {
     *to = 0;
 }
 
-/* The next of a line's file names, as a shell would read it, and so as terminals write what is dropped on them: in
-   quotes, or with backslashes (but on Windows, where those are part of names). To be freed; NULL: there is none, or
+/* The next file name of a line, with a shell's quoting, which terminals use for dropped files: quotes and backslashes
+   (except on Windows, where backslashes are part of names). The caller frees it. NULL if there is none, or if out of
    memory. */
 static char *next_name(const char **line) {
     const char *at = *line + strspn(*line, " \t\n"), *home = getenv("HOME");
@@ -472,17 +474,17 @@ static char *next_name(const char **line) {
     return name;
 }
 
-/* A picture or video, or what is named with its folder. */
+/* Whether it names a picture or a video, or a path to any other file. */
 static bool is_dropped(const char *name) {
     Kind kind = kind_of_file(name);
     return kind == A_PICTURE || kind == A_VIDEO || (kind != NOTHING && strpbrk(name, "/\\"));
 }
 
-/* A line that is nothing but such names: they were dropped on the terminal. */
+/* Whether a line consists only of such names, so that they were dropped on the terminal. */
 static bool dropped(const char *line) {
     int count = 0;
     bool files = true;
-    if (is_dropped(line)) return true;                      /* one name, spaces and all */
+    if (is_dropped(line)) return true;                      /* a single name, which may have spaces */
     for (char *name; files && (name = next_name(&line)) != NULL; count++) {
         files = is_dropped(name);
         free(name);
@@ -495,9 +497,9 @@ static void read_dropped(Talk *t, const char *name) {
     (kind == A_VIDEO || kind == A_FOLDER ? read_video : read_picture)(t, name);
 }
 
-/* Each of the names, or the one. */
+/* Calls `read` for each of the names. */
 static void for_names(Talk *t, const char *rest, void (*read)(Talk *t, const char *name)) {
-    if (kind_of_file(rest) != NOTHING) {                    /* one name, spaces and all */
+    if (kind_of_file(rest) != NOTHING) {                    /* a single name, which may have spaces */
         read(t, rest);
         return;
     }
@@ -532,7 +534,7 @@ static void command_system(Talk *t, const char *rest) {
     note(none ? "no system message from here on" : "the system message from here on");
 }
 
-/* All but the system message. */
+/* Forgets everything except the system message. */
 static void forget(Talk *t) {
     int first = t->n_said > 0 && strcmp(t->said[0].role, "system") == 0;
     while (t->n_said > first) forget_last(t);
@@ -546,7 +548,7 @@ static void command_clear(Talk *t, const char *rest) {
     note(t->n_said ? "forgotten; the system message stays" : "forgotten");
 }
 
-/* The pictures that wait for a question, else the last question and its answer. */
+/* Takes back the pictures that wait for a question; if there are none, the last question and its answer. */
 static void command_undo(Talk *t, const char *rest) {
     int in_chat = messages_in_chat(t);
     (void)rest;
@@ -599,7 +601,7 @@ static void put_said(FILE *file, const Said *said, const char *folder) {
     putc('}', file);
 }
 
-/* What it takes to write a file beside: its folder, "." where none is named. To be freed. */
+/* Splits a path: returns its folder, or "." if it names none, which the caller frees; *name is the rest. */
 static char *folder_of(const char *path, const char **name) {
     char *folder = copy(path), *end = NULL;
     for (char *at = folder; at && *at; at++)
@@ -633,7 +635,7 @@ static void command_save(Talk *t, const char *rest) {
     free(whole);
 }
 
-/* What was read, message after message; the JSON beside it has the base64. */
+/* Moves the messages of a conversation that was read into this one. Base64 data is taken from its JSON. */
 static bool take_over(Talk *t, Conversation *read, const Json *json) {
     int images = 0, clips = 0;
     json = json->first;
@@ -697,7 +699,7 @@ static void command_load(Talk *t, const char *rest) {
 
 static void command_help(Talk *t, const char *rest);
 
-/* needs: what must follow it, or NULL; takes: what may. */
+/* needs: the argument that must follow, or NULL; takes: one that may follow, or NULL. */
 static const struct Command {
     const char *name, *needs, *takes;
     void (*run)(Talk *t, const char *rest);
@@ -727,7 +729,7 @@ static void command_help(Talk *t, const char *rest) {
     puts("Tab completes names.\nAlt-Enter begins another line.\nCtrl-C ends an answer, Ctrl-D leaves.");
 }
 
-/* Whether the line was a command, or is none but looks like one. */
+/* Runs a command. Returns false if the line is none. A line that only looks like a command gets a complaint. */
 static bool command(Talk *t, const char *line) {
     size_t length = strcspn(line, " \t\n");
     if (line[0] != '/') return false;
@@ -748,7 +750,7 @@ static bool command(Talk *t, const char *line) {
 /* ------------------------------------------------------------------------------------------------------------- Tab */
 
 #if defined(__unix__) || defined(__APPLE__)
-/* Ways to go on from what was typed: names that begin with it, and what they have in common after that. */
+/* Completions: the names that begin with the first `typed` bytes, and the longest beginning that all of them share. */
 typedef struct Ways { size_t typed; char common[1024], *list; size_t size; int count; } Ways;
 
 static void add_way(Ways *w, const char *typed, const char *name) {
@@ -763,7 +765,7 @@ static void add_way(Ways *w, const char *typed, const char *name) {
     w->common[same] = 0;
 }
 
-/* The files whose names begin as the last of the line's does. */
+/* Adds the files that complete a path. */
 static void add_files(Ways *w, const char *path) {
     const char *slash = strrchr(path, '/'), *typed = slash ? slash + 1 : path;
     char folder[1024];
@@ -778,7 +780,7 @@ static void add_files(Ways *w, const char *path) {
     if (n >= 0) free(files);
 }
 
-/* What the names have in common after what was typed, as it must be typed within this quote (0: none); and the end. */
+/* What the names share beyond the typed text, escaped as needed within this quote (0: none), followed by `end`. */
 static char *addition(const Ways *w, char quote, const char *end) {
     char *more = malloc(2 * sizeof w->common + 4), *to = more;
     if (!more) return NULL;
@@ -790,7 +792,7 @@ static char *addition(const Ways *w, char quote, const char *end) {
     return more;
 }
 
-/* Completes the name of a file: after a command, or where its folder is named. */
+/* Completes a file name: after a command, or if it has a folder in it. */
 static char *complete_file(const char *line, Ways *w) {
     size_t size = strlen(line);
     const char *rest = line;
@@ -799,7 +801,7 @@ static char *complete_file(const char *line, Ways *w) {
     for (const char *at = line; *at; at++)
         if (quote ? *at == quote : *at == '"' || *at == '\'') quote = quote ? 0 : *at;
     if (size > 0 && line[size - 1] == ' ' && !quote && !(size > 1 && line[size - 2] == '\\')) {
-        free(name);                                         /* none of the next one yet */
+        free(name);                                         /* the next name has not been begun */
         name = copy("");
     }
     if (!name || !(line[0] == '/' || strchr(name, '/'))) {
@@ -843,7 +845,7 @@ static char *complete(void *user, const char *text, size_t size, char **list) {
 
 /* ------------------------------------------------------------------------------------------------ the conversation */
 
-/* Without white space around it. */
+/* Removes white space at both ends. */
 static char *trim(char *line) {
     char *begin = line + strspn(line, " \t\n");
     size_t size = strlen(begin);
@@ -871,7 +873,7 @@ static int converse(Talk *t) {
         if (dropped(line)) for_names(t, line, read_dropped);
         else if (*line && !command(t, line)) put_question(t, line);
         free(text);
-        if (ferror(stdout)) return 1;                       /* main says so */
+        if (ferror(stdout)) return 1;                       /* main prints the error */
     }
 }
 

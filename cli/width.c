@@ -1,8 +1,9 @@
-/* width.c: characters of UTF-8, and the columns that a terminal gives them. */
+/* width.c: decodes UTF-8, and tells how many columns a character takes on a terminal. */
 #include "line.h"
 
-/* Which characters take no column, and which take two: ranges from U+0300 on, each as the distance from the end of the
-   last one and its length. Code points without a character belong to the ranges around them. */
+/* The characters that take no column, and those that take two, as ranges from U+0300 on. A range is two numbers: its
+   distance from the end of the previous range, and its length. Unassigned code points belong to the ranges around
+   them. */
 /* Unicode 15.1.0, by tests/widths.py. */
 static const uint16_t ZERO[] = {
     768, 112, 275, 7, 263, 45, 1, 1, 1, 2, 1, 2, 1, 1, 72, 11, 1, 1, 46, 21, 16, 1, 101, 7, 2, 6, 2, 2, 1, 4, 35, 1, 30,
@@ -47,7 +48,7 @@ static bool in_ranges(uint32_t code, const uint16_t *ranges, size_t count) {
 
 size_t character(const char *text, size_t size, uint32_t *code) {
     const unsigned char *byte = (const unsigned char *)text;
-    static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };         /* what fewer bytes could say is wrong */
+    static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };         /* overlong forms are invalid */
     size_t length = byte[0] < 0x80 ? 1 : byte[0] < 0xC0 ? 0 : byte[0] < 0xE0 ? 2 : byte[0] < 0xF0 ? 3 :
                     byte[0] < 0xF8 ? 4 : 0;
     *code = 0xFFFD;
@@ -81,7 +82,7 @@ size_t next_character(const char *text, size_t size, size_t at) {
     return at;
 }
 
-/* From the line's beginning, as what joins what is only known in that direction. */
+/* Searches from the beginning of the line, because combined characters can only be recognized in that direction. */
 size_t previous_character(const char *text, size_t size, size_t at) {
     size_t begin = at > 0 ? at - 1 : 0, next;
     while (begin > 0 && text[begin - 1] != '\n') begin--;
