@@ -90,7 +90,7 @@ static int read_text_member(const Json *root, const char *name, const char **tex
     return 0;
 }
 
-/* Its messages, or its system and prompt; its images and videos, these after those. */
+/* Makes the conversation of a request: of its messages, or of its system, prompt, images and videos. */
 static int read_conversation(const Json *root, const SvModel *m, const Arguments *a, Conversation *talk,
                              SvError *error) {
     const Json *messages = json_get(root, "messages"), *prompt_given = json_get(root, "prompt");
@@ -119,7 +119,7 @@ static int read_conversation(const Json *root, const SvModel *m, const Arguments
                           : conversation_ask(system, prompt, files, (int)count, false, &clips, talk, error);
     free(files);
     free(film);
-    free(images);                                           /* their strings are the document's */
+    free(images);                                           /* the strings belong to the document */
     free(videos);
     return result;
 }
