@@ -84,7 +84,7 @@ static void end_progress(Talk *t) {
     t->progress_open = false;
 }
 
-/* ---------------------------------------------------------------------------------------------------- what was said */
+/* ----------------------------------------------------------------------------------------------------- the messages */
 
 static bool no_memory(void) { return complain("out of memory for the conversation"), false; }
 
@@ -705,14 +705,14 @@ static const struct Command {
     void (*run)(Talk *t, const char *rest);
     const char *help;
 } COMMANDS[] = {
-    { "/image", "FILE ...", NULL, command_image, "pictures to ask about, or drop them" },
-    { "/video", "FILE ...", NULL, command_video, "videos to ask about" },
-    { "/system", NULL, "TEXT", command_system, "the system message; - for none" },
+    { "/image", "FILE ...", NULL, command_image, "adds pictures; dropping them on the terminal works too" },
+    { "/video", "FILE ...", NULL, command_video, "adds videos" },
+    { "/system", NULL, "TEXT", command_system, "shows or sets the system message; - removes it" },
     { "/undo", NULL, NULL, command_undo, "takes the last question back" },
     { "/clear", NULL, NULL, command_clear, "forgets the conversation" },
     { "/save", "FILE", NULL, command_save, "writes the conversation as JSON" },
-    { "/load", "FILE", NULL, command_load, "goes on with one from JSON" },
-    { "/help", NULL, NULL, command_help, "shows this" },
+    { "/load", "FILE", NULL, command_load, "continues a conversation from JSON" },
+    { "/help", NULL, NULL, command_help, "shows this list" },
 };
 enum { N_COMMANDS = sizeof COMMANDS / sizeof COMMANDS[0] };
 
