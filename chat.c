@@ -295,6 +295,7 @@ static int answer_ids(SvChat *chat, const int32_t *ids, size_t n, Tile **tiles, 
     sv_decoder_rewind(chat->decoder, kept);
     memcpy(chat->ids + kept, ids + kept, left * sizeof *ids);
     for (size_t i = first; i < n_tiles; i++) chat->numbers[i] = tiles[i]->number;
+    chat->numbers[n_tiles] = 0;                             /* an image token of the answer is of no tile */
     int failed = sv_decoder_forward(chat->decoder, x, left, logits, events, error);
     chat->position = sv_decoder_rewind(chat->decoder, n);   /* less than n if it failed in the middle */
     if (failed) goto done;

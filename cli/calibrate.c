@@ -267,6 +267,10 @@ static bool run_conversation(Gathering *g, const char *picture, const char *ques
     bool ok = (!picture || sv_image_read(picture, &image, &error) == 0) &&
               sv_prompt(g->model, &message, 1, &options, &prompt, &error) == 0 &&
               sv_tokenize(g->model->tokenizer, answer, strlen(answer), &more, &count, &error) == 0;
+    for (size_t i = 0; i < count && ok && has_tower(g); i++)            /* it has no features */
+        if ((uint32_t)more[i] == c->image_token_id)
+            ok = !sv_fail(&error, "the answer contains %.*s, which stands for a picture: %.80s",
+                          (int)c->image_token.size, c->image_token.data, answer);
     if (!ok) {
         failed(&error);
     } else {

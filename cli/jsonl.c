@@ -176,7 +176,7 @@ static void end_soon(int signal_number) {
 }
 
 static void listen_for_end(void) {
-    struct sigaction action = { .sa_handler = end_soon };
+    struct sigaction action = { .sa_handler = end_soon, .sa_flags = SA_RESTART };    /* ffprobe's words are read on */
     nothing = open("/dev/null", O_RDONLY);
     sigemptyset(&action.sa_mask);
     sigaction(SIGTERM, &action, NULL);
@@ -205,6 +205,7 @@ static bool take(const Json *root, int64_t line, bool needs_id, Answerer *answer
     else if (id && id->kind != JSON_NULL && !is_id(id)) sv_fail(&error, "\"id\": neither a string nor a whole number");
     else if (needs_id && !is_id(id)) sv_fail(&error, "--resume needs an \"id\" in each request");
     else if (answer_request(answerer, root, out, &error) == 0) return true;
+    else if (told_to_end && needs_id) return false;         /* ffmpeg was told, too? It is tried again on --resume */
     put_error(out, id, line, error.text);
     return false;
 }

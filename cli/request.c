@@ -231,6 +231,14 @@ static int read_shape(Answerer *answerer, const Json *root, Request *r, SvError 
     if (r->wish.n_choices > 0) return sv_fail(error, "choices and a shape for the answer: one of the two");
     if (json_texts(names, "fields", &list, &n, error) != 0) return -1;
     for (int i = 0; i < n; i++) {
+        size_t size = strlen(list[i]);
+        if (names->kind == JSON_ARRAY &&
+            (strchr(list[i], ',') || list[i][0] == ' ' || (size > 0 && list[i][size - 1] == ' '))) {
+            sv_fail(error, "\"fields\": \"%.80s\": a comma, or a space at an end, takes a \"schema\"", list[i]);
+            free(joined.data);
+            free(list);
+            return -1;
+        }
         if (i > 0) sv_put(&joined, ",", 1);
         sv_put(&joined, list[i], strlen(list[i]));
     }

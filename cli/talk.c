@@ -497,13 +497,16 @@ static void read_dropped(Talk *t, const char *name) {
     (kind == A_VIDEO || kind == A_FOLDER ? read_video : read_picture)(t, name);
 }
 
+/* A file named "-": stdin is the terminal here. */
+static const char *never_stdin(const char *name) { return strcmp(name, "-") == 0 ? "./-" : name; }
+
 /* Calls `read` for each of the names. */
 static void for_names(Talk *t, const char *rest, void (*read)(Talk *t, const char *name)) {
     if (kind_of_file(rest) != NOTHING) {                    /* a single name, which may have spaces */
-        read(t, rest);
+        read(t, never_stdin(rest));
         return;
     }
-    for (char *name; (name = next_name(&rest)) != NULL; free(name)) read(t, name);
+    for (char *name; (name = next_name(&rest)) != NULL; free(name)) read(t, never_stdin(name));
 }
 
 /* --------------------------------------------------------------------------------------------------------- commands */
@@ -675,7 +678,7 @@ static void command_load(Talk *t, const char *rest) {
     JsonDocument document = { 0 };
     Conversation read = { 0 };
     SvError error = { "" };
-    if (path && conversation_file(path, NULL, 0, &t->clips, &document, &read, &error) != 0) {
+    if (path && conversation_file(never_stdin(path), NULL, 0, &t->clips, &document, &read, &error) != 0) {
         if (error.text[0]) complain("%s", error.text);
     } else if (path) {
         while (t->n_said > 0) forget_last(t);
@@ -756,6 +759,7 @@ typedef struct Ways { size_t typed; char common[1024], *list; size_t size; int c
 static void add_way(Ways *w, const char *typed, const char *name) {
     size_t length = strlen(name), same = 0;
     if (strncmp(name, typed, w->typed) != 0 || length >= sizeof w->common) return;
+    for (const char *c = name; *c; c++) if ((unsigned char)*c < 32 || *c == 127) return;    /* for the terminal, to do */
     char *grown = realloc(w->list, w->size + length + 3);
     if (!grown) return;
     w->list = grown;

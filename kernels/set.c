@@ -3,7 +3,9 @@
 #include "rows.h"
 
 /* Memory that the functions of the set need, in floats: see SvKernels. */
-static uint64_t matmul_scratch(uint64_t n, uint64_t cols) { return quantized_floats((n + X_ROWS - 1) / X_ROWS * X_ROWS, cols); }
+static uint64_t matmul_scratch(uint64_t n, uint64_t cols) {
+    return quantized_floats((n + X_ROWS - 1) / X_ROWS * X_ROWS, cols);
+}
 
 static uint64_t attention_scratch(uint64_t n_k, uint64_t heads, int threads) {
     return scratch_floats(n_k) * (heads > (uint64_t)threads ? heads : (uint64_t)threads);

@@ -638,6 +638,47 @@ TEST capacity_ends_the_answer(int which) {
     PASS();
 }
 
+/* -------------------------------------------------------------------------------------- image tokens in an answer */
+
+typedef struct Forced { const int32_t *ids; int at; } Forced;
+static void force(void *user, float *logits, int vocab) {
+    Forced *forced = user;
+    for (int i = 0; i < vocab; i++) logits[i] = i == forced->ids[forced->at] ? 0 : -INFINITY;
+    forced->at++;
+}
+
+/* An answer has image tokens just where the picture's are in the prompts before and behind it. They are of no tile. */
+TEST image_tokens_in_an_answer(int which) {
+    const SvModel *m = models[which];
+    SvOptions options = greedy(5);
+    SvPrompt prompt;
+    SvAnswer want;
+    SvChat *chat;
+    size_t n = 0;
+    ASSERT_EQ(0, sv_prompt(m, TURNS, 1, &options, &prompt, &error));
+    ASSERT_EQ(0, sv_chat_new(m, 0, 1, &chat, &error));
+    ASSERT_EQ(0, sv_chat_prompt(chat, &prompt, &options, NULL, &want, &error));
+    while ((uint32_t)prompt.ids[n] != m->config.image_token_id) n++;
+    SvPrompt begin = { .ids = prompt.ids, .n_ids = n };
+    Forced forced = { prompt.ids + n, 0 };
+    SvEvents events = { .user = &forced, .logits = force };
+    options.max_tokens = 3;
+    ASSERT_EQm(error.text, 0, sv_chat_prompt(chat, &begin, &options, &events, &last, &error));
+    ASSERT_EQ_FMT((size_t)3, last.n_ids, "%zu");
+    ASSERT_MEM_EQ(&prompt.ids[n], last.ids, 3 * sizeof *last.ids);
+    sv_answer_free(&last);
+    options.max_tokens = 5;
+    ASSERT_EQ(0, sv_chat_prompt(chat, &prompt, &options, NULL, &last, &error));
+    ASSERT_EQ_FMT(n, last.n_kept, "%zu");
+    ASSERT_EQ(want.n_ids, last.n_ids);
+    ASSERT_MEM_EQ(want.ids, last.ids, last.n_ids * sizeof *last.ids);
+    sv_answer_free(&last);
+    sv_answer_free(&want);
+    sv_chat_free(chat);
+    sv_prompt_free(&prompt);
+    PASS();
+}
+
 /* ------------------------------------------------------------------------------------------------------- stop texts */
 
 /* Every text of up to six characters that is somewhere in the answer (on slow machines, at every fifth place), and one
@@ -760,6 +801,7 @@ int main(int argc, char **argv) {
     RUN_TEST1(activations_of_everything, VLM_Q8);
     RUN_TEST(cut_pictures);
     RUN_TEST1(capacity_ends_the_answer, VLM_Q8);
+    RUN_TEST1(image_tokens_in_an_answer, VLM_Q8);
     for (int more = -1; more <= 3; more += 2) {
         RUN_TESTp(stop_texts, VLM_Q8, more);
         RUN_TESTp(stop_texts, LLAMA_Q8, more);

@@ -622,6 +622,26 @@ if [ -z "$RUN" ]; then
     wait $pid 2> /dev/null
     code=$?
     check 'SIGTERM in the middle of a request' test "$code" -eq 143 -a "$(grep -vc '}}$' "$tmp/out")" -eq 0
+
+    # ... also while it reads a file: a picture that comes through a pipe, or something else, which is then no answer
+    for rest in 'tail -c +100' 'echo'; do
+        rm -f "$tmp/part" "$tmp/pipe"
+        mkfifo "$tmp/pipe"
+        echo "{\"id\": 1, \"prompt\": \"x\", \"images\": \"$tmp/pipe\", \"max_tokens\": 2}" > "$tmp/some"
+        "$smolvlm" $vlm --jsonl -q --resume "$tmp/part" < "$tmp/some" 2> "$tmp/err" & pid=$!
+        exec 9> "$tmp/pipe"
+        head -c 99 $golden/a.png >&9
+        sleep 0.5
+        kill -TERM $pid
+        sleep 0.2
+        ( $rest $golden/a.png ) >&9
+        exec 9>&-
+        wait $pid 2> /dev/null
+        code=$?
+        answers=$(grep -c '"finish_reason"' "$tmp/part")
+        [ "$rest" = echo ] && answers=$((1 + $(wc -l < "$tmp/part")))
+        check "SIGTERM while it reads a file, $rest" test "$code" -eq 143 -a "$answers" -eq 1
+    done
 fi
 
 # -------------------------------------------------------------------------------------- log-probabilities and choices
@@ -689,6 +709,7 @@ cat > "$tmp/requests" <<EOF
 {"id": 5, "prompt": "hello", "fields": "a,,b"}
 {"id": 6, "prompt": "hello", "fields": "a", "stop": "x"}
 {"id": 7, "prompt": "hello", "fields": "a", "choices": "x|y"}
+{"id": 8, "prompt": "hello", "fields": ["a", "net, gross"]}
 EOF
 run_with "$tmp/requests" $vlm --jsonl -q
 cp "$tmp/out" "$tmp/answers"
@@ -701,6 +722,8 @@ check '--jsonl: what of JSON Schema is not done' error_of 4 'schema: #: \"patter
 check '--jsonl: a field without a name' error_of 5 'fields: one of them has no name'
 check '--jsonl: a shape and a stop text' error_of 6 'a stop text might cut an answer off before its end'
 check '--jsonl: a shape and choices' error_of 7 'choices and a shape for the answer: one of the two'
+check '--jsonl: a field that would be two' error_of 8 \
+    '\"fields\": \"net, gross\": a comma, or a space at an end, takes a \"schema\"'
 head -n 3 "$tmp/requests" | sed 's/, "schema": {.*}, "temp/, "temp/' | head -n 1 > "$tmp/some"
 run_with "$tmp/some" $vlm --jsonl -q --schema "$tmp/schema.json"
 check '--jsonl --schema' grep -q '"text": "{\\"total\\":.*\\"kind\\":.*}", "finish_reason": "stop"' "$tmp/out"
@@ -874,7 +897,7 @@ hessians="--hessians $tmp/h --items $tmp/items"
     run $vlm -q --hessians "$tmp/h" --items "$tmp/none"
     check '--items of no file' sentence 1 "$tmp/none: No such file"
     for item in none.txt 'none.png\tWhat?\t' 'text.txt\tWhat?\t' 'a.png\tWhat?' 'a.png\tWhat?\tA\tB' \
-        'a.png\t \tB\n#' ''; do
+        'a.png\tWhat?\t<image>' 'a.png\t \tB\n#' ''; do
         # shellcheck disable=SC2059
         printf "$item" > "$tmp/items"
         rm -f "$tmp/h"
@@ -883,6 +906,7 @@ hessians="--hessians $tmp/h --items $tmp/items"
         none*) words='No such file' ;;
         text*) words='not a picture' ;;
         a.png*B*B | 'a.png\tWhat?') words='neither one field nor three' ;;
+        *'<image>') words='the answer contains <image>, which stands for a picture' ;;
         '') words='no item' ;;
         esac
         case $item in

@@ -254,6 +254,10 @@ TEST dropped_names(void) {
     expect("smolvlm: /no: no such command; /help lists them\n> ");
     type("/image none.png");
     expect("smolvlm: none.png: cannot be opened: No such file or directory\n> ");
+    type("/image -");                                       /* not stdin, which would be the terminal */
+    expect("smolvlm: ./-: cannot be opened: No such file or directory\n> ");
+    type("/load -");
+    expect("smolvlm: ./-: No such file or directory\n> ");
     type("/image");
     expect("smolvlm: /image FILE ...\n> ");
     type("./Makefile");                                     /* a file, but no picture */
@@ -270,9 +274,9 @@ TEST dropped_names(void) {
 }
 
 TEST completed_names(void) {
-    static const char *const NAMES[] = { "one picture.png", "one.png" };
-    char path[2][2048], shown[4096];
-    for (int i = 0; i < 2; i++) {
+    static const char *const NAMES[] = { "one picture.png", "one.png", "one\x1b[2J" };      /* the last is not shown */
+    char path[LENGTH(NAMES)][2048], shown[4096];
+    for (size_t i = 0; i < LENGTH(NAMES); i++) {
         snprintf(path[i], sizeof path[i], "%s/%s", folder, NAMES[i]);
         FILE *file = fopen(path[i], "wb");
         ASSERT(file);
@@ -304,7 +308,7 @@ TEST completed_names(void) {
     int status = ended();
     ASSERT_EQ_FMT(0, status, "%d");
     end();
-    for (int i = 0; i < 2; i++) remove(path[i]);
+    for (size_t i = 0; i < LENGTH(NAMES); i++) remove(path[i]);
     PASS();
 }
 
