@@ -759,7 +759,7 @@ typedef struct Ways { size_t typed; char common[1024], *list; size_t size; int c
 static void add_way(Ways *w, const char *typed, const char *name) {
     size_t length = strlen(name), same = 0;
     if (strncmp(name, typed, w->typed) != 0 || length >= sizeof w->common) return;
-    for (const char *c = name; *c; c++) if ((unsigned char)*c < 32 || *c == 127) return;    /* for the terminal, to do */
+    for (const char *c = name; *c; c++) if ((unsigned char)*c < 32 || *c == 127) return;     /* what the terminal obeys */
     char *grown = realloc(w->list, w->size + length + 3);
     if (!grown) return;
     w->list = grown;

@@ -13,7 +13,8 @@ set -eu
 model=$1 requests=$2 folder=$3 workers=${4:-$(nproc)}
 smolvlm=${SMOLVLM:-./smolvlm}
 mkdir -p "$folder"
-[ -e "$folder/part.000000" ] || split -a 6 -d -l "${PART:-1000}" "$requests" "$folder/part."
+[ -e "$folder/cut" ] || split -a 6 -d -l "${PART:-1000}" "$requests" "$folder/part."      # again, if that was killed
+: > "$folder/cut"
 
 # --joblog, --resume-failed: parts that are done are not begun again, parts that failed are. Each waits for no other, so
 # one thread a process answers most in an hour.

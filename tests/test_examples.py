@@ -73,6 +73,9 @@ def test_parallel(count, program, model, work):
         for i in range(100):
             f.write(json.dumps({"id": f"page {i}", "prompt": "What is it?", "images": PICTURES[i % 2],
                                 "max_tokens": 40}) + "\n")
+    os.mkdir(folder)
+    with open(requests) as f, open(os.path.join(folder, "part.000000"), "w") as part:
+        part.writelines(f.readlines()[:7])                  # as if it had been killed while it cut
     command = ["examples/parallel.sh", model, requests, folder, "2"]
     run = subprocess.Popen(command, env=dict(os.environ, SMOLVLM=program, PART="20"))
     count.check("parallel.sh: a process to kill", kill_one(model))
