@@ -29,7 +29,8 @@ enum { LONGEST = 60000 };                                   /* a key or a litera
 
 /* texts: literals as they are written, or an object's keys, with their quotes. children: the values of an object's
    keys, a union's alternatives; of an array or a map, one. first: bytes that it may begin with. cost: bytes of its
-   shortest text. rest: of an object, to its end from key i on, with a comma before each. */
+   shortest text. deep: how many frames the flattest text needs. rest: of an object, to its end from key i on, with a
+   comma before each. */
 typedef struct Node {
     int kind, n;
     SvBytes *texts;
@@ -37,7 +38,7 @@ typedef struct Node {
     bool *required;
     uint32_t *rest;
     int64_t least, most;                                    /* items of an array; most < 0: any number */
-    uint32_t first[8], cost;
+    uint32_t first[8], cost, deep;
 } Node;
 
 struct Schema { Node *node; int n_nodes, root, string, any; };   /* string: any, for keys of maps */
@@ -62,7 +63,7 @@ static int new_node(Reader *r, int kind, size_t n) {
     if (!grown) return out_of_memory(r);
     s->node = grown;
     Node *node = &s->node[s->n_nodes];
-    *node = (Node){ .kind = kind, .n = (int)n, .most = -1, .cost = NEVER };
+    *node = (Node){ .kind = kind, .n = (int)n, .most = -1, .cost = NEVER, .deep = NEVER };
     s->n_nodes++;
     node->texts = calloc(n + 1, sizeof *node->texts);
     node->children = calloc(n + 1, sizeof *node->children);
@@ -349,10 +350,11 @@ static void add_byte(uint32_t *set, int byte) { set[byte >> 5] |= 1u << (byte & 
 static bool has_byte(const uint32_t *set, int byte) { return set[byte >> 5] >> (byte & 31) & 1; }
 
 static uint32_t sum(uint32_t a, uint32_t b) { return a + b < NEVER ? a + b : NEVER; }
+static uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 /* What a node costs and begins with, as far as its children are known. Returns true if that is news. */
 static bool settle(Schema *s, Node *node) {
-    uint32_t cost = NEVER, first[8];
+    uint32_t cost = NEVER, deep = 1, first[8];
     memcpy(first, node->first, sizeof first);
     const Node *child = node->kind == ARRAY || node->kind == MAP ? &s->node[node->children[0]] : NULL;
     switch (node->kind) {
@@ -370,6 +372,7 @@ static bool settle(Schema *s, Node *node) {
     case ARRAY:
         cost = 2, add_byte(first, '[');
         for (int64_t i = 0; i < node->least && cost < NEVER; i++) cost = sum(cost, child->cost + (i > 0));
+        if (node->least > 0) deep = sum(1, child->deep);
         break;
     case OBJECT:
         add_byte(first, '{');
@@ -377,20 +380,24 @@ static bool settle(Schema *s, Node *node) {
         for (int i = node->n - 1; i >= 0; i--) {
             uint32_t own = sum((uint32_t)node->texts[i].size + 2, s->node[node->children[i]].cost);
             node->rest[i] = node->required[i] ? sum(node->rest[i + 1], own) : node->rest[i + 1];
+            if (node->required[i]) deep = larger(deep, sum(1, s->node[node->children[i]].deep));
         }
         cost = sum(1, node->rest[0]) - (node->rest[0] > 1 && node->rest[0] < NEVER);    /* no comma before the first */
         break;
     case MAP: cost = 2, add_byte(first, '{'); break;
     case UNION:
+        deep = NEVER;
         for (int i = 0; i < node->n; i++) {
             const Node *one = &s->node[node->children[i]];
             if (one->cost < cost) cost = one->cost;
+            if (one->deep < deep) deep = one->deep;
             for (int k = 0; k < 8; k++) first[k] |= one->first[k];
         }
         break;
     }
-    bool news = cost != node->cost || memcmp(first, node->first, sizeof first) != 0;
+    bool news = cost != node->cost || deep != node->deep || memcmp(first, node->first, sizeof first) != 0;
     node->cost = cost;
+    node->deep = deep;
     memcpy(node->first, first, sizeof first);
     return news;
 }
@@ -425,6 +432,8 @@ int schema_new(const Json *json, Schema **schema, SvError *error) {
         for (int i = r.schema->n_nodes - 1; i >= 0; i--) news = settle(r.schema, &r.schema->node[i]) || news;
     }
     if (result == 0) result = check_nodes(r.schema, error);
+    if (result == 0 && r.schema->node[r.schema->root].deep > SCHEMA_DEPTH)
+        result = sv_fail(error, "the schema needs more than %d values within each other", SCHEMA_DEPTH);
     free(r.seen);
     free(r.node_of);
     if (result == 0) *schema = r.schema;
@@ -454,6 +463,11 @@ static bool push(SchemaState *state, int node, int phase, bool space) {
     if (state->depth == SCHEMA_DEPTH) return false;
     state->frame[state->depth++] = (SchemaFrame){ .node = (uint16_t)node, .phase = (uint8_t)phase, .space = space };
     return true;
+}
+
+/* Whether a value of this node can still be completed at this depth. So no text is led to where it cannot end. */
+static bool has_room(const Schema *schema, int depth, int node) {
+    return (uint32_t)depth + schema->node[node].deep <= SCHEMA_DEPTH;
 }
 
 SchemaState schema_begin(const Schema *schema) {
@@ -573,21 +587,30 @@ static int last_key(const Node *node, const SchemaFrame *f) {
     return last < node->n ? last + 1 : node->n;
 }
 
+/* Whether one of the keys that may come next has a value that has room. */
+static bool has_key(const Schema *schema, const SchemaState *state, const Node *node, const SchemaFrame *f) {
+    for (int i = f->at; i < last_key(node, f); i++)
+        if (has_room(schema, state->depth, node->children[i])) return true;
+    return false;
+}
+
 static bool nothing_required(const Node *node, int from) { return node->rest[from] == 1; }
 
-static bool step_object(SchemaState *state, const Node *node, SchemaFrame *f, uint8_t byte) {
+static bool step_object(SchemaState *state, const Schema *schema, const Node *node, SchemaFrame *f, uint8_t byte) {
     switch (f->phase) {
     case BEGIN: return go(f, byte == '{', O_OPEN);
     case O_OPEN: case O_NEXT:
         if (byte == ' ' && f->space) return f->space = 0, true;
         if (byte == '}' && f->phase == O_OPEN && nothing_required(node, 0)) return state->depth--, true;
-        if (byte != '"' || f->at == node->n) return false;
+        if (byte != '"' || !has_key(schema, state, node, f)) return false;
         f->space = 0;
         f->item = f->at;
         f->length = 1;
         return go(f, true, O_KEY);
     case O_KEY: {
         int next = next_text(node, f, f->at, last_key(node, f), byte);
+        while (next >= 0 && !has_room(schema, state->depth, node->children[next]))
+            next = next_text(node, f, next + 1, last_key(node, f), byte);
         if (next < 0) return false;
         f->item = (uint16_t)next;
         f->length++;
@@ -602,7 +625,7 @@ static bool step_object(SchemaState *state, const Node *node, SchemaFrame *f, ui
     case O_VALUE:
         if (byte == '}' && nothing_required(node, f->at)) return state->depth--, true;
         f->space = 1;
-        return go(f, byte == ',' && f->at < node->n, O_NEXT);
+        return go(f, byte == ',' && has_key(schema, state, node, f), O_NEXT);
     default: return false;
     }
 }
@@ -614,18 +637,20 @@ static bool step_map(SchemaState *state, const Schema *schema, const Node *node,
         if (byte == ' ' && f->space) return f->space = 0, true;
         if (byte == '}' && f->phase == M_OPEN) return state->depth--, true;
         f->space = 0;
-        return go(f, byte == '"', M_COLON) && push(state, schema->string, S_IN, false);
+        return go(f, byte == '"' && has_room(schema, state->depth, node->children[0]), M_COLON) &&
+               push(state, schema->string, S_IN, false);
     case M_COLON: return go(f, byte == ':', M_VALUE) && push(state, node->children[0], BEGIN, true);
     case M_VALUE:
         if (byte == '}') return state->depth--, true;
         f->space = 1;
-        return go(f, byte == ',', M_NEXT);
+        return go(f, byte == ',', M_NEXT);                      /* there was room for a value */
     default: return false;
     }
 }
 
 /* A step, but an array's first item begins with the byte that comes behind its bracket: *again. */
-static bool step_array(SchemaState *state, const Node *node, SchemaFrame *f, uint8_t byte, bool *again) {
+static bool step_array(SchemaState *state, const Schema *schema, const Node *node, SchemaFrame *f, uint8_t byte,
+                       bool *again) {
     switch (f->phase) {
     case BEGIN: return go(f, byte == '[', A_OPEN);
     case A_OPEN:
@@ -633,7 +658,8 @@ static bool step_array(SchemaState *state, const Node *node, SchemaFrame *f, uin
         f->phase = A_ITEM;
         f->at = 1;
         *again = true;
-        return node->most != 0 && push(state, node->children[0], BEGIN, false);
+        return node->most != 0 && has_room(schema, state->depth, node->children[0]) &&
+               push(state, node->children[0], BEGIN, false);
     case A_ITEM:
         if (byte == ']') return f->at >= node->least && (state->depth--, true);
         if (byte != ',' || (node->most >= 0 && f->at >= node->most)) return false;
@@ -660,7 +686,7 @@ bool schema_step(const Schema *schema, SchemaState *state, uint8_t byte) {
             while (node->kind == UNION) {
                 int c = 0;
                 while (c < node->n && !has_byte(schema->node[node->children[c]].first, byte)) c++;
-                if (c == node->n) return false;
+                if (c == node->n || !has_room(schema, state->depth - 1, node->children[c])) return false;
                 f->node = node->children[c];
                 node = &schema->node[f->node];
             }
@@ -669,8 +695,8 @@ bool schema_step(const Schema *schema, SchemaState *state, uint8_t byte) {
         case STRING: taken = f->phase == BEGIN ? go(f, byte == '"', S_IN) : step_string(state, f, byte); break;
         case NUMBER: case INTEGER: taken = step_number(f, node->kind == INTEGER, byte); break;
         case LITERALS: taken = step_literal(state, node, f, byte); break;
-        case ARRAY: taken = step_array(state, node, f, byte, &again); break;
-        case OBJECT: taken = step_object(state, node, f, byte); break;
+        case ARRAY: taken = step_array(state, schema, node, f, byte, &again); break;
+        case OBJECT: taken = step_object(state, schema, node, f, byte); break;
         case MAP: taken = step_map(state, schema, node, f, byte); break;
         }
         if (taken && !again) return true;
@@ -688,7 +714,7 @@ bool schema_complete(const Schema *schema, const SchemaState *state) {
 }
 
 /* The bytes that one frame still needs, without those of the frames within it. */
-static uint32_t frame_least(const Schema *schema, const SchemaFrame *f) {
+static uint32_t frame_least(const Schema *schema, const SchemaFrame *f, int depth) {
     static const uint8_t of_string[] = { [S_IN] = 1, [S_ESCAPE] = 2, [S_HEX4] = 5, [S_HEX3] = 4, [S_HEX3_LOW] = 4,
                                          [S_HEX2] = 3, [S_HEX1] = 2, [S_1] = 2, [S_2] = 3, [S_3] = 4, [S_E0] = 3,
                                          [S_ED] = 3, [S_F0] = 4, [S_F4] = 4 };
@@ -710,6 +736,7 @@ static uint32_t frame_least(const Schema *schema, const SchemaFrame *f) {
         for (int i = f->at; i < last_key(node, f); i++) {
             uint32_t length = f->phase == O_KEY ? f->length : 0, left = (uint32_t)node->texts[i].size - length;
             if (length && !begins_alike(&node->texts[i], &node->texts[f->item], length)) continue;
+            if (!has_room(schema, depth, node->children[i])) continue;
             uint32_t all = left + 1 + schema->node[node->children[i]].cost + node->rest[i + 1];
             if (all < least) least = all;
         }
@@ -725,7 +752,7 @@ static uint32_t frame_least(const Schema *schema, const SchemaFrame *f) {
 
 uint32_t schema_least(const Schema *schema, const SchemaState *state) {
     uint32_t least = 0;
-    for (int i = 0; i < state->depth; i++) least = sum(least, frame_least(schema, &state->frame[i]));
+    for (int i = 0; i < state->depth; i++) least = sum(least, frame_least(schema, &state->frame[i], i + 1));
     return least;
 }
 

@@ -146,7 +146,22 @@ static uint32_t random_number(void) {
     return (uint32_t)(random_state >> 33);
 }
 
-/* From wherever random bytes lead, schema_least bytes lead to the end: each time one of the bytes needs one fewer. */
+/* schema_least bytes lead to the end: each time one of the bytes needs one fewer. */
+static bool can_end(const Schema *schema, SchemaState state) {
+    for (uint32_t least = schema_least(schema, &state); least > 0; least--) {
+        SchemaState next;
+        int byte = 0;
+        for (; byte < 256; byte++) {
+            next = state;
+            if (schema_step(schema, &next, (uint8_t)byte) && schema_least(schema, &next) == least - 1) break;
+        }
+        if (byte == 256) return false;
+        state = next;
+    }
+    return schema_complete(schema, &state);
+}
+
+/* From wherever random bytes lead. */
 TEST every_text_can_end(void) {
     for (size_t i = 0; i < LENGTH(CASES); i++) {
         Schema *schema = schema_of(CASES[i].schema);
@@ -159,21 +174,44 @@ TEST every_text_can_end(void) {
                                                     : random_number() % 256;
                 if (schema_step(schema, &next, (uint8_t)byte)) state = next, steps--;
             }
-            uint32_t least = schema_least(schema, &state);
-            while (least > 0) {
-                int byte = 0;
-                for (; byte < 256; byte++) {
-                    next = state;
-                    if (schema_step(schema, &next, (uint8_t)byte) && schema_least(schema, &next) == least - 1) break;
-                }
-                ASSERTm(CASES[i].schema, byte < 256);
-                state = next;
-                least--;
-            }
-            ASSERTm(CASES[i].schema, schema_complete(schema, &state));
+            ASSERTm(CASES[i].schema, can_end(schema, state));
         }
         schema_free(schema);
     }
+    PASS();
+}
+
+/* However deep a text goes, what is required there still has room: the last key or bracket that has none is barred. */
+TEST the_deepest_texts_can_end(void) {
+    static const struct { const char *schema, *nest; } CHAINS[] = {
+        { "{\"type\": \"object\", \"properties\": {\"next\": {\"$ref\": \"#\"}, \"nil\": {\"type\": \"null\"}, \"w\": "
+          "{\"type\": \"object\", \"properties\": {\"v\": {\"type\": \"array\", \"minItems\": 1}}, \"required\": "
+          "[\"v\"]}}, \"required\": [\"w\"]}", "{\"next\":" },
+        { "{\"type\": \"array\", \"items\": {\"anyOf\": [{\"$ref\": \"#\"}, {\"const\": 0}]}, \"minItems\": 2}", "[" },
+        { "{\"additionalProperties\": {\"type\": \"array\", \"items\": {\"$ref\": \"#\"}, \"minItems\": 1}}",
+          "{\"a\":[" },
+        { "{}", "[" }, { "{}", "{\"a\":" },
+    };
+    for (size_t i = 0; i < LENGTH(CHAINS); i++) {
+        Schema *schema = schema_of(CHAINS[i].schema);
+        ASSERTm(error.text, schema != NULL);
+        SchemaState state = schema_begin(schema), next = state;
+        const char *at = CHAINS[i].nest;
+        while (schema_step(schema, &next, (uint8_t)*at)) {
+            state = next;
+            ASSERTm(CHAINS[i].schema, can_end(schema, state));
+            at = at[1] ? at + 1 : CHAINS[i].nest;
+        }
+        ASSERT_GT(state.depth, SCHEMA_DEPTH - 5);
+        schema_free(schema);
+    }
+    char text[8192], *to = text + sprintf(text, "{\"$ref\": \"#/$defs/0\", \"$defs\": {");
+    for (int i = 0; i < SCHEMA_DEPTH; i++)
+        to += sprintf(to, "\"%d\": {\"type\": \"array\", \"minItems\": 1, \"items\": {\"$ref\": \"#/$defs/%d\"}}, ", i,
+                      i + 1);
+    sprintf(to, "\"%d\": {\"type\": \"null\"}}}", SCHEMA_DEPTH);
+    ASSERT_EQ(NULL, schema_of(text));
+    ASSERT_STR_EQ("the schema needs more than 64 values within each other", error.text);
     PASS();
 }
 
@@ -319,6 +357,7 @@ SUITE(schemas) {
     RUN_TEST(texts_that_fit);
     RUN_TEST(schemas_refused);
     RUN_TEST(every_text_can_end);
+    RUN_TEST(the_deepest_texts_can_end);
     RUN_TESTp(random_answers, GOLDEN "vlm.bin");
     RUN_TESTp(random_answers, GOLDEN "text.bin");
     RUN_TESTp(random_answers, "demo/demo.bin");
