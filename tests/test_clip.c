@@ -376,7 +376,7 @@ static void stand_in(const char *name, const char *script) {
 }
 
 TEST ffmpeg_fails(void) {
-    char whole[1200], *before = getenv("PATH"), *kept = before ? strdup(before) : NULL;
+    char whole[1200], search[8192], *before = getenv("PATH"), *kept = before ? strdup(before) : NULL;
     Clip clip;
     FILE *file = create("film.mp4");
     fputs("....ftypisom", file);
@@ -389,8 +389,8 @@ TEST ffmpeg_fails(void) {
     setenv("PATH", whole, 1);
     ASSERT_EQ(-1, read_clip("film.mp4", (ClipOptions){ 0 }, &clip));
     ASSERT(says("ffprobe is not installed"));
-    snprintf(whole, sizeof whole, "%s:%s", in_folder("bin"), kept ? kept : "/bin:/usr/bin");
-    setenv("PATH", whole, 1);
+    snprintf(search, sizeof search, "%s:%s", in_folder("bin"), kept ? kept : "/bin:/usr/bin");
+    setenv("PATH", search, 1);
 #define PACKETS "echo '[STREAM]'; for i in 0 1 2 3; do echo '[PACKET]'; echo pts_time=$i.0; echo duration_time=1.0; " \
                 "echo flags=K__; echo '[/PACKET]'; done"
     stand_in("bin/ffprobe", PACKETS "; exit 0");
