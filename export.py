@@ -481,8 +481,8 @@ def read_video(directory, fields):
         video = video if isinstance(video, dict) else {}
         sampling = video.get("video_sampling", {key: video[other] for key, other in (("max_frames", "num_frames"),
                                                 ("fps", "fps"), ("video_size", "size")) if video.get(other)})
-        if not sampling:
-            return {}
+        if isinstance(sampling, dict) and not {"max_frames", "fps"} & sampling.keys():
+            return {}                               # settings of pictures alone
         try:
             if not isinstance(sampling, dict):
                 raise Refused(f'"video_sampling" is {sampling!r}, but must have fps, max_frames and video_size')
