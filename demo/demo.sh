@@ -47,9 +47,8 @@ set -- -i $pictures/film1.png -i $pictures/film2.png -i $pictures/film3.png -i $
 ask -q "$@" --no-split -p "What happens?"
 
 # The same as a video of one frame a second: a folder of numbered pictures.
-film=$(mktemp -d) && cp $pictures/film?.png "$film"
-if $smolvlm $model --info | grep -q "^videos .* a second"; then ask -q --video "$film" --video-fps 1 -p "What happens?"; fi
-rm -rf "$film"
+mkdir -p build/film && cp $pictures/film[1-4].png build/film || exit 1
+ask -q --video build/film --video-fps 1 -p "What happens?"
 
 cat <<END
 

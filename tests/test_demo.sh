@@ -262,10 +262,11 @@ Salad
 PARROT
 A big black hexagon and a small brown rectangle on an orange background.
 A red star moves to the right.
+A red star moves to the right.
 END
     # What --no-split makes of the small print is its ninth answer, and may be anything but the text.
-    check 'make demo: eleven commands, and one to try' test "$(grep -c '^\$ ' "$tmp/out")" -eq 12
-    check 'make demo: the answers are right' test "$(sed -n '1,8p;10,11p' "$tmp/answers")" = "$(cat "$tmp/expected")"
+    check 'make demo: twelve commands, and one to try' test "$(grep -c '^\$ ' "$tmp/out")" -eq 13
+    check 'make demo: the answers are right' test "$(sed -n '1,8p;10,12p' "$tmp/answers")" = "$(cat "$tmp/expected")"
     check 'make demo: --no-split is the ninth' test "$(grep '^\$ ' "$tmp/out" | sed -n '9s/.*small_print.* //p')" = \
         --no-split
     check 'make demo: without the tiles the small print is not read' test -n "$(sed -n 9p "$tmp/answers")" -a \
