@@ -267,9 +267,10 @@ def measure(a, work, report):
 
     directory = unpack(os.path.join(work, "SmolLM2-135M-Instruct"))
     kinds, files = {name: KINDS[name] for name in a.kinds}, {}
+    os.makedirs(os.path.join(work, "kinds"))                # parity.check makes a q8.bin of its own, and removes it
     for name, kind in kinds.items():
         say(f"export: {name}")
-        files[name] = os.path.join(work, name.replace(", ", "-").replace(" ", "-") + ".bin")
+        files[name] = os.path.join(work, "kinds", name.replace(", ", "-").replace(" ", "-") + ".bin")
         export(a, directory, work, files[name], kind)
     model, tokenizer = hf.load_model(directory), hf.load_processor(directory)
     texts = read_texts(tokenizer)
