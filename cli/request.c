@@ -137,11 +137,16 @@ typedef struct Request {
     double image_seconds;
 } Request;
 
-static void put_answer(FILE *out, const SvModel *m, const Json *id, const Request *r, const SvPrompt *prompt,
-                       const SvAnswer *answer) {
+/* A line of the output, up to what follows the request's id. */
+static void begin_line(FILE *out, const Json *id) {
     fputs("{\"id\": ", out);
     if (id) json_put(out, id);
     else fputs("null", out);
+}
+
+static void put_answer(FILE *out, const SvModel *m, const Json *id, const Request *r, const SvPrompt *prompt,
+                       const SvAnswer *answer) {
+    begin_line(out, id);
     size_t space = strspn(answer->text, " \t\r\n");         /* it belongs to the end of the prompt */
     fputs(", \"text\": ", out);
     json_put_string(out, answer->text + space, answer->size - space);
@@ -175,9 +180,7 @@ static bool put_piece(void *user, int32_t token, const char *text, size_t size) 
     while (!s->started && size > 0 && memchr(" \n\t\r", *text, 4)) text++, size--;
     if (size == 0) return false;
     s->started = true;
-    fputs("{\"id\": ", s->out);
-    if (s->id) json_put(s->out, s->id);
-    else fputs("null", s->out);
+    begin_line(s->out, s->id);
     fputs(", \"delta\": ", s->out);
     json_put_string(s->out, text, size);
     fputs("}\n", s->out);

@@ -436,9 +436,6 @@ GREATEST_MAIN_DEFS();
 int main(int argc, char **argv) {
     GREATEST_MAIN_BEGIN();
     if (sv_open("demo/demo.bin", &demo, &error) != 0) return puts(error.text), 1;
-    demo->config.video_num_frames = 64;                         /* as in demo/hf/preprocessor_config.json */
-    demo->config.video_fps = 1;
-    demo->config.video_longest_edge = 288;
     snprintf(folder, sizeof folder, "%s.files", argv[0]);
     sv_mkdir(folder);
     RUN_TEST(streams_of_any_length);

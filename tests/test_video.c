@@ -330,9 +330,6 @@ GREATEST_MAIN_DEFS();
 int main(int argc, char **argv) {
     GREATEST_MAIN_BEGIN();
     if (sv_open("demo/demo.bin", &demo, &error) != 0) return puts(error.text), 1;
-    demo->config.video_num_frames = 64;                         /* as in demo/hf/preprocessor_config.json */
-    demo->config.video_fps = 1;
-    demo->config.video_longest_edge = 288;
     RUN_TEST(frames_are_those_of_sample_frames);
     RUN_TEST(words_are_those_of_num2words_and_timedelta);
     RUN_TEST(prompts_are_the_references);
