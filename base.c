@@ -53,6 +53,14 @@ void *sv_floats(int count, const uint64_t *sizes, float **parts) {
     return block;
 }
 
+bool sv_trial(SvTrial *t, double seconds) {
+    if (t->lead == SV_LEAD || t->lead == -SV_LEAD) return t->lead > 0;
+    if (t->second) t->lead += t->before <= seconds ? 1 : -1;
+    t->before = seconds;
+    t->second = !t->second;
+    return t->lead == SV_LEAD || (t->lead > -SV_LEAD && !t->second);
+}
+
 void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,
              int axis) {
     if (!events || !events->activation) return;

@@ -41,6 +41,7 @@ struct SvDecoder {
     size_t capacity, position;              /* room for how many positions; how many are in the KV cache              */
     SvCache cache;                          /* of the first layer; each next one lies cache_floats further            */
     size_t cache_floats;
+    SvTrial trial; bool ahead;              /* whether to prefetch weights: found out by time; now                    */
     float *sine, *cosine;                   /* [capacity, head_dim / 2]              of RoPE's angles                 */
     float *norm;                            /* [count, hidden_size]                  a block's input, normalised      */
     float *q;                               /* [count, heads, head_dim]              queries                          */
@@ -99,12 +100,13 @@ static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *e
         cpu->rms_norm(d->norm, x, layer->input_layernorm.data, count, dim, c->rms_norm_eps);
         SvProduct qkv[] = { { d->q, &layer->q_proj, NULL }, { d->k, &layer->k_proj, NULL },
                             { d->v, &layer->v_proj, NULL } };
-        sv_matmul(d->model, qkv, 3, d->norm, count, d->scratch);
+        sv_matmul(d->model, qkv, 3, d->norm, count, d->ahead, d->scratch);
         rope(d, d->q, count, heads);
         rope(d, d->k, count, kv_heads);
         cpu->cache(&cache, d->k, d->v, d->position, count);
         cpu->attention(d->attention, d->q, &cache, count, d->position + count, heads, SV_CAUSAL, d->scratch);
-        sv_matmul(d->model, &(SvProduct){ d->delta, &layer->o_proj, NULL }, 1, d->attention, count, d->scratch);
+        SvProduct o_proj = { d->delta, &layer->o_proj, NULL }, down_proj = { d->delta, &layer->down_proj, NULL };
+        sv_matmul(d->model, &o_proj, 1, d->attention, count, d->ahead, d->scratch);
         cpu->add(x, d->delta, count, dim);
 
         /* x += down_proj(silu(gate_proj(norm)) * up_proj(norm)), norm = post_attention_layernorm(x)
@@ -112,10 +114,10 @@ static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *e
            Each position by itself. up_proj proposes numbers, gate_proj says how much of each goes through. */
         cpu->rms_norm(d->norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps);
         SvProduct gate_up[] = { { d->gate, &layer->gate_proj, NULL }, { d->up, &layer->up_proj, NULL } };
-        sv_matmul(d->model, gate_up, 2, d->norm, count, d->scratch);
+        sv_matmul(d->model, gate_up, 2, d->norm, count, d->ahead, d->scratch);
         cpu->silu_mul(d->gate, d->up, count, c->intermediate_size);
         sv_turn(d->model, d->gate, count, c->intermediate_size);
-        sv_matmul(d->model, &(SvProduct){ d->delta, &layer->down_proj, NULL }, 1, d->gate, count, d->scratch);
+        sv_matmul(d->model, &down_proj, 1, d->gate, count, d->ahead, d->scratch);
         cpu->add(x, d->delta, count, dim);
 
         sv_team_emit(events, name, (int)l, sv_unturned(d->model, events, x, count, d->norm), 3,
@@ -128,7 +130,7 @@ static void lm_head(const SvDecoder *d, const float *x, float *logits) {
     const SvModel *m = d->model;
     const float *weight = m->config.turned ? NULL : m->text.norm.data;      /* NULL: lm_head has the weights in it */
     m->kernels->rms_norm(d->norm, x, weight, 1, m->config.hidden_size, m->config.rms_norm_eps);
-    sv_matmul(m, &(SvProduct){ logits, &m->text.lm_head, NULL }, 1, d->norm, 1, d->scratch);
+    sv_matmul(m, &(SvProduct){ logits, &m->text.lm_head, NULL }, 1, d->norm, 1, d->ahead, d->scratch);
 }
 
 /* In a turned table that is lm_head as well, a row is (embedding * norm) H; wanted is embedding H. */
@@ -158,9 +160,8 @@ static void part_sizes(const SvModel *m, uint64_t capacity, int threads, uint64_
     size[K] = size[V] = chunk * c->num_key_value_heads * c->head_dim;
     size[ATTENTION] = chunk * q_dim;
     size[GATE] = size[UP] = chunk * c->intermediate_size;
-    size[SCRATCH] = sv_larger(cpu->attention_scratch(capacity, c->num_attention_heads, threads),
-                           cpu->matmul_scratch(chunk, sv_larger(c->intermediate_size,
-                                                                sv_larger(q_dim, c->hidden_size))));
+    size[SCRATCH] = cpu->matmul_scratch(chunk, sv_larger(c->intermediate_size, sv_larger(q_dim, c->hidden_size)));
+    size[SCRATCH] = sv_larger(size[SCRATCH], cpu->attention_scratch(capacity, c->num_attention_heads, threads));
 }
 
 uint64_t sv_decoder_memory(const SvModel *model, int capacity, int threads) {
@@ -187,7 +188,7 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
                        (unsigned long long)(sv_decoder_memory(model, capacity, threads) >> 20));
     }
     size_t rows = ((size_t)capacity + 63) / 64 * 64, half = c->head_dim / 2;
-    *d = (SvDecoder){ .model = model, .threads = sv_threads(threads), .capacity = (size_t)capacity,
+    *d = (SvDecoder){ .model = model, .threads = sv_threads(threads), .ahead = true, .capacity = (size_t)capacity,
                       .cache = { sv_text_q8(model), rows, c->num_key_value_heads, c->head_dim, part[CACHE] },
                       .sine = part[SINE], .cosine = part[COSINE], .norm = part[NORM], .q = part[Q], .k = part[K],
                       .v = part[V], .attention = part[ATTENTION], .delta = part[Q], .gate = part[GATE],
@@ -203,6 +204,7 @@ int sv_decoder_new(const SvModel *model, int capacity, int threads, SvDecoder **
     return 0;
 }
 
+const SvTrial *sv_decoder_trial(const SvDecoder *d) { return &d->trial; }
 void sv_decoder_free(SvDecoder *d) { if (d) sv_zeros_free(d->block), free(d); }
 
 size_t sv_decoder_rewind(SvDecoder *d, size_t position) { return d->position = smaller(d->position, position); }
@@ -218,6 +220,7 @@ static uint64_t layer_work(const SvDecoder *d, size_t count) {
 int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, const SvEvents *events, SvError *error) {
     const SvConfig *c = &d->model->config;
     size_t dim = c->hidden_size;
+    double start = sv_seconds();
     if (count == 0) return sv_fail(error, "%s: no token to run", d->model->path);
     if (count > d->capacity - d->position)
         return sv_fail(error, "%s: %zu more tokens do not fit: %zu of %zu positions are taken", d->model->path, count,
@@ -225,7 +228,7 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
 
     const char *name = c->vision_num_hidden_layers ? "model.text_model.norm" : "model.norm";
     for (size_t done = 0, chunk; done < count; done += chunk) {
-        chunk = count - done < CHUNK ? count - done : CHUNK;
+        chunk = smaller(count - done, CHUNK);
         if (events && events->progress && count > 1 &&
             events->progress(events->user, "prefill", (int)(done + chunk), (int)count))
             return sv_fail(error, "stopped in the middle of the prompt");
@@ -247,5 +250,6 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
         lm_head(d, x + (count - 1) * dim, logits);
         sv_emit(events, "lm_head", 0, logits, 3, (int[]){ 1, 1, (int)c->vocab_size }, 1);
     }
+    if (count == 1) d->ahead = sv_trial(&d->trial, sv_seconds() - start);
     return 0;
 }

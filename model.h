@@ -327,9 +327,10 @@ typedef struct SvKernels {
     const char *name;                                                     /* "avx2", "neon", ..., "reference" */
 
     /* The products of the n rows of x with `count` matrices. Done together, they need x quantized once, and threads
-       synchronized once. All have the same cols, and no out is x. scratch: matmul_scratch(n, cols) floats. A thread may
+       synchronized once. All have the same cols, and no out is x. ahead: prefetch weights, if few rows (decoding) read
+       them once; a set may ignore it, as it changes no result. scratch: matmul_scratch(n, cols) floats. A thread may
        start quantizing its rows of x into scratch before the others arrive. */
-    void (*matmul)(const SvProduct *products, int count, const float *x, size_t n, float *scratch);
+    void (*matmul)(const SvProduct *products, int count, const float *x, size_t n, bool ahead, float *scratch);
 
     /* Stores k, v [count, heads * dim] as the positions at, at + 1, ... of the cache. Threads share it by heads, as
        count * heads rows. */
@@ -363,15 +364,26 @@ typedef struct SvKernels {
 /* How the forward passes call matmul: whoever watches the model sees each product's input first. All threads of the
    team call watch together, perhaps before the others have finished their rows of x. */
 static inline void sv_matmul(const SvModel *m, const SvProduct *products, int count, const float *x, size_t n,
-                             float *scratch) {
+                             bool ahead, float *scratch) {
     if (m->watch) m->watch(m->watcher, products, count, x, n);
-    m->kernels->matmul(products, count, x, n, scratch);
+    m->kernels->matmul(products, count, x, n, ahead, scratch);
 }
 
 /* hadamard, in a model whose weights are turned: nothing in others. */
 static inline void sv_turn(const SvModel *m, float *x, size_t n, size_t size) {
     if (m->config.turned) m->kernels->hadamard(x, n, size);
 }
+
+/* A choice by time between two ways to do the same, where it depends on the processor which is better. They take turns
+   until one of them has been the faster one SV_LEAD times more often than the other; times that are equal (no clock)
+   count for the first. Starts as zeros, with the first way. sv_trial is told how long the way just gone took; returns
+   whether to go the first way next. lead: of the first way, SV_LEAD or -SV_LEAD for good. */
+enum { SV_LEAD = 6 };
+typedef struct SvTrial { int lead; bool second; double before; } SvTrial;
+bool sv_trial(SvTrial *trial, double seconds);
+
+/* A decoder's: whether its steps of one position prefetch weights (kernels/vectors.h). The first way does. */
+const SvTrial *sv_decoder_trial(const SvDecoder *decoder);
 
 /* Whether the weights are Q8 or Q4, so that the cache and attention are of integers too. */
 static inline bool sv_text_q8(const SvModel *m) { return m->text.layers[0].k_proj.group != 0; }

@@ -164,7 +164,8 @@ static void float_product(const SvProduct *p, size_t r, const float *x, size_t n
 }
 
 /* out [n, rows] = x [n, cols] w^T + bias, for one w after the other */
-static void matmul(const SvProduct *products, int count, const float *x, size_t n, float *scratch) {
+static void matmul(const SvProduct *products, int count, const float *x, size_t n, bool ahead, float *scratch) {
+    (void)ahead;
 #pragma omp barrier
     for (const SvProduct *p = products; p < products + count; p++) {
         size_t rows = p->w->rows, groups = groups_of(p->w->cols);

@@ -86,7 +86,7 @@ static void embeddings(const SvModel *m, const Batch *b, const SvEvents *events)
 
     /* x = patch_embedding(pixel_values) + position_embedding */
     SvProduct patch_embedding = { b->x, &w->patch_embedding_weight, w->patch_embedding_bias.data };
-    sv_matmul(m, &patch_embedding, 1, b->pixels, b->rows, b->scratch);
+    sv_matmul(m, &patch_embedding, 1, b->pixels, b->rows, false, b->scratch);
     for (size_t t = 0; t < b->tiles; t++)
         m->kernels->add(b->x + t * b->patches * width, w->position_embedding.data, b->patches, width);
 #pragma omp barrier
@@ -113,23 +113,23 @@ static void encoder(const SvModel *m, const Batch *b, const SvEvents *events) {
         SvProduct qkv[] = { { b->q, &layer->q_proj_weight, layer->q_proj_bias.data },
                             { b->k, &layer->k_proj_weight, layer->k_proj_bias.data },
                             { b->v, &layer->v_proj_weight, layer->v_proj_bias.data } };
-        sv_matmul(m, qkv, 3, b->norm, b->rows, b->scratch);
+        sv_matmul(m, qkv, 3, b->norm, b->rows, false, b->scratch);
         for (size_t at = 0; at < b->rows * width; at += n * width) {            /* tile after tile */
             cpu->cache(&b->cache, b->k + at, b->v + at, 0, n);
             cpu->attention(b->attention + at, b->q + at, &b->cache, n, n, heads, SV_BIDIRECTIONAL, b->scratch);
         }
         SvProduct out_proj = { b->delta, &layer->out_proj_weight, layer->out_proj_bias.data };
-        sv_matmul(m, &out_proj, 1, b->attention, b->rows, b->scratch);
+        sv_matmul(m, &out_proj, 1, b->attention, b->rows, false, b->scratch);
         cpu->add(b->x, b->delta, b->rows, width);
 
         /* x += fc2(gelu_tanh(fc1(layer_norm2(x)))): what each patch makes of what it has gathered, by itself */
         cpu->layer_norm(b->norm, b->x, layer->layer_norm2_weight.data, layer->layer_norm2_bias.data, b->rows, width,
                         c->layer_norm_eps);
         SvProduct fc1 = { b->mlp, &layer->fc1_weight, layer->fc1_bias.data };
-        sv_matmul(m, &fc1, 1, b->norm, b->rows, b->scratch);
+        sv_matmul(m, &fc1, 1, b->norm, b->rows, false, b->scratch);
         cpu->gelu_tanh(b->mlp, b->rows, c->vision_intermediate_size);
         SvProduct fc2 = { b->delta, &layer->fc2_weight, layer->fc2_bias.data };
-        sv_matmul(m, &fc2, 1, b->mlp, b->rows, b->scratch);
+        sv_matmul(m, &fc2, 1, b->mlp, b->rows, false, b->scratch);
         cpu->add(b->x, b->delta, b->rows, width);
 
         sv_team_emit(events, "model.vision_model.encoder.layers.%d", (int)l, b->x, 3,
@@ -153,7 +153,7 @@ static void connector(const SvModel *m, const Batch *b, float *features, const S
     for (int64_t t = 0; t < (int64_t)b->tiles; t++)
         pixel_shuffle(c, b->norm + (size_t)t * b->patches * width, b->shuffled + (size_t)t * b->patches * width);
     SvProduct projection = { features, &m->vision.modality_projection, NULL };
-    sv_matmul(m, &projection, 1, b->shuffled, b->tiles * tokens, b->scratch);
+    sv_matmul(m, &projection, 1, b->shuffled, b->tiles * tokens, false, b->scratch);
     sv_team_emit(events, "model.connector", 0, sv_unturned(m, events, features, b->tiles * tokens, b->norm), 3,
                  (int[]){ (int)b->tiles, (int)tokens, (int)c->hidden_size }, 0);
 }
@@ -161,16 +161,14 @@ static void connector(const SvModel *m, const Batch *b, float *features, const S
 /* ------------------------------------------------------------------------------------------------- sizes and memory */
 
 static size_t patches_of(const SvConfig *c) {
-    size_t side = c->image_size / c->patch_size;
-    return side * side;
+    return (size_t)(c->image_size / c->patch_size) * (c->image_size / c->patch_size);
 }
 
 /* How many tiles go through together. With a published model it is one. With a small model, whose products would be too
    small to be fast, as many as make BATCH_ROWS rows. */
 enum { BATCH_ROWS = 1024 };
 static size_t batch_of(const SvConfig *c, size_t tiles) {
-    size_t fit = patches_of(c) < BATCH_ROWS ? BATCH_ROWS / patches_of(c) : 1;
-    return tiles < fit ? tiles : fit;
+    return smaller(tiles, patches_of(c) < BATCH_ROWS ? BATCH_ROWS / patches_of(c) : 1);
 }
 
 int sv_image_tokens(const SvConfig *c) {
@@ -210,14 +208,13 @@ static int emit_pixels(const SvConfig *c, const uint8_t *tiles, size_t count, fl
                        const SvEvents *events, SvError *error) {
     if (!events || !events->activation) return 0;
     size_t area = (size_t)c->image_size * c->image_size;
-    int side = (int)c->image_size;
     float *plane = malloc(3 * area * sizeof(float));
     if (!plane) return sv_fail(error, "pixel_values: out of memory for a tile");
     for (size_t t = 0; t < count; t++) {
         for (size_t i = 0; i < area; i++)
             for (size_t channel = 0; channel < 3; channel++)
                 plane[channel * area + i] = value[channel][tiles[(t * area + i) * 3 + channel]];
-        sv_emit(events, "pixel_values", 0, plane, 5, (int[]){ 1, 1, 3, side, side }, 1);
+        sv_emit(events, "pixel_values", 0, plane, 5, (int[]){ 1, 1, 3, (int)c->image_size, (int)c->image_size }, 1);
     }
     free(plane);
     return 0;
@@ -233,8 +230,7 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
     size_t most = batch_of(c, (size_t)count), tile_bytes = 3 * (size_t)c->image_size * c->image_size;
     uint64_t size[N_PARTS];
     float *part[N_PARTS], value[3][256];
-    threads = sv_threads(threads);
-    part_sizes(model, (size_t)count, threads, size);
+    part_sizes(model, (size_t)count, threads = sv_threads(threads), size);
     void *block = sv_floats(N_PARTS, size, part);
     if (!block)
         return sv_fail(error, "%s: out of memory for the vision tower (%llu MB)", model->path,

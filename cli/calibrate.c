@@ -178,7 +178,7 @@ static void watch(void *watcher, const SvProduct *products, int count, const flo
         const float *from = g->columns + i * n;
         size_t rows = smaller(ROWS, cols - i);
         SvTensor rest = { from, SV_F32, 0, (uint32_t)(cols - i), (uint32_t)n };
-        cpu->matmul(&(SvProduct){ g->block, &rest, NULL }, 1, from, rows, g->scratch);
+        cpu->matmul(&(SvProduct){ g->block, &rest, NULL }, 1, from, rows, false, g->scratch);
         cpu->add(sums_at(input, i), g->block, rows, cols - i);
     }
 }

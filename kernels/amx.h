@@ -24,8 +24,6 @@
 
 enum { TILE = 16, STAGED = 256 };                           /* rows of a tile; rows of x that pass w together */
 
-#define INLINE static inline __attribute__((always_inline))
-
 typedef struct TileConfig { uint8_t palette, start, zero[14]; uint16_t bytes[16]; uint8_t rows[16]; } TileConfig;
 
 static void begin_tiles(void) {

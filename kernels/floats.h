@@ -50,13 +50,13 @@ static inline float total_of(const vf v[SUMS], float rest) {
     return rest;
 }
 
-static NOINLINE float dot_f32(const float *x, const float *w, size_t n) {
+static NOINLINE float dot_f32(const float *x, const float *w, size_t n, bool ahead) {
     vf v[SUMS];
     float rest = 0;
     size_t i = 0;
     for (int j = 0; j < SUMS; j++) v[j] = v_set(0.0f);
     for (; i + SUMS * VL <= n; i += SUMS * VL) {
-        prefetch(w + i, SUMS * VL * sizeof *w);
+        if (ahead) prefetch(w + i, SUMS * VL * sizeof *w);
         for (size_t j = 0; j < SUMS; j++) v[j] = v_fused(v_load(x + i + j * VL), v_load(w + i + j * VL), v[j]);
     }
     for (; i + VL <= n; i += VL) v[0] = v_fused(v_load(x + i), v_load(w + i), v[0]);
@@ -64,13 +64,13 @@ static NOINLINE float dot_f32(const float *x, const float *w, size_t n) {
     return total_of(v, rest);
 }
 
-static NOINLINE float dot_bf16(const float *x, const uint16_t *w, size_t n) {
+static NOINLINE float dot_bf16(const float *x, const uint16_t *w, size_t n, bool ahead) {
     vf v[SUMS];
     float rest = 0;
     size_t i = 0;
     for (int j = 0; j < SUMS; j++) v[j] = v_set(0.0f);
     for (; i + SUMS * VL <= n; i += SUMS * VL) {
-        prefetch(w + i, SUMS * VL * sizeof *w);
+        if (ahead) prefetch(w + i, SUMS * VL * sizeof *w);
         for (size_t j = 0; j < SUMS; j++) v[j] = v_fused(v_load(x + i + j * VL), load_bf16(w + i + j * VL), v[j]);
     }
     for (; i + VL <= n; i += VL) v[0] = v_fused(v_load(x + i), load_bf16(w + i), v[0]);

@@ -94,8 +94,10 @@
 /* The innermost loops are functions of their own: when they are inlined, gcc 12 runs out of registers. */
 #if defined(__GNUC__)
 #define NOINLINE __attribute__((noinline))
+#define INLINE static inline __attribute__((always_inline))
 #else
 #define NOINLINE
+#define INLINE static inline
 #endif
 
 enum { LANES = 16 };                                        /* partial sums in a sum over a row */

@@ -24,14 +24,14 @@ static inline const int8_t *integers(const SvTensor *w, const uint8_t *block, in
 
 /* out[r] = x . row r of w, for one row of x and `count` rows of w from `first` on. first: a multiple of 16. */
 static NOINLINE void integer_rows(float *out, const SvTensor *w, const float *bias, const Quantized *x, size_t row,
-                                  size_t first, size_t count) {
+                                  size_t first, size_t count, bool ahead) {
     const int8_t *q = x->bytes + row * x->stride;
     const float *d = x->d + row * x->marks;
     const int32_t *by128 = x->by128 + row * x->marks;
     for (size_t r = first; r < first + count; r += BLOCK_ROWS) {
         float s[BLOCK_ROWS];
-        if (w->format == SV_Q4) rows16_q4(s, block_of(w, r, 0), q, d, by128, scales_of(w, r, 0), x->groups);
-        else rows16(s, block_of(w, r, 0), q, d, by128, scales_of(w, r, 0), x->groups);
+        if (w->format == SV_Q4) rows16_q4(s, block_of(w, r, 0), q, d, by128, scales_of(w, r, 0), x->groups, ahead);
+        else rows16(s, block_of(w, r, 0), q, d, by128, scales_of(w, r, 0), x->groups, ahead);
         for (size_t i = 0; i < at_most(BLOCK_ROWS, first + count - r); i++)
             out[r + i] = bias ? s[i] + bias[r + i] : s[i];
     }
@@ -131,10 +131,11 @@ static NOINLINE void float_strip(float *out, const SvTensor *w, const float *bia
     }
 }
 
-static void float_rows(float *out, const SvTensor *w, const float *bias, const float *x, size_t first, size_t count) {
+static void float_rows(float *out, const SvTensor *w, const float *bias, const float *x, size_t first, size_t count,
+                       bool ahead) {
     for (size_t r = first; r < first + count; r++) {
-        float s = w->format == SV_F32 ? dot_f32(x, (const float *)w->data + r * w->cols, w->cols)
-                                      : dot_bf16(x, (const uint16_t *)w->data + r * w->cols, w->cols);
+        float s = w->format == SV_F32 ? dot_f32(x, (const float *)w->data + r * w->cols, w->cols, ahead)
+                                      : dot_bf16(x, (const uint16_t *)w->data + r * w->cols, w->cols, ahead);
         out[r] = bias ? s + bias[r] : s;
     }
 }
@@ -147,14 +148,15 @@ static size_t units_of(const SvTensor *w, size_t n, size_t strip) {
 }
 
 /* Computes unit u, counted through the products p[0], p[1], ... */
-static void multiply_unit(const SvProduct *p, size_t u, const float *x, const Quantized *xq, size_t n, size_t strip) {
+static void multiply_unit(const SvProduct *p, size_t u, const float *x, const Quantized *xq, size_t n, size_t strip,
+                          bool ahead) {
     for (; u >= units_of(p->w, n, strip); p++) u -= units_of(p->w, n, strip);
     size_t rows = p->w->rows, cols = p->w->cols;
     if (n <= FEW) {
         size_t first = u * UNIT, count = at_most(UNIT, rows - first);
         for (size_t i = 0; i < n; i++) {
-            if (p->w->group) integer_rows(p->out + i * rows, p->w, p->bias, xq, i, first, count);
-            else float_rows(p->out + i * rows, p->w, p->bias, x + i * cols, first, count);
+            if (p->w->group) integer_rows(p->out + i * rows, p->w, p->bias, xq, i, first, count, ahead);
+            else float_rows(p->out + i * rows, p->w, p->bias, x + i * cols, first, count, ahead);
         }
     } else {
         size_t strips = (rows + strip - 1) / strip, first = u % strips * strip;
@@ -165,7 +167,7 @@ static void multiply_unit(const SvProduct *p, size_t u, const float *x, const Qu
 }
 
 /* Products of one x with several w of the same group size: x is quantized once. */
-static void multiply_all(const SvProduct *products, int count, const float *x, size_t n, float *scratch) {
+static void multiply_all(const SvProduct *products, int count, const float *x, size_t n, bool ahead, float *scratch) {
     size_t group = products->w->group, cols = products->w->cols, strip = group ? (size_t)NR : (size_t)NF;
     size_t units = 0;
     Quantized xq = { 0 };
@@ -180,17 +182,17 @@ static void multiply_all(const SvProduct *products, int count, const float *x, s
 #pragma omp barrier
     if (n <= FEW) {
 #pragma omp for schedule(static)
-        for (int64_t u = 0; u < (int64_t)units; u++) multiply_unit(products, (size_t)u, x, &xq, n, strip);
+        for (int64_t u = 0; u < (int64_t)units; u++) multiply_unit(products, (size_t)u, x, &xq, n, strip, ahead);
     } else {
 #pragma omp for schedule(dynamic)
-        for (int64_t u = 0; u < (int64_t)units; u++) multiply_unit(products, (size_t)u, x, &xq, n, strip);
+        for (int64_t u = 0; u < (int64_t)units; u++) multiply_unit(products, (size_t)u, x, &xq, n, strip, ahead);
     }
 }
 
-static void matmul(const SvProduct *products, int count, const float *x, size_t n, float *scratch) {
+static void matmul(const SvProduct *products, int count, const float *x, size_t n, bool ahead, float *scratch) {
     for (int first = 0, next; first < count; first = next) {
         for (next = first + 1; next < count && products[next].w->group == products[first].w->group;) next++;
-        multiply_all(products + first, next - first, x, n, scratch);
+        multiply_all(products + first, next - first, x, n, ahead, scratch);
     }
 }
 

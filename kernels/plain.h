@@ -41,22 +41,22 @@ static inline void add_group(float sum[BLOCK_ROWS], const int8_t *block, const i
 }
 
 static NOINLINE void rows16(float sum[BLOCK_ROWS], const uint8_t *w, const int8_t *x, const float *d,
-                            const int32_t *by128, const uint16_t *scale, size_t groups) {
+                            const int32_t *by128, const uint16_t *scale, size_t groups, bool ahead) {
     (void)by128;
     memset(sum, 0, BLOCK_ROWS * sizeof *sum);
     for (size_t g = 0; g < groups; g++, w += BLOCK_ROWS * GROUP) {
-        prefetch(w, BLOCK_ROWS * GROUP);
+        if (ahead) prefetch(w, BLOCK_ROWS * GROUP);
         add_group(sum, (const int8_t *)w, x + g * GROUP, scale + g * BLOCK_ROWS, d[g]);
     }
 }
 
 static NOINLINE void rows16_q4(float sum[BLOCK_ROWS], const uint8_t *w, const int8_t *x, const float *d,
-                               const int32_t *by128, const uint16_t *scale, size_t groups) {
+                               const int32_t *by128, const uint16_t *scale, size_t groups, bool ahead) {
     (void)by128;
     memset(sum, 0, BLOCK_ROWS * sizeof *sum);
     for (size_t g = 0; g < groups; g++, w += BLOCK_ROWS * GROUP / 2) {
         int8_t block[BLOCK_ROWS * GROUP];
-        prefetch(w, BLOCK_ROWS * GROUP / 2);
+        if (ahead) prefetch(w, BLOCK_ROWS * GROUP / 2);
         unpack_q4(block, w);
         add_group(sum, block, x + g * GROUP, scale + g * BLOCK_ROWS, d[g]);
     }

@@ -11,7 +11,8 @@
                       x, d and by128 point to row 0, group 0; row i starts at x + i * x_stride, d + i * d_stride
                       once: the panel will not be read again, so what follows it in memory is prefetched
      rows16           one row of x (int8, the last group padded with zeros) times 16 rows of w, read as the file stores
-                      them, block after block, into sum[16], by the same formula; scale: bf16, 16 for each group
+                      them, block after block, into sum[16], by the same formula; scale: bf16, 16 for each group;
+                      ahead: what follows w in memory is prefetched
      rows16_q4        the same for blocks of Q4
 
    A block holds four consecutive numbers of each row side by side, because that is what dot-product instructions take.
@@ -63,8 +64,8 @@ static NOINLINE void widen(xint *to, const int8_t *from, size_t n) {
    Zen 5 speculates too far ahead. Where memory is fast, that cost 4 to 6 %; nops between the steps gained the same.
    Slower: 5 or 6 of 16, 7 of 8. On a Zen 4 with AVX2 (prefetching left out), unrolling all cost 6 to 19 %, four steps
    up to 5 %. Not measured on others. */
-static inline void block_product(float sum[BLOCK_ROWS], const uint8_t *w, const int8_t *x, const float *d,
-                                 const int32_t *by128, const uint16_t *scale, size_t groups, bool q4) {
+INLINE void block_product(float sum[BLOCK_ROWS], const uint8_t *w, const int8_t *x, const float *d,
+                          const int32_t *by128, const uint16_t *scale, size_t groups, bool q4, bool ahead) {
     enum { VECTORS = BLOCK_ROWS / VL };
     const Bytes table = q4_table();
     vf total[VECTORS];
@@ -75,7 +76,7 @@ static inline void block_product(float sum[BLOCK_ROWS], const uint8_t *w, const 
         if (q4) {
 #pragma GCC unroll 6
             for (const int8_t *k = x, *end = x + GROUP / 2; k < end; k += 4, w += 4 * BLOCK_ROWS) {
-                prefetch(w, 4 * BLOCK_ROWS);
+                if (ahead) prefetch(w, 4 * BLOCK_ROWS);
                 for (size_t j = 0; j < VECTORS; j++) {
                     Bytes both = bytes_load(w + 4 * VL * j);
                     s[j] = q4_dot(s[j], q4_low(table, both), bytes_four(k));
@@ -85,7 +86,7 @@ static inline void block_product(float sum[BLOCK_ROWS], const uint8_t *w, const 
         } else {
 #pragma GCC unroll 8
             for (const int8_t *k = x, *end = x + GROUP; k < end; k += 4, w += 4 * BLOCK_ROWS) {
-                prefetch(w, 4 * BLOCK_ROWS);
+                if (ahead) prefetch(w, 4 * BLOCK_ROWS);
                 for (size_t j = 0; j < VECTORS; j++)
                     s[j] = bytes_dot(s[j], bytes_load(w + 4 * VL * j), bytes_four(k));
             }
@@ -96,13 +97,15 @@ static inline void block_product(float sum[BLOCK_ROWS], const uint8_t *w, const 
 }
 
 static NOINLINE void rows16(float sum[BLOCK_ROWS], const uint8_t *w, const int8_t *x, const float *d,
-                            const int32_t *by128, const uint16_t *scale, size_t groups) {
-    block_product(sum, w, x, d, by128, scale, groups, false);
+                            const int32_t *by128, const uint16_t *scale, size_t groups, bool ahead) {
+    if (ahead) block_product(sum, w, x, d, by128, scale, groups, false, true);
+    else block_product(sum, w, x, d, by128, scale, groups, false, false);
 }
 
 static NOINLINE void rows16_q4(float sum[BLOCK_ROWS], const uint8_t *w, const int8_t *x, const float *d,
-                               const int32_t *by128, const uint16_t *scale, size_t groups) {
-    block_product(sum, w, x, d, by128, scale, groups, true);
+                               const int32_t *by128, const uint16_t *scale, size_t groups, bool ahead) {
+    if (ahead) block_product(sum, w, x, d, by128, scale, groups, true, true);
+    else block_product(sum, w, x, d, by128, scale, groups, true, false);
 }
 #endif
 

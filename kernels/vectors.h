@@ -140,10 +140,12 @@ static inline int32_t four_bytes(const void *from) { int32_t four; memcpy(&four,
    Decoding, measured:
      Sapphire Rapids, AVX-512    locality 0 takes 2.3 times as long as 1, 2 or 3
      Zen 5, AVX-512              3 takes 2 to 3 % longer than 0; so does no prefetching at all
-     Zen 4, AVX2 only            3 takes 1 % longer than 0, 1 and 2 take 3 to 6 %; no prefetching takes 4 to 10 % less.
+     Zen 4, AVX2 only            3 takes 1 % longer than 0, 1 and 2 take 3 to 6 %.
                                  AHEAD from 2048 to 5120: within 4 %; 1024 or less, 8192 or more: 1 to 7 % longer
-   So 3 is never far from the best. That Zen 4 gains from no prefetching, but a Zen 4 uses the AVX2 set only where its
-   AVX-512 is hidden. So the AVX2 set prefetches too. Not measured: Intel with AVX2 only, Zen 1 to 3, ARM. */
+   So 3 is never far from the best way to prefetch. But on that Zen 4 it is better not to: Q8 and bf16 take 4 to 12 %
+   less time then (Q4 about the same). So it is found out when the program runs whether to prefetch weights: a decoder's
+   first steps take turns (sv_trial). Keys and values are always prefetched: on that Zen 4, too, it saves 4 to 9 % of the
+   time at 1000 and 4000 positions. Not measured: Intel with AVX2 only, Zen 1 to 3, ARM. */
 enum { AHEAD = 5120 };
 static inline void prefetch(const void *from, size_t bytes) {
 #ifdef SV_VECTORS

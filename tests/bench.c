@@ -560,6 +560,7 @@ typedef struct Run {
     int width, height, picture_tiles;
     Times tile[MOST_COUNTS], prefill[MOST_COUNTS][MOST_CONTEXTS], decode[MOST_COUNTS][MOST_CONTEXTS];
     Times read[MOST_COUNTS][MOST_CONTEXTS];     /* memory bandwidth in bytes a second, beside each decode */
+    int decoders[MOST_COUNTS], ahead[MOST_COUNTS];          /* how many; of which so many prefetch weights */
     int tiles[4], n_tiles;
     Times growth[4];
 } Run;
@@ -658,20 +659,33 @@ static int measure_steps(Run *r, int i, int k, SvDecoder *d, const Feed *feed) {
     return 0;
 }
 
+/* A decoder that has found out whether to prefetch weights, unless after 100 steps neither way leads. */
+static int new_decoder(Run *r, int i, int capacity, const Feed *feed, SvDecoder **d) {
+    SvError error;
+    if (sv_decoder_new(r->model, capacity, r->bench->limits[i].threads, d, &error) != 0)
+        return complain("%s", error.text);
+    const SvTrial *trial = sv_decoder_trial(*d);
+    for (int step = 0; step < 100 && trial->lead > -SV_LEAD && trial->lead < SV_LEAD; step++) {
+        if (forward(r, *d, feed, 1) != 0) return 1;
+        sv_decoder_rewind(*d, 0);
+    }
+    r->decoders[i]++;
+    r->ahead[i] += trial->lead > 0;
+    return 0;
+}
+
 /* One pass over all contexts, or to the end of the first prompt: a prompt of contexts[1] tokens, some steps, the next
    tokens up to contexts[2], some steps. Steps without context have a decoder of their own. */
 static int measure_text(Run *r, int i, const Feed *feed, bool all) {
-    int threads = r->bench->limits[i].threads, last = r->n_contexts - 1, at = 0, result = 0;
+    int last = r->n_contexts - 1, at = 0, result = 0;
     SvDecoder *d;
-    SvError error;
     if (all) {
-        if (sv_decoder_new(r->model, r->steps, threads, &d, &error) != 0) return complain("%s", error.text);
+        if (new_decoder(r, i, r->steps, feed, &d) != 0) return 1;
         result = measure_steps(r, i, 0, d, feed);
         sv_decoder_free(d);
     }
     if (last == 0 || result != 0) return result;
-    if (sv_decoder_new(r->model, r->contexts[last] + r->steps, threads, &d, &error) != 0)
-        return complain("%s", error.text);
+    if (new_decoder(r, i, r->contexts[last] + r->steps, feed, &d) != 0) return 1;
     for (int c = 1; result == 0 && c <= (all ? last : 1); c++) {
         double t = sv_seconds();
         result = forward(r, d, feed, r->contexts[c] - at);
@@ -810,6 +824,11 @@ static void print_phases(Run *r) {
     }
     printf("\n\n%s\n", is_small(m) ? "So small a model stays in the caches: decode's share of the memory says little."
                                    : "Decode's limit is what memory was read with right before and after its steps.");
+    printf("Decoders that found out by time to prefetch weights:");
+    for (int i = 0; i < n; i++)
+        printf("%s %d of %d with %d thread%s", i ? "," : "", r->ahead[i], r->decoders[i], l[i].threads,
+               l[i].threads == 1 ? "" : "s");
+    printf(".\n");
 }
 
 /* Seconds that a prompt of n tokens takes with all threads: a n + b n^2 through the measured points. */

@@ -48,7 +48,8 @@ int main(int argc, char **argv) {
 #pragma omp parallel num_threads(sv_threads(atoi(argv[2])))
         {
             model->kernels->rms_norm(x + at * dim, x + at * dim, weight, rows, dim, model->config.rms_norm_eps);
-            model->kernels->matmul(&(SvProduct){ logits, &model->text.lm_head, NULL }, 1, x + at * dim, rows, scratch);
+            model->kernels->matmul(&(SvProduct){ logits, &model->text.lm_head, NULL }, 1, x + at * dim, rows, false,
+                                   scratch);
         }
         if (fwrite(logits, vocabulary * sizeof *logits, rows, stdout) != rows) return fail("cannot write");
     }

@@ -807,6 +807,51 @@ TEST generation_refused(void) {
     PASS();
 }
 
+/* A choice by time: the way that leads by SV_LEAD, for good; the first, if no clock tells them apart. */
+TEST the_faster_way_is_chosen(void) {
+    const double first_faster[] = { 1, 2 }, second_faster[] = { 2, 1 }, equal[] = { 0, 0 };
+    const struct { const double *seconds; bool first; } ways[] = { { first_faster, true }, { second_faster, false },
+                                                                   { equal, true } };
+    for (size_t i = 0; i < LENGTH(ways); i++) {
+        SvTrial trial = { 0 };
+        bool first = true;
+        for (int step = 0; step < 2 * SV_LEAD; step++) {
+            ASSERT_EQ(step % 2 == 0, first);                /* in turn until then */
+            first = sv_trial(&trial, ways[i].seconds[!first]);
+        }
+        ASSERT_EQ(ways[i].first, first);
+        ASSERT_EQ_FMT(ways[i].first ? SV_LEAD : -SV_LEAD, trial.lead, "%d");
+        for (int step = 0; step < 4 * SV_LEAD; step++)      /* whatever comes later */
+            ASSERT_EQ(ways[i].first, sv_trial(&trial, ways[i].first ? 100 - step : step));
+    }
+    SvTrial trial = { 0 };                                  /* no way leads: no choice */
+    for (int step = 0; step < 100; step++) sv_trial(&trial, step % 4 == 0 || step % 4 == 3 ? 1 : 2);
+    ASSERT_EQ_FMT(0, trial.lead, "%d");
+    PASS();
+}
+
+/* A decoder tries with steps of one position, not with prompts. */
+TEST decoder_tries_prefetching(void) {
+    SvDecoder *decoder;
+    const SvModel *m = quantized[0].model;
+    size_t dim = m->config.hidden_size;
+    float *x = calloc(5 * dim, sizeof *x);
+    ASSERT(x);
+    ASSERT_EQm(error.text, 0, sv_decoder_new(m, 5 + 2 * SV_LEAD, 1, &decoder, &error));
+    const SvTrial *trial = sv_decoder_trial(decoder);
+    for (size_t i = 0; i < 5 * dim; i++) x[i] = noise(90, i);
+    ASSERT_EQ(0, sv_decoder_forward(decoder, x, 5, NULL, NULL, &error));
+    ASSERT(trial->lead == 0 && !trial->second);
+    for (int step = 1; step <= 2 * SV_LEAD; step++) {
+        ASSERT_EQ(0, sv_decoder_forward(decoder, x, 1, NULL, NULL, &error));
+        ASSERT(step % 2 == 0 || trial->second);
+        ASSERT(abs(trial->lead) <= step / 2 && abs(trial->lead) % 2 == step / 2 % 2);
+    }
+    sv_decoder_free(decoder);
+    free(x);
+    PASS();
+}
+
 TEST decoder_refused(void) {
     SvDecoder *decoder;
     ASSERT_EQ(-1, sv_decoder_new(llama, 0, 1, &decoder, &error));
@@ -984,6 +1029,8 @@ SUITE(refusals_and_the_rest) {
     RUN_TEST(every_string_of_a_template);
     RUN_TEST(raw_prompts);
     RUN_TEST(generation_refused);
+    RUN_TEST(the_faster_way_is_chosen);
+    RUN_TEST(decoder_tries_prefetching);
     RUN_TEST(decoder_refused);
     RUN_TEST(progress_reaches_its_end);
     RUN_TEST(progress_can_give_up);

@@ -19,6 +19,7 @@
 #define LENGTH(array) (sizeof(array) / sizeof(array)[0])
 
 static const SvKernels *cpu, *reference;    /* the set under test, and quant.c */
+static bool ahead = true;                   /* whether products prefetch weights */
 
 /* |got - want| in units in the last place of want, as a float. */
 static double ulps(float got, double want) {
@@ -425,7 +426,7 @@ static void multiply_by(const SvKernels *set, float *out, const float *x, const 
     float *room = scratch(set->matmul_scratch(n, w->cols));
     (void)threads;
 #pragma omp parallel num_threads(threads)
-    set->matmul(&(SvProduct){ out, w, bias }, 1, x, n, room);
+    set->matmul(&(SvProduct){ out, w, bias }, 1, x, n, ahead, room);
     free(room);
 }
 
@@ -778,7 +779,7 @@ TEST products_together(const uint32_t *formats) {
             float *room = scratch(cpu->matmul_scratch(n, COLS));
             for (int i = 0; i < COUNT; i++) memset(products[i].out, 0x55, N * heights[i] * sizeof(float));
 #pragma omp parallel num_threads(threads)
-            cpu->matmul(products, COUNT, x, n, room);
+            cpu->matmul(products, COUNT, x, n, ahead, room);
             free(room);
             for (int i = 0; i < COUNT; i++) {
                 float *alone = floats(n * heights[i]);
@@ -793,6 +794,29 @@ TEST products_together(const uint32_t *formats) {
     }
     free(x);
     free(bias);
+    PASS();
+}
+
+/* Prefetching weights or not: the same bits, in every format. */
+TEST prefetching_changes_no_bit(uint32_t format) {
+    const size_t shapes[][3] = { { 1, 33, 100 }, { 3, 16, 64 }, { 2, 100, 577 }, { 1, 31, 4304 }, { 5, 40, 200 } };
+    for (size_t s = 0; s < LENGTH(shapes); s++) {
+        size_t n = shapes[s][0], rows = shapes[s][1], cols = shapes[s][2];
+        float *x = noises(53, n * cols, 1), *w = noises(54, rows * cols, 1);
+        float *with = floats(n * rows), *without = floats(n * rows);
+        SvTensor tensor = format >= SV_Q8 ? make_matrix(format, rows, cols, 55).w : encode(w, format, rows, cols);
+        multiply(with, x, &tensor, NULL, n, 1);
+        memset(without, 0x55, n * rows * sizeof *without);
+        ahead = false;
+        multiply(without, x, &tensor, NULL, n, 1);
+        ahead = true;
+        ASSERT(same_numbers(with, without, n * rows));
+        free(x);
+        free(w);
+        free(with);
+        free(without);
+        free((void *)tensor.data);
+    }
     PASS();
 }
 
@@ -1116,6 +1140,7 @@ SUITE(products) {
         RUN_TEST1(scales_that_are_no_numbers, FORMATS[i]);
     }
     for (size_t i = 0; i < LENGTH(TOGETHER); i++) RUN_TEST1(products_together, TOGETHER[i]);
+    for (uint32_t format = SV_F32; format <= SV_Q4; format++) RUN_TEST1(prefetching_changes_no_bit, format);
 }
 
 SUITE(attention) {
