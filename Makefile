@@ -16,7 +16,8 @@
 #                 MODEL="file.bin ..."
 # make bench-jpeg     decoding photographs of 12 to 48 megapixels beside Pillow, in CPU time
 # make bench-chat     a second question about a picture, beside prefilling its tokens alone: MODEL=file.bin
-# make bench-peers    beside llama.cpp and transformers, on the published shapes (hours); BENCH="--models 500m --quick"
+# make bench-peers    beside llama.cpp and transformers, on the three published shapes (hours);
+#                     BENCH="--models 500m --quick"
 # make accuracy   what Q8 and Q4 cost, beside llama.cpp's formats
 # make formats    why they are as they are: groups, levels, scales, parts of 4 bits, attention on integers
 #

@@ -2,7 +2,8 @@
 """Speed and memory beside the peers: llama.cpp, transformers and ./smolvlm on the same random checkpoints, the same
 picture and prompts, the same number of threads and of generated tokens, greedy all of them.
 
-    python tests/bench_peers.py                                   500m and 2.2b, everything (hours on two cores)
+    python tests/bench_peers.py                                   256m, 500m, 2.2b, everything (hours on two cores)
+    python tests/bench_peers.py --models 256m 500m --rounds 1     fewer models, one round
     python tests/bench_peers.py --models 500m --quick --rounds 1  one tile and short texts (minutes)
     python tests/bench_peers.py --peers llama-q8_0 ours-q8 --cases short
 
@@ -24,7 +25,8 @@ and in prefill, but slower in decoding a long context: the peers "...-off" are i
 text and short. transformers runs under torch.inference_mode with sdpa attention.
 
 Needs the Python packages of `make parity`, a C++ compiler and the network for the source package; everything made is
-kept under --cache. This process must stay small: a child's peak memory is at least what its parent had when it forked.
+kept under --cache (some 35 GB, 25 of them for the 2.2b). A model that cannot be made is noted, and the others are
+measured. This process must stay small: a child's peak memory is at least what its parent had when it forked.
 """
 import argparse
 import collections
@@ -523,7 +525,7 @@ def main():
         print(json.dumps({"llama": llama_worker, "hf": hf_worker}[job["engine"]](job)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["500m", "2.2b"], choices=NAMES)
+    parser.add_argument("--models", nargs="+", default=NAMES, choices=NAMES, help="default: all, the smallest first")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), metavar="PEER",
                         help=f"of {', '.join(PEERS)}; default: all but ours-f32, and hf-bf16 only where the processor "
                              "has instructions for it (elsewhere torch is some ten times as slow as in f32)")
@@ -549,7 +551,11 @@ def main():
     head, results, notes = header(a, llama), {}, []
     try:
         for name in a.models:
-            measure_model(a, name, llama, results, notes)
+            try:
+                measure_model(a, name, llama, results, notes)
+            except SystemExit as failure:                   # no room on the disk, say
+                say(str(failure))
+                notes.append(f"{name}: {str(failure).splitlines()[0]}")
     except KeyboardInterrupt:
         notes.append("interrupted: not all rounds were run")
     if not results:
@@ -559,7 +565,8 @@ def main():
                     f"measurements), {max(disturbed):.0%} at most")
     print("\n".join([head, *notes]))
     for name in a.models:
-        print("\n" + table(name, a.peers, results))
+        if any(key[0] == name for key in results):
+            print("\n" + table(name, a.peers, results))
     if a.json:
         with open(a.json, "w") as f:
             json.dump({"machine": head, "answers": [
