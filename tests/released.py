@@ -3,6 +3,7 @@
 
     python tests/released.py                 all of it, and the table
     python tests/released.py --llama         and, in the table, llama.cpp's formats, acted out (ggml.py)
+    python tests/released.py --bf16          and transformers itself in bf16: the texts alone, as that is slow
     python tests/released.py --kinds q8 q4   some formats alone
     python tests/released.py --unpack DIR    only writes the Hugging Face directory
 
@@ -56,6 +57,7 @@ KINDS = {"f32": Kind("f32", False, 1e-9, 1, 1.00001, 33), "bf16": Kind("bf16", F
          "q4, not calibrated": Kind("q4", False, 0.24, 0.735, 1.28, 4.52)}
 LLAMA = ("Q8_0", "Q4_0", "Q4_K_M")
 LOSSLESS = ("f32", "bf16")
+HALF = "transformers, bf16"
 PERPLEXITY = 20.278         # the reference's: a mistake in unpacking, which both sides would share, would show here
 PROMPTS = """\
 What is the capital of France?
@@ -294,8 +296,9 @@ def measure(a, work, report):
             if name in LOSSLESS:
                 report.check(ours == theirs, f"{name}, {prompt!r}: {ours}, HF says {theirs}")
 
-    llama = LLAMA if a.llama else ()
-    sums, llama_bits, references = {name: Logits() for name in ["transformers", *kinds, *llama]}, {}, {}
+    llama, half = LLAMA if a.llama else (), (HALF,) if a.bf16 else ()
+    sums = {name: Logits() for name in ["transformers", *kinds, *llama, *half]}
+    llama_bits, references = {HALF: (16, 16)}, {}
     for text, ids in texts.items():
         say(text)
         with torch.inference_mode():
@@ -304,7 +307,7 @@ def measure(a, work, report):
         sums["transformers"].add(logits, references[text])
         for name in kinds:
             sums[name].add(our_logits(a, work, files[name], ids, logits.shape[1]), references[text])
-        if not llama:
+        if not llama and not half:
             del references[text]
     for name in llama:
         say(f"llama.cpp's {name}")
@@ -312,6 +315,12 @@ def measure(a, work, report):
             equal[name] = sum(greedy(model, tokenizer, prompt)[0] == answers[prompt] for prompt in PROMPTS)
             for text, ids in texts.items():
                 sums[name].add(model(torch.tensor([ids])).logits[0], references[text])
+    for name in half:
+        say(name)
+        model = hf.load_model(directory, dtype=torch.bfloat16)
+        with torch.inference_mode():
+            for text, ids in texts.items():
+                sums[name].add(model(torch.tensor([ids])).logits[0].float(), references[text])
     say("done")
 
     _, _, base = sums["transformers"].figures()
@@ -321,13 +330,13 @@ def measure(a, work, report):
     print("|---|---|---|---|---|---|---|")
     print(f"| transformers, float32 | | | {base:.3f} | | | |")
     report.check(abs(base - PERPLEXITY) < 0.01, f"the reference's perplexity is {base:.3f}, not {PERPLEXITY}")
-    for name in [*kinds, *llama]:
+    for name in [*kinds, *llama, *half]:
         divergence, same, perplexity = sums[name].figures()
         layers, whole = bits_of([files[name]]) if name in kinds else llama_bits[name]
         more = 100 * (perplexity / base - 1)
-        title = f"`{name}`" if name in kinds else f"llama.cpp's {name}, acted out"
+        title = f"`{name}`" if name in kinds else name if name in half else f"llama.cpp's {name}, acted out"
         print(f"| {title} | {layers:.2f} | {whole:.2f} | {perplexity:.3f} ({more:+.2f} %) | {divergence:.1e} | "
-              f"{same:.1%} | {equal[name]} |")
+              f"{same:.1%} | {equal.get(name, '')} |")
         if name in kinds:
             kind = kinds[name]
             report.check(divergence <= kind.kl, f"{name}: the KL divergence is {divergence:.2e}, more than {kind.kl}")
@@ -343,6 +352,7 @@ def main():
     parser.add_argument("--binary", default=os.path.join(ROOT, "smolvlm"))
     parser.add_argument("--logits", default=os.path.join(ROOT, "build", "logits"), help="the program made of logits.c")
     parser.add_argument("--llama", action="store_true", help="llama.cpp's formats too, acted out in float32 (ggml.py)")
+    parser.add_argument("--bf16", action="store_true", help="transformers in bf16 too: weights and activations")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--threads", type=int, default=2)
     a = parser.parse_args()
