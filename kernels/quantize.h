@@ -19,6 +19,10 @@ static inline void low_bytes(int8_t to[16], const vu bits[16 / VL]) {
     __m256i a = _mm256_shuffle_epi8((__m256i)bits[0], pick), b = _mm256_shuffle_epi8((__m256i)bits[1], pick);
     __m256i both = _mm256_permutevar8x32_epi32(_mm256_unpacklo_epi32(a, b), _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0));
     _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128(both));
+#elif defined(SV_NEON)
+    uint16x8_t a = vuzp1q_u16((uint16x8_t)bits[0], (uint16x8_t)bits[1]);
+    uint16x8_t b = vuzp1q_u16((uint16x8_t)bits[2], (uint16x8_t)bits[3]);
+    vst1q_s8(to, (int8x16_t)vuzp1q_u8((uint8x16_t)a, (uint8x16_t)b));
 #else
     uint32_t one[16];
     memcpy(one, bits, sizeof one);
@@ -70,15 +74,19 @@ static NOINLINE float quantize64(void *q, const float *x, int32_t *by128, bool w
     int32_t largest = v_largest(most);
     float max;
     memcpy(&max, &largest, sizeof max);
-    bool usual = max > 1e-30f && max <= FLT_MAX;
-    vf scale = v_set(usual ? 127.0f / max : 0);
-    for (int j = 0; j < PARTS; j++) n[j] = usual ? nearest(part[j] * scale) : (vi){ 0 };
+    if (!(max > 1e-30f && max <= FLT_MAX)) {
+        memset(q, 0, wide ? 2 * GROUP : GROUP);
+        if (by128) *by128 = 0;
+        return max <= 1e-30f ? 0 : NAN;
+    }
+    vf scale = v_set(127.0f / max);
+    for (int j = 0; j < PARTS; j++) n[j] = nearest(part[j] * scale);
     narrow(q, n, wide);
     if (by128) {
         for (int j = 0; j < PARTS; j++) total += n[j];
         *by128 = 128 * v_total(total);
     }
-    return usual ? max * (1.0f / 127) : max <= 1e-30f ? 0 : NAN;
+    return max * (1.0f / 127);
 }
 #endif
 

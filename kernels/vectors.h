@@ -47,7 +47,11 @@ static inline vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
 static inline vi v_choose(vi mask, vi yes, vi no) { return (mask & yes) | (~mask & no); }
 static inline vf v_max(vf a, vf b) { return (vf)v_choose(a > b, (vi)a, (vi)b); }
 static inline vf v_min(vf a, vf b) { return (vf)v_choose(a < b, (vi)a, (vi)b); }
+#ifdef SV_NEON
+static inline vi v_max_int(vi a, vi b) { return (vi)vmaxq_s32((int32x4_t)a, (int32x4_t)b); }
+#else
 static inline vi v_max_int(vi a, vi b) { return v_choose(a > b, a, b); }
+#endif
 #else
 static inline vf v_max(vf a, vf b) { return a > b ? a : b; }
 static inline vf v_min(vf a, vf b) { return a < b ? a : b; }
@@ -74,24 +78,23 @@ static inline vf v_exchange(vf x, int distance) { (void)distance; return x; }
 static inline vf v_signs(int distance) { (void)distance; return 1.0f; }
 #endif
 
-/* The largest element, and the sum of all. */
-#ifdef SV_VNNI
-static inline int32_t v_largest(vi x) { return _mm512_reduce_max_epi32((__m512i)x); }
-static inline int32_t v_total(vi x) { return _mm512_reduce_add_epi32((__m512i)x); }
-#else
+/* The largest element, and the sum of all: half of the vector with the other half, then quarters, and so on. (To store
+   a vector and read its numbers one by one takes longer: the processor waits for the store.) */
+static inline int32_t v_first(vi x) { int32_t first; memcpy(&first, &x, sizeof first); return first; }
 static inline int32_t v_largest(vi x) {
-    int32_t lane[VL];
-    memcpy(lane, &x, sizeof lane);
-    for (int l = 1; l < VL; l++) lane[0] = lane[l] > lane[0] ? lane[l] : lane[0];
-    return lane[0];
+    if (VL > 8) x = v_max_int(x, (vi)v_exchange((vf)x, 8));
+    if (VL > 4) x = v_max_int(x, (vi)v_exchange((vf)x, 4));
+    if (VL > 2) x = v_max_int(x, (vi)v_exchange((vf)x, 2));
+    if (VL > 1) x = v_max_int(x, (vi)v_exchange((vf)x, 1));
+    return v_first(x);
 }
 static inline int32_t v_total(vi x) {
-    int32_t lane[VL];
-    memcpy(lane, &x, sizeof lane);
-    for (int l = 1; l < VL; l++) lane[0] += lane[l];
-    return lane[0];
+    if (VL > 8) x += (vi)v_exchange((vf)x, 8);
+    if (VL > 4) x += (vi)v_exchange((vf)x, 4);
+    if (VL > 2) x += (vi)v_exchange((vf)x, 2);
+    if (VL > 1) x += (vi)v_exchange((vf)x, 1);
+    return v_first(x);
 }
-#endif
 
 /* a * b + c, rounded once where the machine has a fused multiply-add. For f32 and bf16 products only. */
 #ifdef SV_VNNI

@@ -55,18 +55,6 @@ PLAIN __m512i plain_max_epi32(__m512i a, __m512i b) {
     return (__m512i)((x & more) | (y & ~more));
 }
 
-PLAIN int32_t plain_reduce_max_epi32(__m512i a) {
-    int32_t most = ((Sixteen)a)[0];
-    for (int i = 1; i < 16; i++) most = ((Sixteen)a)[i] > most ? ((Sixteen)a)[i] : most;
-    return most;
-}
-
-PLAIN int32_t plain_reduce_add_epi32(__m512i a) {
-    uint32_t sum = 0;
-    for (int i = 0; i < 16; i++) sum += (uint32_t)((Sixteen)a)[i];
-    return (int32_t)sum;
-}
-
 PLAIN __m512 plain_max_ps(__m512 a, __m512 b) {             /* b where one is NaN, or both are zero */
     Sixteen more = (SixteenFloats)a > (SixteenFloats)b;
     return (__m512)(((Sixteen)a & more) | ((Sixteen)b & ~more));
@@ -147,8 +135,6 @@ PLAIN __m512i plain_shuffle_epi8(__m512i a, __m512i i) {
 #define _mm512_cvtepu16_epi32(a) plain_cvtepu16_epi32(a)
 #define _mm512_cvtepi32_epi8(a) plain_cvtepi32_epi8(a)
 #define _mm512_max_epi32(a, b) plain_max_epi32(a, b)
-#define _mm512_reduce_max_epi32(a) plain_reduce_max_epi32(a)
-#define _mm512_reduce_add_epi32(a) plain_reduce_add_epi32(a)
 #define _mm512_max_ps(a, b) plain_max_ps(a, b)
 #define _mm512_min_ps(a, b) plain_min_ps(a, b)
 #define _mm512_fmadd_ps(a, b, c) plain_fmadd_ps(a, b, c)
