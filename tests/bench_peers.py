@@ -25,7 +25,7 @@ and in prefill, but slower in decoding a long context: the peers "...-off" are i
 text and short. transformers runs under torch.inference_mode with sdpa attention.
 
 Needs the Python packages of `make parity`, a C++ compiler and the network for the source package; everything made is
-kept under --cache (some 35 GB, 25 of them for the 2.2b). A model that cannot be made is noted, and the others are
+kept under --cache (some 25 GB, most of it for the 2.2b). A model that cannot be made is noted, and the others are
 measured. This process must stay small: a child's peak memory is at least what its parent had when it forked.
 """
 import argparse

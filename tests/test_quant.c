@@ -804,18 +804,20 @@ TEST prefetching_changes_no_bit(uint32_t format) {
         size_t n = shapes[s][0], rows = shapes[s][1], cols = shapes[s][2];
         float *x = noises(53, n * cols, 1), *w = noises(54, rows * cols, 1);
         float *with = floats(n * rows), *without = floats(n * rows);
-        SvTensor tensor = format >= SV_Q8 ? make_matrix(format, rows, cols, 55).w : encode(w, format, rows, cols);
-        multiply(with, x, &tensor, NULL, n, 1);
+        Matrix m = { .w = { 0 } };
+        if (format >= SV_Q8) m = make_matrix(format, rows, cols, 55);
+        else m.w = encode(w, format, rows, cols);
+        multiply(with, x, &m.w, NULL, n, 1);
         memset(without, 0x55, n * rows * sizeof *without);
         ahead = false;
-        multiply(without, x, &tensor, NULL, n, 1);
+        multiply(without, x, &m.w, NULL, n, 1);
         ahead = true;
         ASSERT(same_numbers(with, without, n * rows));
         free(x);
         free(w);
         free(with);
         free(without);
-        free((void *)tensor.data);
+        free_matrix(&m);
     }
     PASS();
 }
