@@ -4,6 +4,7 @@
     python tests/test_calibration.py        needs what test_export.py needs
 """
 import os
+import re
 import subprocess
 import struct
 import sys
@@ -140,6 +141,42 @@ def rounded(form, numbers, factor=None):
 def cost(difference, h):
     """The sum over rows of d H d^T; h's upper triangle counts."""
     return float((difference @ (h + np.triu(h, 1).T) * difference).sum())
+
+
+class Items(unittest.TestCase):
+    """What comes with the project: calibration/."""
+    FOLDER = os.path.join(os.path.dirname(HERE), "calibration")
+    SHARED = 8                                              # words in a row that must not stand in tests/texts too
+
+    def texts(self, folder):
+        """{path: the runs of SHARED words in it}, of the text files in a folder."""
+        found = {}
+        for name in os.listdir(folder):
+            if name.endswith(".txt"):
+                with open(os.path.join(folder, name), encoding="utf-8") as f:
+                    words = re.findall(r"[^\W_]+", f.read().lower())
+                found[name] = {tuple(words[at:at + self.SHARED]) for at in range(len(words) - self.SHARED + 1)}
+        return found
+
+    def test_list(self):
+        """Every text is run once, and every picture is there; under 1 MB."""
+        with open(os.path.join(self.FOLDER, "items.tsv"), encoding="utf-8") as f:
+            items = [line.rstrip("\n").split("\t") for line in f if not line.startswith("#")]
+        self.assertEqual({len(item) for item in items}, {1, 3})
+        self.assertEqual(sorted(item[0] for item in items if len(item) == 1), sorted(self.texts(self.FOLDER)))
+        for item in items:
+            self.assertTrue(os.path.isfile(os.path.join(self.FOLDER, item[0])), item[0])
+        size = sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(self.FOLDER)
+                   for name in names if name.endswith((".txt", ".jpg", ".png")))
+        self.assertLess(size, 1000000)
+
+    def test_measured_texts_are_new(self):
+        """The formats are measured on tests/texts: no run of words there stands in a calibration text."""
+        measured = self.texts(os.path.join(HERE, "texts"))
+        self.assertTrue(measured)
+        for name, runs in self.texts(self.FOLDER).items():
+            for other, theirs in measured.items():
+                self.assertFalse(runs & theirs, f"{name}, {other}")
 
 
 class Rounding(unittest.TestCase):
