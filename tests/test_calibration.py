@@ -149,7 +149,7 @@ class Items(unittest.TestCase):
     SHARED = 8                                              # words in a row that must not stand in tests/texts too
 
     def texts(self, folder):
-        """{path: the runs of SHARED words in it}, of the text files in a folder."""
+        """{name: the runs of SHARED words in it}, of the text files in a folder."""
         found = {}
         for name in os.listdir(folder):
             if name.endswith(".txt"):
