@@ -96,7 +96,8 @@ static inline int32_t v_total(vi x) {
     return v_first(x);
 }
 
-/* a * b + c, rounded once where the machine has a fused multiply-add. For f32 and bf16 products only. */
+/* a * b + c, rounded once where the machine has a fused multiply-add. Only for f32 and bf16 products, and where a * b is
+   exact. */
 #ifdef SV_VNNI
 static inline vf v_fused(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 #elif defined(SV_AVX2) && defined(__FMA__)
@@ -107,21 +108,20 @@ static inline vf v_fused(vf a, vf b, vf c) { return (vf)vfmaq_f32((float32x4_t)c
 static inline vf v_fused(vf a, vf b, vf c) { return a * b + c; }
 #endif
 
-/* e^x within 2 ulp. x = n ln 2 + r with |r| <= ln 2 / 2. e^r is its Taylor series, whose first omitted term is below
-   2^-27; 2^n is put into the exponent. x is clamped to the range in which e^x and e^-x are both normal floats. */
+/* e^x = 2^n e^r, as sv_exp in quant.c, which explains it. n times either part of ln 2 is exact, so these two
+   multiply-adds may be fused: they are rounded once in any case. */
 static inline vf v_exp(vf x) {
+    const float round = 12582912.0f + 127;                  /* as in quant.c */
     x = v_max(v_set(-87.0f), x);                            /* operands in this order let a NaN through */
     x = v_min(v_set(87.0f), x);
-    const float round = 12582912.0f;                        /* 1.5 * 2^23: adding it rounds to an integer */
     vf shifted = x * v_set(1.44269504088896341f) + v_set(round);
     vf n = shifted - v_set(round);
-    vf r = x - n * v_set(0.693359375f);                     /* ln 2 in two parts; the first times n is exact */
-    r = r - n * v_set(-2.12194440e-4f);
-    vf r2 = r * r, r4 = r2 * r2;                            /* Estrin's scheme: Horner's is one long dependency */
-    vf low = (v_set(1.0f) + r) + (v_set(0.5f) + r * v_set(1.0f / 6)) * r2;
-    vf high = (v_set(1.0f / 24) + r * v_set(1.0f / 120)) + (v_set(1.0f / 720) + r * v_set(1.0f / 5040)) * r2;
-    vf p = low + high * r4;
-    return p * of_bits((bits_of(shifted) << 23) + (127u << 23));        /* the low bits of `shifted` are n */
+    vf r = v_fused(n, v_set(-0x1.62e4p-1f), x);
+    r = v_fused(n, v_set(-0x1.7f7dp-20f), r);
+    vf r2 = r * r;
+    vf low = v_set(0.49999991f) + r * v_set(0.16666520f);
+    vf high = (v_set(0.041669092f) + r * v_set(0.0083688833f)) + r2 * v_set(0.0013780382f);
+    return (v_set(1.0f) + (r + (low + high * r2) * r2)) * of_bits(bits_of(shifted) << 23);
 }
 
 #ifdef SV_VECTORS
