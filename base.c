@@ -71,16 +71,6 @@ void sv_emit(const SvEvents *events, const char *module, int layer, const float 
     events->activation(events->user, &a);
 }
 
-const float *sv_unturned(const SvModel *model, const SvEvents *events, const float *x, size_t n, float *room) {
-    size_t size = model->config.hidden_size;
-    if (!model->config.turned || !events || !events->activation) return x;
-#pragma omp for schedule(static) nowait
-    for (int64_t i = 0; i < (int64_t)n; i++)
-        memcpy(room + (size_t)i * size, x + (size_t)i * size, size * sizeof *x);
-    model->kernels->hadamard(room, n, size);
-    return room;
-}
-
 /* ----------------------------------------------------------------------------------------------------- threads */
 
 /* A layer has about twelve barriers of at least 0.2 us each (two threads of a Zen 5). Work of fewer multiply-adds than

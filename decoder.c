@@ -23,8 +23,8 @@
    computed once and kept, and a new token costs one row of every product instead of all. A position takes, in the 500M
    model with integers, 32 layers * 2 * 5 heads * (64 bytes + a 4-byte scale) = 21,760 bytes.
 
-   Turned models (Q8, say): numbers that share a scale should be about equally large. export.py has turned the weights
-   so that x comes turned by a Hadamard matrix (quant.c); what weights alone cannot do is done by sv_turn. */
+   Q8 and Q4: numbers that share a scale should be about equally large. So the rows that matrices read are turned by a
+   Hadamard matrix first (sv_turn; quant.c says what that is), and export.py has turned the matrices likewise. */
 #include "model.h"
 
 #include <inttypes.h>
@@ -98,6 +98,7 @@ static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *e
            Grouped-query attention: heads / kv_heads query heads in a row share one head of keys and values. In the 500M
            model 15 share 5, so the cache, and the k_proj and v_proj, are a third of what they would be. */
         cpu->rms_norm(d->norm, x, layer->input_layernorm.data, count, dim, c->rms_norm_eps);
+        sv_turn(d->model, d->norm, count, dim);
         SvProduct qkv[] = { { d->q, &layer->q_proj, NULL }, { d->k, &layer->k_proj, NULL },
                             { d->v, &layer->v_proj, NULL } };
         sv_matmul(d->model, qkv, 3, d->norm, count, d->ahead, d->scratch);
@@ -113,6 +114,7 @@ static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *e
 
            Each position by itself. up_proj proposes numbers, gate_proj says how much of each goes through. */
         cpu->rms_norm(d->norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps);
+        sv_turn(d->model, d->norm, count, dim);
         SvProduct gate_up[] = { { d->gate, &layer->gate_proj, NULL }, { d->up, &layer->up_proj, NULL } };
         sv_matmul(d->model, gate_up, 2, d->norm, count, d->ahead, d->scratch);
         cpu->silu_mul(d->gate, d->up, count, c->intermediate_size);
@@ -120,27 +122,22 @@ static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *e
         sv_matmul(d->model, &down_proj, 1, d->gate, count, d->ahead, d->scratch);
         cpu->add(x, d->delta, count, dim);
 
-        sv_team_emit(events, name, (int)l, sv_unturned(d->model, events, x, count, d->norm), 3,
-                     (int[]){ 1, (int)count, (int)dim }, 1);
+        sv_team_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);
     }
 }
 
 /* x [hidden_size], the last position's, to logits [vocab_size]: how well each token would come next. */
 static void lm_head(const SvDecoder *d, const float *x, float *logits) {
     const SvModel *m = d->model;
-    const float *weight = m->config.turned ? NULL : m->text.norm.data;      /* NULL: lm_head has the weights in it */
-    m->kernels->rms_norm(d->norm, x, weight, 1, m->config.hidden_size, m->config.rms_norm_eps);
+    m->kernels->rms_norm(d->norm, x, m->text.norm.data, 1, m->config.hidden_size, m->config.rms_norm_eps);
+    sv_turn(m, d->norm, 1, m->config.hidden_size);
     sv_matmul(m, &(SvProduct){ logits, &m->text.lm_head, NULL }, 1, d->norm, 1, d->ahead, d->scratch);
 }
 
-/* In a turned table that is lm_head as well, a row is (embedding * norm) H; wanted is embedding H. */
 void sv_embed(const SvModel *m, const int32_t *ids, size_t count, float *x) {
     size_t dim = m->config.hidden_size;
     for (size_t i = 0; i < count; i++) sv_row(&m->text.embed_tokens, (size_t)ids[i], x + i * dim);
-    if (!m->config.turned || !m->config.tie_word_embeddings) return;
-    sv_turn(m, x, count, dim);
-    for (size_t i = 0; i < count * dim; i++) x[i] /= ((const float *)m->text.norm.data)[i % dim];
-    sv_turn(m, x, count, dim);
+    sv_turn(m, x, count, dim);                              /* a turned table's rows are turned back */
 }
 
 /* ------------------------------------------------------------------------------------------------- sizes and memory */
@@ -238,8 +235,8 @@ int sv_decoder_forward(SvDecoder *d, float *x, size_t count, float *logits, cons
         {
             layers(d, x + done * dim, chunk, events);
             if (events && events->activation) {             /* HF normalises every position; an answer needs the last */
-                const float *unturned = sv_unturned(d->model, events, x + done * dim, chunk, d->norm);
-                d->model->kernels->rms_norm(d->norm, unturned, d->model->text.norm.data, chunk, dim, c->rms_norm_eps);
+                d->model->kernels->rms_norm(d->norm, x + done * dim, d->model->text.norm.data, chunk, dim,
+                                            c->rms_norm_eps);
                 sv_team_emit(events, name, 0, d->norm, 3, (int[]){ 1, (int)chunk, (int)dim }, 1);
             }
         }

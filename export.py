@@ -1339,16 +1339,16 @@ ENCODERS = {"f32": lambda numbers: (encode_f32(numbers), None), "bf16": lambda n
             "q8": encode_q8, "q4": encode_q4}
 
 
-def format_of(tensor, wanted, turned=False):
+def format_of(tensor, wanted):
     """The format of a tensor in a checkpoint made with --format wanted.
 
     Vectors and tables are f32. In a q4 file, only the matrices of the text layers are Q4: they are most of the weights,
     and with lm_head all that decoding waits for. The others are Q8. The tower's products would not be faster in Q4, and
     four bits in all parts cost the demo model 1.5 points of right answers; in the text layers alone they cost none.
-    (With random weights of the 500M shape these cost a text's logits most: tests/formats.py --parts.) In a turned file,
-    k_proj and v_proj are Q8 too: they are few numbers, and every later position depends on them."""
+    (With random weights of the 500M shape these cost a text's logits most: tests/formats.py --parts.) k_proj and v_proj
+    are Q8 too: they are few numbers, and every later position depends on them."""
     field, kind, name, _, _ = tensor
-    wide = ".text_model.layers." not in name or turned and field in ("k_proj", "v_proj")
+    wide = ".text_model.layers." not in name or field in ("k_proj", "v_proj")
     return "f32" if kind == "V" else "q8" if wanted == "q4" and wide else wanted
 
 
@@ -1537,19 +1537,20 @@ def check_tensors(directory, found, tensors, fields, text_only):
 
 # ------------------------------------------------------------------------------------------------ turned weights
 
-# A turned file's matrices (docs/FORMATS.md, "Turning"): the norm whose weights go into a matrix, then what its columns
-# and what its rows are turned by, the Hadamard matrix of a size. Norms that went into matrices are ones.
-TURNED = {"q_proj": ("input_layernorm", "hidden_size", None),
-          "k_proj": ("input_layernorm", "hidden_size", None),
-          "v_proj": ("input_layernorm", "hidden_size", "head_dim"),
-          "o_proj": (None, "head_dim", "hidden_size"),
-          "gate_proj": ("post_attention_layernorm", "hidden_size", None),
-          "up_proj": ("post_attention_layernorm", "hidden_size", None),
-          "down_proj": (None, "intermediate_size", "hidden_size"),
-          "modality_projection": (None, None, "hidden_size"),
-          "embed_tokens": (None, "hidden_size", None),
-          "lm_head": ("norm", "hidden_size", None)}
-FOLDED = {norm for norm, _, _ in TURNED.values()} - {None, "norm"}
+# What a turned file's matrices have turned (docs/FORMATS.md, "Turning"), by the Hadamard matrices of which sizes: their
+# columns, and their rows.
+TURNED = {"q_proj": ("hidden_size", None), "k_proj": ("hidden_size", None), "v_proj": ("hidden_size", "head_dim"),
+          "o_proj": ("head_dim", None), "gate_proj": ("hidden_size", None), "up_proj": ("hidden_size", None),
+          "down_proj": ("intermediate_size", None), "embed_tokens": ("hidden_size", None),
+          "lm_head": ("hidden_size", None)}
+# The norm or matrix that makes what a matrix reads.
+MAKER = {"q_proj": "input_layernorm", "k_proj": "input_layernorm", "v_proj": "input_layernorm", "o_proj": "v_proj",
+         "gate_proj": "post_attention_layernorm", "up_proj": "post_attention_layernorm", "down_proj": "up_proj"}
+READERS = {maker: [field for field in MAKER if MAKER[field] == maker] for maker in MAKER.values()}
+# Turning.balance of these formats: of the sums of squares of columns of weights, and the mean squares of what they
+# read. Only basic operations and roots: they have the same bits everywhere.
+BALANCE = {"q8": lambda weights, read: np.sqrt(np.sqrt(np.sqrt(weights * weights * weights / read))),
+           "q4": lambda weights, read: np.sqrt(weights)}
 LAYER = re.compile(r"(.*\.layers\.\d+\.).*")
 
 
@@ -1567,56 +1568,100 @@ def hadamard(x, size, step=1):
     return x.reshape(shape) * (1 / np.sqrt(np.float64(block)))
 
 
-def turn(numbers, norm, columns, rows):
-    """f32 [rows, cols], whole blocks of rows, as a turned file has them: columns times norm and then turned by the
-    Hadamard matrix of the size `columns`, rows by that of the size `rows`; None for each: not so. In float64, rounded
-    once."""
-    with np.errstate(over="ignore", invalid="ignore"):              # what is infinite is refused later
-        x = np.multiply(numbers, 1 if norm is None else norm, dtype="f8")
-        x = hadamard(x, columns) if columns else x
-        x = hadamard(x, rows, x.shape[1]) if rows else x
-        return x.astype("<f4")
+class Turning:
+    """What a turned file has in place of the model's own numbers (docs/FORMATS.md, "Turning")."""
+
+    def __init__(self, format, fields, found, tensors, text_only):
+        self.formula = BALANCE.get(format, BALANCE["q8"])
+        self.fields, self.found, self.text_only, self.balances = fields, found, text_only, {}
+        self.at = {self.place(tensor): tensor for tensor in tensors}
+        self.squares = None                     # calibrated: gives the mean squares [cols] of what a matrix reads
+
+    @staticmethod
+    def place(tensor):
+        layer = LAYER.fullmatch(tensor[2])
+        return layer and layer[1], tensor[0]
+
+    def rows_of(self, tensor):
+        return rows_of(self.found[source_name(tensor[2], self.text_only)], *tensor[3:])
+
+    def balance(self, layer, maker):
+        """By what the numbers that a norm or matrix makes are multiplied, float64 [numbers], and the columns that read
+        them divided."""
+        if (layer, maker) not in self.balances:
+            _, kind, _, rows, cols = self.at[layer, maker]
+            readers = [self.at[layer, field] for field in READERS[maker]]
+            with np.errstate(all="ignore"):                         # what is infinite is refused later
+                if self.squares:
+                    read = self.squares(readers[0])
+                else:                                               # what a norm makes is as large as its weights
+                    norm = kind == "V"
+                    read = next(self.rows_of(self.at[layer, maker]))[0].astype("f8") ** 2 if norm else np.ones(rows)
+                weights = sum(np.square(x, dtype="f8").sum(0) for reader in readers for x in self.rows_of(reader))
+                read, weights = (self.settled(squares, rows if kind == "M" else cols) for squares in (read, weights))
+                self.balances[layer, maker] = self.formula(weights, read)
+        return self.balances[layer, maker]
+
+    def settled(self, squares, size):
+        """[size] from [a multiple of size]: the heads of o_proj's columns that share a head of values count together.
+        None is zero."""
+        squares = np.where(np.isfinite(squares), squares, 0)        # a tensor with such numbers is refused later
+        if len(squares) != size:
+            squares = squares.reshape(-1, len(squares) // size, self.fields["head_dim"]).sum(1).ravel()
+        return np.maximum(squares, (squares.max() or 1) * 1e-6)
+
+    def divisors(self, tensor):
+        """float64 [cols]: what a matrix' columns are divided by."""
+        (layer, field), cols = self.place(tensor), tensor[4]
+        if field not in MAKER:
+            return np.ones(cols)
+        balance = self.balance(layer, MAKER[field])
+        heads = balance.reshape(-1, 1, self.fields["head_dim"]) if field == "o_proj" else balance
+        return np.repeat(heads, cols // len(balance), 1).ravel() if field == "o_proj" else balance
+
+    def numbers(self, tensor):
+        """A tensor's f32 numbers, in pieces as from rows_of; computed in float64, and rounded once."""
+        (layer, field), (_, kind, _, rows, cols) = self.place(tensor), tensor
+        balance = self.balance(layer, field) if field in READERS else None
+        if kind == "V" and balance is not None:
+            return [(x * balance).astype("<f4") for x in self.rows_of(tensor)]
+        if field not in TURNED:
+            return self.rows_of(tensor)
+        factors = np.ones(rows) if balance is None else balance
+        divisors, (by_columns, by_rows) = self.divisors(tensor), (size and self.fields[size] for size in TURNED[field])
+
+        def pieces():
+            at = 0
+            for x in self.rows_of(tensor):
+                yield x, factors[at:at + len(x), None]
+                at += len(x)
+
+        def turned(piece):
+            with np.errstate(all="ignore"):                         # what is infinite is refused later
+                x = hadamard(piece[0].astype("f8") * piece[1] / divisors, by_columns)
+                return (hadamard(x, by_rows, cols) if by_rows else x).astype("<f4")
+        return side_by_side(turned, pieces())
+
+    def hessian(self, tensor, h):
+        """Changes H [cols, cols] to that of the numbers as a turned file has them. Returns it."""
+        field = tensor[0]
+        if field in TURNED:
+            factors, size = self.divisors(tensor), self.fields[TURNED[field][0]]
+            for at in range(0, len(h), TURNED_TOGETHER):
+                some = h[at:at + TURNED_TOGETHER]
+                some *= factors
+                some *= factors[at:at + TURNED_TOGETHER, None]
+                some[:] = hadamard(hadamard(some, size), size, len(h))
+        return h
 
 
-def vector_of(found, name, size, text_only):
-    return np.concatenate(list(rows_of(found[source_name(name, text_only)], 1, size)))[0]
-
-
-def numbers_of(tensor, fields, found, text_only):
-    """A tensor's f32 numbers as they go into the file, before they are encoded: turned if fields["turned"] is set. They
-    come in pieces, as from rows_of."""
+def numbers_of(tensor, model):
+    """A tensor's f32 numbers as they go into the file, before they are encoded, in pieces as from rows_of."""
     field, _, name, rows, cols = tensor
-    chunks = rows_of(found[source_name(name, text_only)], rows, cols)
+    chunks = rows_of(model.found[source_name(name, model.text_only)], rows, cols)
     if field == "position_embedding":
-        return [by_patch(np.concatenate(list(chunks)), fields["image_size"] // fields["patch_size"])]
-    if fields["turned"] and field in FOLDED:
-        return [np.ones((rows, cols), "<f4")]
-    if not fields["turned"] or field not in TURNED:
-        return chunks
-    tied = fields["tie_word_embeddings"] and field == "embed_tokens"
-    norm, by_columns, by_rows = TURNED["lm_head" if tied else field]
-    if norm:
-        layer = LAYER.fullmatch(name)
-        prefix = layer[1] if layer else "model.text_model."
-        norm = vector_of(found, f"{prefix}{norm}.weight", cols, text_only)
-    sizes = norm, by_columns and fields[by_columns], by_rows and fields[by_rows]
-    return side_by_side(lambda numbers: turn(numbers, *sizes), chunks)
-
-
-def settle_norm(found, fields, text_only):
-    """Unties lm_head and embed_tokens for a turned file if embeddings could not be had from lm_head again, by division
-    by the norm's weights that went into it. Of errors as large for each number, a division makes
-    sqrt(mean(norm^2) mean(1 / norm^2)) times as much: 1.02 for SmolLM2-135M."""
-    if not fields["turned"] or not fields["tie_word_embeddings"]:
-        return
-    norm = vector_of(found, "model.text_model.norm.weight", fields["hidden_size"], text_only).astype("f8")
-    with np.errstate(all="ignore"):
-        growth = np.sqrt(np.mean(norm ** 2) * np.mean(1 / norm ** 2))
-    if not growth <= 2:
-        note("lm_head and embed_tokens become two tables, though tied: some weights of the last norm are too small to "
-             "divide by")
-        fields["tie_word_embeddings"] = 0
-        found["lm_head.weight"] = found[source_name("model.text_model.embed_tokens.weight", text_only)]
+        return [by_patch(np.concatenate(list(chunks)), model.fields["image_size"] // model.fields["patch_size"])]
+    return model.turning.numbers(tensor) if model.turning else chunks
 
 
 # ------------------------------------------------------------------------------------------------ the hub
@@ -1687,7 +1732,10 @@ class Calibration:
         self.gptq, self.model, self.program, self.items = gptq, model, program, items
         self.file, self.gathered = os.path.join(folder, "model.bin"), os.path.join(folder, "hessians")
         large = sum(rows * cols for _, _, _, rows, cols in model.tensors) > 1 << 30
-        _, self.weights_crc = write(model, self.file, "bf16" if large else "f32")
+        plain = types.SimpleNamespace(**{**vars(model), "fields": {**model.fields, "turned": 0}, "turning": None})
+        _, self.weights_crc = write(plain, self.file, "bf16" if large else "f32")
+        if model.turning:
+            model.turning.squares = self.squares
         self.passes, self.current, self.hessians, self.factor = self.divided(), None, None, (None, None)
 
     def layer_of(self, tensor):
@@ -1720,7 +1768,7 @@ class Calibration:
         return kind == "M" and (field != "embed_tokens" or bool(self.model.fields["tie_word_embeddings"]))
 
     def pass_of(self, tensor):
-        layer = self.layer_of(tensor) if self.is_rounded(tensor) else 0
+        layer = self.layer_of(tensor) if self.is_rounded(tensor) or tensor[0] in READERS else 0
         return next(i for i, (_, last) in enumerate(self.passes) if layer <= last)
 
     def order(self):
@@ -1751,19 +1799,35 @@ class Calibration:
             raise Refused(f"the calibration failed: {said}")
         self.hessians, self.current = self.gptq.Hessians(self.gathered, self.weights_crc), number
 
+    def hessians_for(self, tensor):
+        """The Hessians, after the pass that a tensor needs."""
+        number = self.pass_of(tensor)
+        if self.current != number:
+            self.factor = None, None
+            self.gather(number)
+        return self.hessians
+
+    def squares(self, tensor):
+        """float64 [cols]: the mean squares of the numbers that a matrix reads."""
+        try:
+            return self.hessians_for(tensor).diagonal(tensor[2], tensor[4])
+        except self.gptq.Unusable as error:
+            raise Refused(str(error)) from None
+
     def rounding(self, tensor):
         """What to give `encoded` for a tensor."""
         if not self.is_rounded(tensor):
             return None
-        number, (_, _, name, _, cols) = self.pass_of(tensor), tensor
+        _, _, name, _, cols = tensor
         try:
-            if self.current != number:
-                self.factor = None, None
-                self.gather(number)
-            key = number, self.hessians.at.get(name)
+            hessians = self.hessians_for(tensor)
+            key = self.current, hessians.at.get(name)
             if self.factor[0] != key:
                 self.factor = None, None                            # two would take twice the memory
-                self.factor = key, self.gptq.Factor(self.hessians.matrix(name, cols), WORKERS)
+                h = hessians.matrix(name, cols)
+                if self.model.turning:
+                    h = self.model.turning.hessian(tensor, h)
+                self.factor = key, self.gptq.Factor(h, WORKERS)
         except self.gptq.Unusable as error:
             raise Refused(str(error)) from None
         factor = self.factor[1]
@@ -1836,7 +1900,7 @@ def export(source, out, format, program=None, name=None, turned=None, calibrate=
 
     format None: the smallest that loses nothing. program: smolvlm, which computes the self-test's hash for a Q8 or Q4
     file, by which other machines know whether they agree. name: what --info calls the model. turned: whether the text
-    layers are turned (docs/FORMATS.md); None: a q8 file is, and a calibrated one, others not. calibrate: smolvlm, which
+    layers are turned (docs/FORMATS.md); None: q8 and q4 files are, others not. calibrate: smolvlm, which
     runs the items, by which a Q8 or Q4 file is then rounded. Raises Refused and OSError."""
     layout = read_layout()
     for option, given in (("--seal", program), ("--calibrate", calibrate)):
@@ -1856,14 +1920,16 @@ def export(source, out, format, program=None, name=None, turned=None, calibrate=
     with naming(directory):
         check_limits(fields)
     check_tensors(directory, found, list_tensors(layout, fields), fields, text_only)
-    fields["turned"] = int((format == "q8" or bool(calibrate)) if turned is None else turned)
-    settle_norm(found, fields, text_only)
+    fields["turned"] = int(format in ("q8", "q4") if turned is None else turned)
     tensors = list_tensors(layout, fields)
 
     matrices = {found[source_name(name, text_only)][1] for _, kind, name, _, _ in tensors if kind == "M"}
     format = format or ("bf16" if matrices == {"BF16"} else "f32")
     model = types.SimpleNamespace(directory=directory, layout=layout, fields=fields, frequencies=frequencies, blob=blob,
-                                  found=found, text_only=text_only, tensors=tensors)
+                                  found=found, text_only=text_only, tensors=tensors,
+                                  turning=None)
+    if fields["turned"]:
+        model.turning = Turning(format, fields, found, tensors, text_only)
     if format in ("q8", "q4") and not calibrate:
         note(UNCALIBRATED[format])
     with contextlib.ExitStack() as stack:
@@ -1879,7 +1945,7 @@ def export(source, out, format, program=None, name=None, turned=None, calibrate=
 def write(model, out, format, calibration=None, program=None):
     """Writes the file; returns (bytes, weights_crc)."""
     layout, fields, tensors = model.layout, model.fields, model.tensors
-    formats = [format_of(tensor, format, fields["turned"]) for tensor in tensors]
+    formats = [format_of(tensor, format) for tensor in tensors]
     sizes = [size_of(f, rows, cols) for f, (_, _, _, rows, cols) in zip(formats, tensors)]
     table = sum(4 + len(name) + 32 for _, _, name, _, _ in tensors)
     data_offset = offset = align(40 + len(pack_config(layout, fields)) + table + len(model.blob))
@@ -1893,8 +1959,7 @@ def write(model, out, format, calibration=None, program=None):
         for i in order:
             field, _, name, _, _ = tensors[i]
             with naming(f"{model.directory}: tensor {name}"):
-                chunks = [model.frequencies] if field == "inv_freq" else numbers_of(
-                    tensors[i], fields, model.found, model.text_only)
+                chunks = [model.frequencies] if field == "inv_freq" else numbers_of(tensors[i], model)
                 rounding = calibration.rounding(tensors[i]) if calibration and GROUPS[formats[i]] else None
                 f.seek(offsets[i])
                 for data in itertools.chain(encoded(formats[i], chunks, rounding),
@@ -1951,7 +2016,7 @@ name there, if the package huggingface_hub is installed: then it is fetched into
     bf16  2 bytes a number: what the models were trained in; an f32 or f16 checkpoint is rounded
     f32   4 bytes a number: every bit of an f32 or f16 checkpoint
     q8    8.25 bits a number: close to bf16, and several times as fast
-    q4    4.25 bits a number in the text layers (4.5 with --calibrate), else q8: the smallest, decodes fastest
+    q4    4.5 bits a number in the text layers, else q8: the smallest, decodes fastest
 --calibrate ./smolvlm (the program that `make` builds) runs the texts and pictures of calibration/ first, and rounds
 each weight of q8 or q4 by what that costs: a fraction of what rounding to the nearest loses, for some minutes of work.
     python export.py SmolVLM2-500M smolvlm2-500m.bin --format q4 --calibrate ./smolvlm
@@ -1963,8 +2028,8 @@ machine, with one numpy). Exit status: 0, or 1 with one sentence that names the 
     parser.add_argument("out", metavar="OUT.bin", help="the file to write")
     parser.add_argument("--format", choices=GROUPS, help="how matrices are stored (default: the smallest that loses "
                         "nothing, so bf16 if the checkpoint is, else f32)")
-    parser.add_argument("--turned", action="store_true", help="turn the text layers' numbers in an f32, bf16 or q4 "
-                        "file, too (docs/FORMATS.md): for calibration and tests")
+    parser.add_argument("--turned", action="store_true", help="turn the text layers' numbers in an f32 or bf16 file, "
+                        "too (docs/FORMATS.md): for tests")
     parser.add_argument("--seal", metavar="PROGRAM", help="smolvlm, to compute the self-test's hash for q8 or q4")
     parser.add_argument("--calibrate", metavar="PROGRAM", help="smolvlm, to run the calibration items; q8 and q4 are "
                         "then rounded by what their inputs are there, and lose a fraction of what they lose otherwise")

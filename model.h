@@ -44,7 +44,7 @@ extern "C" {
    export.py reads the lists below from this header, so the layout is stated only here. */
 
 #define SV_FILE_MAGIC   "SMOLVLM\n"
-#define SV_FILE_VERSION 5
+#define SV_FILE_VERSION 6
 
 /* How a tensor's numbers are stored. f32 and bf16: row after row, unchanged, with group = 0.
 
@@ -129,7 +129,7 @@ enum { SV_NORMALIZED = 1, SV_LSTRIP = 2, SV_RSTRIP = 4, SV_SINGLE_WORD = 8 };
     STR(chat_image_text)             /* ... a picture and a text                                                    */ \
     STR(chat_image_image)            /* ... two pictures                                                            */ \
     STR(chat_generation_prompt)      /* what the answer continues                                                   */ \
-    U32(turned)                      /* 1: the decoder's numbers are turned by Hadamard matrices (docs/FORMATS.md)  */ \
+    U32(turned)                      /* 1: rows are turned by Hadamard matrices before products (docs/FORMATS.md)   */ \
     F32(repetition_penalty)          /* what sampling divides the logits of tokens seen before by; 1: nothing       */ \
     U32(video_num_frames)            /* of a video at most so many; 0: the model takes no video                     */ \
     F64(video_fps)                   /* ... and so many a second                                                    */ \
@@ -342,7 +342,7 @@ typedef struct SvKernels {
     void (*attention)(float *out, const float *q, const SvCache *cache, size_t n_q, size_t n_k, size_t heads,
                       bool causal, float *scratch);
 
-    /* Normalize each of n rows of `size` numbers; out may be x. rms_norm's weight may be NULL: ones. */
+    /* Normalize each of n rows of `size` numbers; out may be x. */
     void (*layer_norm)(float *out, const float *x, const float *weight, const float *bias, size_t n, size_t size,
                        float eps);
     void (*rms_norm)(float *out, const float *x, const float *weight, size_t n, size_t size, float eps);
@@ -369,7 +369,7 @@ static inline void sv_matmul(const SvModel *m, const SvProduct *products, int co
     m->kernels->matmul(products, count, x, n, ahead, scratch);
 }
 
-/* hadamard, in a model whose weights are turned: nothing in others. */
+/* hadamard, in a model whose matrices read turned rows: nothing in others. */
 static inline void sv_turn(const SvModel *m, float *x, size_t n, size_t size) {
     if (m->config.turned) m->kernels->hadamard(x, n, size);
 }
@@ -459,9 +459,6 @@ int sv_team(int threads, uint64_t work);                                  /* 1 f
 void sv_team_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims,
                   const int *shape, int axis);
 
-/* What to report of n rows of the residual stream x: x itself; or, if the model is turned and the caller asked for such
-   events, x turned back, in `room`. Row-wise as the kernels; another thread's rows take a barrier. */
-const float *sv_unturned(const SvModel *model, const SvEvents *events, const float *x, size_t n, float *room);
 
 /* Reports an activation of a forward pass, if the caller asked for such events; %d in module is the layer. */
 void sv_emit(const SvEvents *events, const char *module, int layer, const float *data, int dims, const int *shape,

@@ -309,7 +309,7 @@ static void rms_norm(float *out, const float *x, const float *weight, size_t n, 
     for (int64_t i = 0; i < (int64_t)n; i++) {
         const float *from = x + (size_t)i * size;
         float scale = 1.0f / sqrtf(sum_of_squares(from, size, 0) / (float)size + eps);
-        for (size_t j = 0; j < size; j++) out[(size_t)i * size + j] = from[j] * scale * (weight ? weight[j] : 1);
+        for (size_t j = 0; j < size; j++) out[(size_t)i * size + j] = from[j] * scale * weight[j];
     }
 }
 

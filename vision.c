@@ -154,7 +154,7 @@ static void connector(const SvModel *m, const Batch *b, float *features, const S
         pixel_shuffle(c, b->norm + (size_t)t * b->patches * width, b->shuffled + (size_t)t * b->patches * width);
     SvProduct projection = { features, &m->vision.modality_projection, NULL };
     sv_matmul(m, &projection, 1, b->shuffled, b->tiles * tokens, false, b->scratch);
-    sv_team_emit(events, "model.connector", 0, sv_unturned(m, events, features, b->tiles * tokens, b->norm), 3,
+    sv_team_emit(events, "model.connector", 0, features, 3,
                  (int[]){ (int)b->tiles, (int)tokens, (int)c->hidden_size }, 0);
 }
 
@@ -186,8 +186,7 @@ static void part_sizes(const SvModel *m, size_t tiles, int threads, uint64_t siz
     uint64_t n = patches_of(c), rows = n * batch_of(c, tiles), heads = c->vision_num_attention_heads;
     uint64_t pixels = 3 * (uint64_t)c->patch_size * c->patch_size, area = (uint64_t)c->scale_factor * c->scale_factor;
     uint64_t width = c->vision_hidden_size, wide = sv_larger(c->vision_intermediate_size, pixels);
-    size[X] = size[Q] = size[K] = size[V] = rows * width;
-    size[NORM] = sv_larger(rows * width, rows / area * c->hidden_size);                     /* features, unturned */
+    size[X] = size[NORM] = size[Q] = size[K] = size[V] = rows * width;
     size[WIDE] = rows * wide;
     size[CACHE] = cpu->cache_floats(sv_vision_q8(m), n, heads, width / heads);
     size[SCRATCH] = sv_larger(cpu->attention_scratch(n, heads, threads),

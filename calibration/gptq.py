@@ -8,6 +8,11 @@ number can be rounded after adding what the errors of the numbers before it ask 
 2022), which updates all later columns by H's inverse, in the form that Chee et al. (2023, LDLQ) showed to be equal to
 it: no inverse, and each group of columns is one product with what lies before it.
 
+GPTQ decides about a number before it knows what the later ones will be. So afterwards each group is gone through once
+more, with all other groups as they are now: its scale is fitted, and each number in turn rounded to what is best beside
+all others (coordinate descent). A row keeps the result where it costs less: 4 % less of what GPTQ leaves, which took
+SmolLM2-135M's Q4 from 4.2 to 3.9 % above the perplexity.
+
 X^T X comes from `smolvlm MODEL --hessians OUT`, whose layout cli/calibrate.c states.
 """
 import concurrent.futures
@@ -16,7 +21,10 @@ import zlib
 
 import numpy as np
 
-DAMPING = 0.01              # of the mean of H's diagonal, added to it: as if every number of x had some noise
+# Of the mean of H's diagonal, added to it: as if every number of x had some noise. H is of few texts, and a rounding
+# that suits them too well suits others less. SmolLM2-135M's Q4 after 36,700 tokens, perplexity on four of tests/texts:
+# 0.002 costs 4.9 %, 0.01 4.8 %, 0.04 4.2 %, 0.12 4.7 %.
+DAMPING = 0.04
 PANEL = 256                 # columns factorised at a time
 
 
@@ -57,33 +65,47 @@ class Hessians:
             if struct.unpack("=I", read(4))[0] != whole or f.read(1):
                 raise Unusable(f"{path}: is damaged, its checksum is wrong")
 
-    def matrix(self, name, cols):
-        """H of the tensor's inputs, float64, of which only the upper triangle is set."""
+    def place(self, name, cols):
+        """(offset, positions)"""
         if name not in self.at:
             raise Unusable(f"{self.path}: has nothing of {name}")
         offset, size, positions = self.at[name]
         if size != cols:
             raise Unusable(f"{self.path}: {name} has {size} columns there, not {cols}")
+        return offset, positions
+
+    def matrix(self, name, cols):
+        """H of the tensor's inputs, float64 [cols, cols]."""
+        offset, positions = self.place(name, cols)
         h = np.zeros((cols, cols))
         with open(self.path, "rb") as f:
             f.seek(offset)
             for i in range(cols):
                 h[i, i:] = np.frombuffer(f.read((cols - i) * 4), np.float32)
                 h[i, i:] /= positions
+                h[i:, i] = h[i, i:]
         if not np.isfinite(h.sum()):
             raise Unusable(f"{self.path}: holds a number that is none, at {name}")
         return h
 
+    def diagonal(self, name, cols):
+        """The mean squares of the tensor's inputs, float64."""
+        offset, positions = self.place(name, cols)
+        i = np.arange(cols)
+        triangle = np.memmap(self.path, np.uint8, "r", offset, cols * (cols + 1) // 2 * 4).view(np.float32)
+        return triangle[i * cols - i * (i - 1) // 2].astype("f8") / positions
+
 
 class Factor:
-    """H = U D U^T, of a damped H; what rounding needs of it. above: U, float32, without its diagonal of ones."""
+    """H = U D U^T, of a damped H; what rounding needs of it. h: H, float32; above: U, float32, without its diagonal of
+    ones."""
 
     def __init__(self, h, workers=1, damping=DAMPING):
         """h: Hessians.matrix's; it is overwritten."""
         cols = len(h)
         mean = float(np.trace(h)) / cols
         h[np.diag_indices(cols)] += damping * mean if mean > 0 else 1.0
-        self.weight = np.diag(h).astype(np.float32)             # what an error in a column costs by itself
+        self.h = h.astype(np.float32)
         self.above = np.zeros((cols, cols), np.float32)
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             for end in range(cols, 0, -PANEL):
@@ -104,10 +126,10 @@ class Factor:
 
 
 def quantized(levels, numbers, group, first_guesses, encode, decode, factor):
-    """As export.py's function of this name, by GPTQ.
+    """As export.py's function of this name, by GPTQ and one round of coordinate descent.
 
     A group's scale is searched for when its turn has come, to the least squared error of its numbers as they are then,
-    each weighted by what its error costs."""
+    each weighted by what its error costs by itself."""
     rows, cols = numbers.shape
     x = np.ascontiguousarray(numbers.T, np.float32)             # [cols, rows]: a column's numbers lie together
     levels = np.asarray(levels, np.float32)
@@ -126,7 +148,7 @@ def quantized(levels, numbers, group, first_guesses, encode, decode, factor):
     for at in range(0, cols, group):
         end = min(at + group, cols)
         now = x[at:end] + factor.above[:at, at:end].T @ error[:at]
-        weight = factor.weight[at:end, None]
+        weight = np.diagonal(factor.h)[at:end, None]
         best, bits = np.full(rows, np.inf, np.float32), scales[at // group]
 
         def attempt(guess):
@@ -153,4 +175,26 @@ def quantized(levels, numbers, group, first_guesses, encode, decode, factor):
             error[k] = x[k] - levels[chosen[k]] * scale
             # now[k - at] holds all earlier errors; what its own rounding left is passed on through d = W - Q
             now[k - at + 1:] += factor.above[k, k + 1:end, None] * error[k]
+
+    for at in range(0, cols, group):
+        end = min(at + group, cols)
+        h, e, bits = factor.h[at:end, at:end], error[at:end], scales[at // group]
+        others = factor.h[at:end] @ error - h @ e               # what the errors of other groups ask for
+
+        def cost(e):
+            return (e * (h @ e + 2 * others)).sum(0)
+
+        fit = levels[chosen[at:end]]
+        best = ((h @ x[at:end] + others) * fit).sum(0) / np.maximum(((h @ fit) * fit).sum(0), np.float32(1e-30))
+        tried = encode(best)
+        scale = decode(tried)
+        halves, now, after = halves_of(scale), chosen[at:end].copy(), x[at:end] - fit * scale
+        slope = h @ after + others
+        for k in range(end - at):
+            now[k] = indices(x[at + k] - after[k] + slope[k] / h[k, k], halves)
+            changed = x[at + k] - levels[now[k]] * scale
+            slope += h[:, k, None] * (changed - after[k])
+            after[k] = changed
+        better = cost(after) < cost(e)
+        chosen[at:end][:, better], e[:, better], bits[better] = now[:, better], after[:, better], tried[better]
     return np.ascontiguousarray(chosen.T), np.ascontiguousarray(scales.T)

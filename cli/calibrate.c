@@ -208,7 +208,7 @@ static bool run_decoder(Gathering *g, float *x, size_t n) {
     SvProduct lm_head = { NULL, &m->text.lm_head, NULL };
 #pragma omp parallel num_threads(sv_threads(g->threads))
     {
-        m->kernels->rms_norm(x, x, c->turned ? NULL : m->text.norm.data, n, c->hidden_size, c->rms_norm_eps);
+        m->kernels->rms_norm(x, x, m->text.norm.data, n, c->hidden_size, c->rms_norm_eps);
         watch(g, &lm_head, 1, x, n);
     }
     return true;

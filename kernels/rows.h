@@ -22,13 +22,12 @@ static void layer_norm(float *out, const float *x, const float *weight, const fl
         layer_norm_row(out + (size_t)i * size, x + (size_t)i * size, weight, bias, size, eps);
 }
 
-/* LlamaRMSNorm: x / sqrt(mean(x^2) + eps) * weight; NULL: a weight of ones */
+/* LlamaRMSNorm: x / sqrt(mean(x^2) + eps) * weight */
 static NOINLINE void rms_norm_row(float *out, const float *x, const float *weight, size_t n, float eps) {
     float scale = 1.0f / sqrtf(sum_of_squares(x, n, 0.0f) / (float)n + eps);
     size_t j = 0;
-    for (; j + VL <= n; j += VL)
-        v_store(out + j, v_load(x + j) * v_set(scale) * (weight ? v_load(weight + j) : v_set(1.0f)));
-    for (; j < n; j++) out[j] = x[j] * scale * (weight ? weight[j] : 1.0f);
+    for (; j + VL <= n; j += VL) v_store(out + j, v_load(x + j) * v_set(scale) * v_load(weight + j));
+    for (; j < n; j++) out[j] = x[j] * scale * weight[j];
 }
 
 static void rms_norm(float *out, const float *x, const float *weight, size_t n, size_t size, float eps) {

@@ -10,7 +10,7 @@ import export
 
 
 class Kept(export.Calibration):
-    """A calibration whose Hessians stay in a folder: they are the same for Q8 and Q4."""
+    """A calibration whose Hessians stay in a folder: they are those of the file as it is, for Q8 and Q4."""
     place = None
 
     def gather(self, number):
@@ -22,16 +22,18 @@ class Kept(export.Calibration):
         self.hessians, self.current = self.gptq.Hessians(kept, self.weights_crc), number
 
 
-def everywhere(tensor, wanted, turned=False):
+def everywhere(tensor, wanted):
     """As export.format_of, but every matrix has the format."""
     return "f32" if tensor[1] == "V" else wanted
 
 
-def make(directory, file, format, program, place, format_of=export.format_of):
-    """What export.py DIRECTORY FILE --format FORMAT --calibrate PROGRAM makes; the Hessians stay in place, a folder."""
-    before = export.Calibration, export.format_of
+def make(directory, file, format, program, place, format_of=export.format_of, balance=None):
+    """What export.py DIRECTORY FILE --format FORMAT --calibrate PROGRAM makes; the Hessians stay in place, a folder.
+    balance: the format whose balance of norms and columns the file has, if not its own."""
+    before = export.Calibration, export.format_of, export.BALANCE
     try:
         export.Calibration, export.format_of, Kept.place = Kept, format_of, place
+        export.BALANCE = {**export.BALANCE, format: export.BALANCE[balance or format]}
         export.export(directory, file, format, calibrate=program)
     finally:
-        export.Calibration, export.format_of = before
+        export.Calibration, export.format_of, export.BALANCE = before

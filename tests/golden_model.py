@@ -4,7 +4,7 @@ tests/test_quant.c, tests/test_model.c, tests/test_checkpoint.c and tests/test_c
     python tests/golden_model.py        in a venv with tests/requirements.txt
 
     vlm.bin  text.bin       checkpoints (export.py): a SmolVLM in f32, untied; a bf16 Llama with ChatML, tied
-    vlm_q8.bin ...          the same in Q8 and Q4, turned but for text_q4.bin
+    vlm_q8.bin ...          the same in Q8 and Q4
     hashes                  of what these compute (sv_selftest): by the plain kernels, gcc -O0, one token at a time
     a.png  b.ppm            pictures
     vlm.golden text.golden  transformers' answers in float32: CASES below, by the name of the case and a slash:
@@ -118,7 +118,7 @@ def models(work):
     for name, kind, settings, form, cases in [("vlm", "smolvlm", VLM, "f32", CASES),
                                               ("text", "llama", TEXT, "bf16", TEXT_CASES)]:
         directory = tiny_model.make_tiny(os.path.join(work, name), seed=7, kind=kind, **settings)
-        for suffix, *options in [("", form), ("_q8", "q8"), ("_q4", "q4", *["--turned"][:name == "vlm"])]:
+        for suffix, *options in [("", form), ("_q8", "q8"), ("_q4", "q4")]:
             subprocess.run([sys.executable, os.path.join(ROOT, "export.py"), directory,
                             os.path.join(GOLDEN, name + suffix + ".bin"), "--format", *options], check=True)
         model, processor = hf.load_model(directory), hf.load_processor(directory)

@@ -41,13 +41,14 @@ int main(int argc, char **argv) {
         sv_decoder_forward(decoder, x, n, last, NULL, &error) != 0) return fail(error.text);
 
     /* x is now what the last layer made of it: what is left is the decoder's lm_head, for all positions. */
-    const float *weight = model->config.turned ? NULL : model->text.norm.data;
+    const float *weight = model->text.norm.data;
     size_t rows = 0;
     for (size_t at = 0; at < n; at += rows) {
         rows = n - at < ROWS ? n - at : ROWS;
 #pragma omp parallel num_threads(sv_threads(atoi(argv[2])))
         {
             model->kernels->rms_norm(x + at * dim, x + at * dim, weight, rows, dim, model->config.rms_norm_eps);
+            sv_turn(model, x + at * dim, rows, dim);
             model->kernels->matmul(&(SvProduct){ logits, &model->text.lm_head, NULL }, 1, x + at * dim, rows, false,
                                    scratch);
         }

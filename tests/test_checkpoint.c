@@ -166,7 +166,7 @@ TEST whole(const char *path) {
 
     write_u32(b.data + 8, SV_FILE_VERSION + 1);
     write_copy(b.data, b.size);
-    ASSERT_REFUSED(copy_path, "file version 6, this program reads version 5");
+    ASSERT_REFUSED(copy_path, "file version 7, this program reads version 6");
     free(b.data);
     PASS();
 }

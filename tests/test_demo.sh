@@ -109,7 +109,7 @@ check 'eval --every 4' test $code -eq 0 -a "$(tail -n 1 "$tmp/out")" = 'total   
     line 1 a '"a.png"' false "$a"
     line 2 a '"b.ppm", "a.png"' true "$both"
     line 3 b '"a.png"' true "$a ."
-    line 4 b '"a.png"' true "$(printf '%s' "$a" | tr a-z A-Z | sed 's/\\U/\\u/g')"
+    line 4 b '"a.png"' true "$(printf '%s' "$a" | tr a-z A-Z | sed 's/\\N/\\n/g; s/\\R/\\r/g; s/\\T/\\t/g; s/\\U/\\u/g')"
     line 5 b '"a.png"' true "$a"
 } > "$set"
 run "$eval" $vlm "$tmp/set"

@@ -94,7 +94,7 @@ def read_file(path):
     """The file as model.h's comment describes it: config {}, tensors {name: array}, formats {name: int} and more."""
     data = read(path)
     magic, version, metadata_crc, data_offset, size, weights_crc, n_tensors = struct.unpack_from("<8sIIQQII", data)
-    assert (magic, version, size, data_offset % 64) == (b"SMOLVLM\n", 5, len(data), 0)
+    assert (magic, version, size, data_offset % 64) == (b"SMOLVLM\n", 6, len(data), 0)
     assert metadata_crc == zlib.crc32(data[16:data_offset]) and weights_crc == zlib.crc32(data[data_offset:])
     at = 40
 
@@ -528,17 +528,18 @@ class Quantized(unittest.TestCase):
                     self.assertIn(name, code)
                     self.assertEqual(os.listdir(os.path.dirname(out)), [])
 
-    def check_file(self, kind, form, *options, **overrides):
-        """Holds what an f32 file holds, turned alike."""
-        directory, turned = tiny(kind, **overrides), form == "q8" or "--turned" in options
-        file = exported(directory, "--format", form, *options)
-        f32 = exported(directory, "--format", "f32", *["--turned"][:turned])
-        self.assertEqual((file.config["turned"], f32.config["turned"]), (turned, turned))
+    def check_file(self, kind, form, **overrides):
+        """Holds what an f32 file holds that is turned and balanced alike."""
+        directory = tiny(kind, **overrides)
+        file = exported(directory, "--format", form)
+        with balanced_as(form):
+            f32 = exported(directory, "--format", "f32", "--turned")
+        self.assertEqual((file.config["turned"], f32.config["turned"]), (1, 1))
         for name, data in file.tensors.items():
             numbers = f32.tensors[name].view("<f4")
             vector = len(numbers) == 1 or name.endswith("position_embedding.weight")
-            four = form == "q4" and ".text_model.layers." in name and not (
-                turned and name.endswith(("k_proj.weight", "v_proj.weight")))
+            four = form == "q4" and ".text_model.layers." in name and not name.endswith(
+                ("k_proj.weight", "v_proj.weight"))
             self.assertEqual(file.formats[name], 0 if vector else 3 if four else 2, name)
             if vector:
                 np.testing.assert_array_equal(data, f32.tensors[name], err_msg=name)
@@ -553,7 +554,6 @@ class Quantized(unittest.TestCase):
             self.check_file("smolvlm", form, vision_intermediate_size=100, intermediate_size=161)
             self.check_file("smolvlm", form, dtype="bfloat16", tie_word_embeddings=True, hidden_size=132, head_dim=66)
             self.check_file("llama", form, dtype="float16", shards=2)
-        self.check_file("smolvlm", "q4", "--turned")
 
     def test_same_bytes_for_any_chunk(self):
         directory = tiny(vision_intermediate_size=100, intermediate_size=161)
@@ -602,82 +602,158 @@ def hadamard_matrix(size):
     return np.kron(np.eye(size // len(block)), block / np.sqrt(len(block)))
 
 
+@contextlib.contextmanager
+def balanced_as(form):
+    """Inside, a turned f32 or bf16 file's norms and columns are balanced as a q8 or q4 file's are."""
+    kept, formula = dict(exporter.BALANCE), exporter.BALANCE[form]
+    exporter.BALANCE.update(f32=formula, bf16=formula)
+    try:
+        yield
+    finally:
+        exporter.BALANCE.clear()
+        exporter.BALANCE.update(kept)
+
+
+def not_zero(squares):
+    """No mean square counts as less than a millionth of the largest."""
+    return np.maximum(squares, (squares.max() or 1) / 1e6)
+
+
+FORMULAS = {"q8": lambda weights, read: weights ** (3 / 8) / read ** (1 / 8),
+            "q4": lambda weights, read: weights ** (1 / 2)}
+
+
+class Turning:
+    """What an unturned f32 file's tensors become in a turned one, by dense matrices in float64.
+
+    read: {name of a matrix: the mean squares of what it reads}, in calibrated files."""
+
+    def __init__(self, file, form, read=None):
+        c, self.formula = file.config, FORMULAS[form]
+        self.state = {name: np.frombuffer(data.tobytes(), "<f4").reshape(data.shape).astype("f8")
+                      for name, data in file.tensors.items()}
+        self.after = {}             # what a matrix' columns are multiplied with, [cols, cols]
+        hidden, middle, dim = (hadamard_matrix(c[n]) for n in ("hidden_size", "intermediate_size", "head_dim"))
+        heads, kv_heads = c["num_attention_heads"], c["num_key_value_heads"]
+        # one row for each number of a query head, a one where the number of the shared head of values stands
+        shared = np.kron(np.repeat(np.eye(kv_heads), heads // kv_heads, 0), np.eye(c["head_dim"]))
+        for layer in range(c["num_hidden_layers"]):
+            at = f"model.text_model.layers.{layer}."
+            q, k, v, o = (f"{at}self_attn.{part}_proj.weight" for part in "qkvo")
+            gate, up, down = (f"{at}mlp.{part}_proj.weight" for part in ("gate", "up", "down"))
+            for norm, readers in ((at + "input_layernorm.weight", (q, k, v)),
+                                  (at + "post_attention_layernorm.weight", (gate, up))):
+                weight = self.state[norm][0]
+                b = self.balance(readers, weight ** 2 if read is None else read[readers[0]])
+                self.state[norm] = (weight * b)[None]
+                for name in readers:
+                    self.turn(name, np.diag(1 / b) @ hidden)
+            values = self.balance([o], np.ones(shared.shape[1]) if read is None else shared.T @ read[o], shared)
+            self.turn(o, np.diag(1 / (shared @ values)) @ np.kron(np.eye(heads), dim))
+            self.state[v] = np.kron(np.eye(kv_heads), dim) @ np.diag(values) @ self.state[v]
+            b = self.balance([down], np.ones(c["intermediate_size"]) if read is None else read[down])
+            self.turn(down, np.diag(1 / b) @ middle)
+            self.state[up] = np.diag(b) @ self.state[up]
+        self.turn("model.text_model.embed_tokens.weight", hidden)
+        if "lm_head.weight" in self.state:
+            self.turn("lm_head.weight", hidden)
+
+    def balance(self, readers, read, shared=None):
+        weights = sum((self.state[name] ** 2).sum(0) for name in readers)
+        return self.formula(not_zero(weights if shared is None else shared.T @ weights), not_zero(read))
+
+    def turn(self, name, matrix):
+        self.state[name], self.after[name] = self.state[name] @ matrix, matrix
+
+    def hessian(self, name, h):
+        """H of what the matrix reads, of that of what it reads in an unturned file."""
+        if name not in self.after:
+            return h
+        before = np.linalg.inv(self.after[name])
+        return before @ h @ before.T
+
+
+TURNED = (("smolvlm", dict(head_dim=12)), ("smolvlm", dict(hidden_size=128, head_dim=32, tie_word_embeddings=True)),
+          ("smolvlm", dict(hidden_size=66, num_attention_heads=3, num_key_value_heads=3, head_dim=22,
+                           intermediate_size=131, scale_factor=1)),
+          ("llama", dict(hidden_size=45, num_attention_heads=3, num_key_value_heads=1, head_dim=6, dtype="bfloat16",
+                         tie_word_embeddings=True)),
+          ("llama", dict(hidden_size=192, head_dim=64, intermediate_size=320, dtype="float16")),
+          ("mistral", dict(head_dim=24)))
+
+
 class Turned(unittest.TestCase):
     """Turned files: the tensors are products with dense matrices, and the model computes what it did."""
 
-    KINDS = (("smolvlm", dict(head_dim=12)), ("smolvlm", dict(hidden_size=128, head_dim=32, tie_word_embeddings=True)),
-             ("smolvlm", dict(hidden_size=66, num_attention_heads=3, num_key_value_heads=3, head_dim=22,
-                              intermediate_size=131, scale_factor=1)),
-             ("llama", dict(hidden_size=45, num_attention_heads=3, num_key_value_heads=1, head_dim=6, dtype="bfloat16",
-                            tie_word_embeddings=True)),
-             ("llama", dict(hidden_size=192, head_dim=64, intermediate_size=320, dtype="float16")),
-             ("mistral", dict(head_dim=24)))
+    LAYER = "model.layers.1."
+    SMALL = (("model.norm.weight", 0.0), ("model.norm.weight", -1.2), (LAYER + "input_layernorm.weight", 0.0),
+             (LAYER + "post_attention_layernorm.weight", -1e-20), (LAYER + "post_attention_layernorm.weight", 30.0))
 
-    def expected(self, file):
-        """What an unturned f32 file's tensors, float64, become."""
-        state = {name: np.frombuffer(data.tobytes(), "<f4").reshape(data.shape).astype("f8")
-                 for name, data in file.tensors.items()}
-        c = file.config
-        turn, turn_middle = hadamard_matrix(c["hidden_size"]), hadamard_matrix(c["intermediate_size"])
-        turn_heads = {n: np.kron(np.eye(c[n]), hadamard_matrix(c["head_dim"]))
-                      for n in ("num_attention_heads", "num_key_value_heads")}
-        text = "model.text_model."
-        for layer in range(c["num_hidden_layers"]):
-            at = f"{text}layers.{layer}."
-            for norm, parts in (("input_layernorm", ("self_attn.q", "self_attn.k", "self_attn.v")),
-                                ("post_attention_layernorm", ("mlp.gate", "mlp.up"))):
-                weight = state[f"{at}{norm}.weight"]
-                for name in (f"{at}{part}_proj.weight" for part in parts):
-                    state[name] = state[name] * weight @ turn
-                state[f"{at}{norm}.weight"] = np.ones((1, c["hidden_size"]))
-            value, out, down = (f"{at}{part}_proj.weight" for part in ("self_attn.v", "self_attn.o", "mlp.down"))
-            state[value] = turn_heads["num_key_value_heads"] @ state[value]
-            state[out] = turn @ state[out] @ turn_heads["num_attention_heads"]
-            state[down] = turn @ state[down] @ turn_middle
-        embed = text + "embed_tokens.weight"
-        if c["tie_word_embeddings"]:
-            state[embed] = state[embed] * state[text + "norm.weight"] @ turn
-        else:
-            state[embed] = state[embed] @ turn
-            state["lm_head.weight"] = state["lm_head.weight"] * state[text + "norm.weight"] @ turn
-        if c["vision_num_hidden_layers"]:
-            projection = "model.connector.modality_projection.proj.weight"
-            state[projection] = turn @ state[projection]
-        return state
+    def check_tensors(self, directory, form):
+        plain = exported(directory, "--format", "f32")
+        with balanced_as(form):
+            turned, rounded = (exported(directory, "--format", other, "--turned") for other in ("f32", "bf16"))
+        self.assertEqual((plain.config["turned"], turned.config["turned"]), (0, 1))
+        self.assertEqual({**turned.config, "turned": 0}, plain.config)
+        wanted = Turning(plain, form).state
+        self.assertEqual(wanted.keys(), turned.tensors.keys())
+        for name, want in wanted.items():
+            got = np.frombuffer(turned.tensors[name].tobytes(), "<f4").reshape(want.shape)
+            off = np.abs(got - want).max() / (np.abs(want).max() or 1)
+            self.assertLessEqual(off, 6e-8, name)                                   # rounded once, from float64
+        for name, data in turned.tensors.items():
+            want = bits(torch.from_numpy(data.view("<f4").copy()), rounded.formats[name])
+            np.testing.assert_array_equal(rounded.tensors[name], want.reshape(data.shape), err_msg=name)
 
     def test_tensors(self):
-        for kind, settings in self.KINDS:
-            directory = tiny(kind, **settings)
-            plain, turned = exported(directory, "--format", "f32"), exported(directory, "--format", "f32", "--turned")
-            self.assertEqual((plain.config["turned"], turned.config["turned"]), (0, 1))
-            self.assertEqual({**turned.config, "turned": 0}, plain.config)
-            for name, want in self.expected(plain).items():
-                got = np.frombuffer(turned.tensors[name].tobytes(), "<f4").reshape(want.shape)
-                off = np.abs(got - want).max() / np.abs(want).max()
-                self.assertLessEqual(off, 6e-8, (kind, settings, name))            # rounded once, from float64
-            rounded = exported(directory, "--format", "bf16", "--turned")
-            for name, data in turned.tensors.items():
-                want = bits(torch.from_numpy(data.view("<f4").copy()), rounded.formats[name])
-                np.testing.assert_array_equal(rounded.tensors[name], want.reshape(data.shape), err_msg=name)
+        for form in LEVELS:
+            for kind, settings in TURNED:
+                with self.subTest(form=form, kind=kind, **settings):
+                    self.check_tensors(tiny(kind, **settings), form)
+
+    def small(self):
+        """Yields directories of models with single numbers, columns or matrices that are zero, small or large."""
+        for name, value in self.SMALL:
+            directory = tiny("llama", tie_word_embeddings=True)
+            tensors(lambda w: w[name][5:6].fill_(value))(directory)
+            yield f"{name}: {value}", directory
+        for part in ("self_attn.o_proj", "mlp.down_proj", "mlp.gate_proj"):
+            for columns in (slice(3, 4), slice(None)):
+                directory, name = tiny("llama"), f"{self.LAYER}{part}.weight"
+                tensors(lambda w: w[name][:, columns].fill_(0.0))(directory)
+                yield f"{name}: {columns}", directory
+
+    def test_tensors_of_small_numbers(self):
+        for what, directory in self.small():
+            for form in LEVELS:
+                with self.subTest(what=what, form=form):
+                    self.check_tensors(directory, form)
 
     def test_which_files_are_turned(self):
-        directory = tiny()
-        for options, turned in ((("f32",), 0), (("bf16",), 0), (("q4",), 0), (("q8",), 1), (("q4", "--turned"), 1)):
-            self.assertEqual(exported(directory, "--format", *options).config["turned"], turned)
-        self.assertEqual(exported(directory).config["turned"], 0)
-        size = len(exported(directory, "--format", "q8").data)
-        out = os.path.join(scratch("out"), "plain.bin")
-        exporter.export(directory, out, "q8", turned=False)
-        self.assertEqual((read_file(out).config["turned"], len(read(out))), (0, size))
+        for directory in (tiny(), tiny("llama", tie_word_embeddings=True)):
+            for form, turned in (("f32", 0), ("bf16", 0), ("q4", 1), ("q8", 1)):
+                plain = exported(directory, "--format", form)
+                also = exported(directory, "--format", form, "--turned")
+                self.assertEqual((plain.config["turned"], also.config["turned"]), (turned, 1))
+                self.assertEqual(len(plain.data), len(also.data))
+                self.assertEqual(plain.data == also.data, bool(turned))
+            self.assertEqual(exported(directory).config["turned"], 0)
+            for form in ("q8", "q4"):
+                size = len(exported(directory, "--format", form).data)
+                out = os.path.join(scratch("out"), "plain.bin")
+                exporter.export(directory, out, form, turned=False)
+                self.assertEqual((read_file(out).config["turned"], len(read(out))), (0, size))
 
-    def compare(self, directory, *, tied=None):
+    def compare(self, directory, form):
         """A turned f32 file's answer and activations are those of the file as it is."""
         dumps = []
         for options in ((), ("--turned",)):
             folder = scratch("turned")
             out, dump = os.path.join(folder, "model.bin"), os.path.join(folder, "dump")
-            code, errors = run_export(directory, out, "--format", "f32", *options)
+            with balanced_as(form):
+                code, errors = run_export(directory, out, "--format", "f32", *options)
             self.assertIsNone(code)
+            self.assertNotIn("tables", errors)
             picture = ["-i", os.path.join(HERE, "golden", "model", "a.png")] \
                 if os.path.exists(os.path.join(directory, "preprocessor_config.json")) else []
             done = subprocess.run([SMOLVLM, out, "-q", "-p", "What is it?", "-n", "4", "--json", "--dump", dump,
@@ -692,26 +768,21 @@ class Turned(unittest.TestCase):
         for name, want in plain.items():
             off = np.abs(turned[name].astype("f8") - want).max() / max(np.abs(want).max(), 1e-9)
             self.assertLessEqual(off, 5e-6, name)
-        if tied is not None:
-            self.assertEqual(read_file(out).config["tie_word_embeddings"], tied)
-        return errors
 
     @unittest.skipUnless(os.path.exists(SMOLVLM), "no smolvlm: run make first")
     def test_the_model_computes_what_it_did(self):
-        for kind, settings in self.KINDS:
-            with self.subTest(kind=kind, **settings):
-                self.assertNotIn("two tables", self.compare(tiny(kind, **settings)))
+        for form in LEVELS:
+            for kind, settings in TURNED:
+                with self.subTest(form=form, kind=kind, **settings):
+                    self.compare(tiny(kind, **settings), form)
 
     @unittest.skipUnless(os.path.exists(SMOLVLM), "no smolvlm: run make first")
-    def test_small_norm_weights(self):
-        """Embeddings that could not be had back from lm_head stay a table of their own; negative weights do no harm."""
-        for name, value, tied in (("model.norm.weight", 0.0, 0), ("model.norm.weight", 1e-3, 0),
-                                  ("model.norm.weight", -1.2, 1), ("model.layers.1.input_layernorm.weight", 0.0, 1)):
-            directory = tiny("llama", tie_word_embeddings=True)
-            tensors(lambda w: w[name][5:6].fill_(value))(directory)
-            with self.subTest(name=name, value=value):
-                errors = self.compare(directory, tied=tied)
-                self.assertEqual("become two tables" in errors, not tied)
+    def test_small_numbers(self):
+        """Weights of norms that are zero or negative, and columns of zeros, do no harm."""
+        for what, directory in self.small():
+            for form in LEVELS:
+                with self.subTest(what=what, form=form):
+                    self.compare(directory, form)
 
 
 class Defaults(unittest.TestCase):

@@ -282,12 +282,6 @@ TEST norms_bit_for_bit(size_t n, size_t size) {
         cpu->rms_norm(out, out, weight, n, size, 1e-5f);
         ASSERT(same(out, rms, n * size));
     }
-    for (size_t j = 0; j < size; j++) weight[j] = 1;
-    reference->rms_norm(rms, x, weight, n, size, 1e-5f);
-    reference->rms_norm(layer, x, NULL, n, size, 1e-5f);
-    cpu->rms_norm(out, x, NULL, n, size, 1e-5f);
-    ASSERT(same(layer, rms, n * size));
-    ASSERT(same(out, rms, n * size));
     free(x);
     free(weight);
     free(bias);
