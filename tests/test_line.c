@@ -458,6 +458,7 @@ TEST interrupted_answer(void) {
 
 /* Signals that end a program end this one, but the terminal is as before. */
 TEST deadly_signal(int number) {
+    signal(number, SIG_DFL);                                /* nohup and the like ignore it */
     for (int waiting = 0; waiting < 2; waiting++) {
         BEGIN(40, 24, NULL, "xterm");
         press(waiting ? "wait\r" : "text");
