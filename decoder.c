@@ -106,7 +106,7 @@ static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *e
         rope(d, d->k, count, kv_heads);
         cpu->cache(&cache, d->k, d->v, d->position, count);
         cpu->attention(d->attention, d->q, &cache, count, d->position + count, heads, SV_CAUSAL, d->scratch);
-        SvProduct o_proj = { d->delta, &layer->o_proj, NULL }, down_proj = { d->delta, &layer->down_proj, NULL };
+        SvProduct o_proj = { d->delta, &layer->o_proj, NULL };
         sv_matmul(d->model, &o_proj, 1, d->attention, count, d->ahead, d->scratch);
         cpu->add(x, d->delta, count, dim);
 
@@ -115,11 +115,9 @@ static void layers(const SvDecoder *d, float *x, size_t count, const SvEvents *e
            Each position by itself. up_proj proposes numbers, gate_proj says how much of each goes through. */
         cpu->rms_norm(d->norm, x, layer->post_attention_layernorm.data, count, dim, c->rms_norm_eps);
         sv_turn(d->model, d->norm, count, dim);
-        SvProduct gate_up[] = { { d->gate, &layer->gate_proj, NULL }, { d->up, &layer->up_proj, NULL } };
-        sv_matmul(d->model, gate_up, 2, d->norm, count, d->ahead, d->scratch);
-        cpu->silu_mul(d->gate, d->up, count, c->intermediate_size);
-        sv_turn(d->model, d->gate, count, c->intermediate_size);
-        sv_matmul(d->model, &down_proj, 1, d->gate, count, d->ahead, d->scratch);
+        SvMlp mlp = { .first = { { d->gate, &layer->gate_proj, NULL }, { d->up, &layer->up_proj, NULL } }, .count = 2,
+                      .second = { d->delta, &layer->down_proj, NULL }, .turned = c->turned };
+        sv_mlp(d->model, &mlp, d->norm, count, d->ahead, d->scratch);
         cpu->add(x, d->delta, count, dim);
 
         sv_team_emit(events, name, (int)l, x, 3, (int[]){ 1, (int)count, (int)dim }, 1);

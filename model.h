@@ -318,6 +318,11 @@ enum { SV_BIDIRECTIONAL = false, SV_CAUSAL = true };
 /* out [n, w.rows] = x [n, w.cols] * w^T + bias (NULL: no bias) */
 typedef struct SvProduct { float *out; const SvTensor *w; const float *bias; } SvProduct;
 
+/* The MLP of a block. count 1: second(gelu_tanh(first[0])), the tower's; 2: second(silu(first[0]) * first[1]), the
+   decoder's, where first[0] is gate_proj, first[1] up_proj and second down_proj. turned: second reads turned rows. The
+   results of first, [n, second.w.cols], are only room: what they hold afterwards is not defined. */
+typedef struct SvMlp { SvProduct first[2]; int count; SvProduct second; bool turned; } SvMlp;
+
 /* The functions that each instruction set implements. All threads of a team call such a function together, inside
    #pragma omp parallel, and share its work; or one thread calls it alone. Row-wise functions (all but matmul and
    attention) split n rows among the threads in the same way each time, so one may follow another without a barrier.
@@ -354,6 +359,10 @@ typedef struct SvKernels {
     /* Turns each of n rows by the Hadamard matrix of `size`, in place. Turning again undoes it. */
     void (*hadamard)(float *x, size_t n, size_t size);
 
+    /* sv_mlp (below) in one go, if the set has a faster way than to call the functions above; returns whether it did
+       so. NULL: it has none. scratch: matmul_scratch(n, cols) floats for the larger cols. */
+    bool (*mlp)(const SvMlp *mlp, const float *x, size_t n, float *scratch);
+
     /* How many floats each of these needs: the scratch of matmul, for n rows of cols numbers; the scratch of attention,
        for n_k positions of the cache; the data of a cache. */
     uint64_t (*matmul_scratch)(uint64_t n, uint64_t cols);
@@ -372,6 +381,19 @@ static inline void sv_matmul(const SvModel *m, const SvProduct *products, int co
 /* hadamard, in a model whose matrices read turned rows: nothing in others. */
 static inline void sv_turn(const SvModel *m, float *x, size_t n, size_t size) {
     if (m->config.turned) m->kernels->hadamard(x, n, size);
+}
+
+/* second(activation(first(x))), as its steps define it, whoever computes it. */
+static inline void sv_mlp(const SvModel *m, const SvMlp *mlp, const float *x, size_t n, bool ahead, float *scratch) {
+    const SvKernels *cpu = m->kernels;
+    const SvProduct *first = mlp->first;
+    size_t size = mlp->second.w->cols;
+    if (!m->watch && cpu->mlp && cpu->mlp(mlp, x, n, scratch)) return;
+    sv_matmul(m, first, mlp->count, x, n, ahead, scratch);
+    if (mlp->count == 1) cpu->gelu_tanh(first[0].out, n, size);
+    else cpu->silu_mul(first[0].out, first[1].out, n, size);
+    if (mlp->turned) cpu->hadamard(first[0].out, n, size);
+    sv_matmul(m, &mlp->second, 1, first[0].out, n, ahead, scratch);
 }
 
 /* A choice by time between two ways to do the same, where it depends on the processor which is better. They take turns

@@ -372,7 +372,8 @@ static void hadamard(float *x, size_t n, size_t size) {
 
 extern const SvKernels sv_kernels_reference;
 const SvKernels sv_kernels_reference = { "reference", matmul, cache, attention, layer_norm, rms_norm, gelu_tanh,
-                                         silu_mul, add, hadamard, matmul_scratch, attention_scratch, cache_floats };
+                                         silu_mul, add, hadamard, NULL, matmul_scratch, attention_scratch,
+                                         cache_floats };
 
 /* ------------------------------------------------------------------------------------------------ exp, sine, cosine */
 

@@ -125,11 +125,9 @@ static void encoder(const SvModel *m, const Batch *b, const SvEvents *events) {
         /* x += fc2(gelu_tanh(fc1(layer_norm2(x)))): what each patch makes of what it has gathered, by itself */
         cpu->layer_norm(b->norm, b->x, layer->layer_norm2_weight.data, layer->layer_norm2_bias.data, b->rows, width,
                         c->layer_norm_eps);
-        SvProduct fc1 = { b->mlp, &layer->fc1_weight, layer->fc1_bias.data };
-        sv_matmul(m, &fc1, 1, b->norm, b->rows, false, b->scratch);
-        cpu->gelu_tanh(b->mlp, b->rows, c->vision_intermediate_size);
-        SvProduct fc2 = { b->delta, &layer->fc2_weight, layer->fc2_bias.data };
-        sv_matmul(m, &fc2, 1, b->mlp, b->rows, false, b->scratch);
+        SvMlp mlp = { .first = { { b->mlp, &layer->fc1_weight, layer->fc1_bias.data } }, .count = 1,
+                      .second = { b->delta, &layer->fc2_weight, layer->fc2_bias.data } };
+        sv_mlp(m, &mlp, b->norm, b->rows, false, b->scratch);
         cpu->add(b->x, b->delta, b->rows, width);
 
         sv_team_emit(events, "model.vision_model.encoder.layers.%d", (int)l, b->x, 3,

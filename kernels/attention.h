@@ -83,16 +83,20 @@ static void cache(const SvCache *c, const float *k, const float *v, size_t at, s
     }
 }
 
-/* Scratch for four rows: their scores, the reciprocals of the sums of their weights, and the quantized weights. */
+/* Rows of many queries that are computed together in a q8 cache: as many as a product takes. Of few queries, and in an
+   f32 cache, four. */
+enum { TOGETHER = X_ROWS };
+
+/* Scratch for `rows` rows: their scores, the reciprocals of the sums of their weights, and the quantized weights. */
 typedef struct Scratch { float *scores, *one_over; Quantized weights; } Scratch;
 
-static uint64_t scratch_floats(uint64_t n_k) {
+static uint64_t scratch_floats(uint64_t n_k, uint64_t rows) {
     uint64_t keys = (n_k + KEYS - 1) / KEYS * KEYS;
-    return 16 + 4 * keys + quantized_floats(4, keys);
+    return 16 + rows * keys + quantized_floats(rows, keys);
 }
 
-static Scratch scratch_in(float *scratch, size_t keys) {
-    return (Scratch){ scratch + 16, scratch, quantized_in(scratch + 16 + 4 * keys, 4, keys, KEYS) };
+static Scratch scratch_in(float *scratch, size_t keys, size_t rows) {
+    return (Scratch){ scratch + 16, scratch, quantized_in(scratch + 16 + rows * keys, rows, keys, KEYS) };
 }
 
 /* Multiplies a query by the softmax's scale and quantizes it, padded with zeros to `size`, the next multiple of 16.
@@ -105,16 +109,16 @@ static float quantize_query(int8_t *bytes, const float *q, size_t dim, size_t si
     return quantize(bytes, scaled, dim, size, by128);
 }
 
-/* Up to four rows of attention, as product4 takes four. Row i is one query of one query head, q[i] [dim]. It sees the
-   positions 0 .. seen[i] - 1; its result goes to out[i] [dim]. count: the number of rows; those beyond it repeat the
-   last, which sees the most. keys: what the last row sees, rounded up to whole groups. once: no other rows read these
-   keys and values. */
+/* Up to four rows of attention, as product4 takes four, or TOGETHER. Row i is one query of one query head, q[i] [dim].
+   It sees the positions 0 .. seen[i] - 1; its result goes to out[i] [dim]. count: the number of rows; those beyond it
+   repeat the last, which sees the most. keys: what the last row sees, rounded up to whole groups. once: no other rows
+   read these keys and values. */
 typedef struct Rows {
     const SvCache *c;
     Head head;
-    const float *q[4];
-    float *out[4];
-    size_t seen[4], count, keys;
+    const float *q[TOGETHER];
+    float *out[TOGETHER];
+    size_t seen[TOGETHER], count, keys;
     bool once;
     Scratch scratch;
 } Rows;
@@ -166,7 +170,7 @@ static const int8_t *values_to_ask_for(const Rows *row, size_t i) {
 /* to_weights: LANES scores become a softmax's weights, e^(x - max). sum_weights: adds LANES weights to their sum, then
    multiplies them by `after`, unless it is NULL. */
 static inline void to_weights(float *x, vf max) {
-    for (size_t l = 0; l < LANES; l += VL) v_store(x + l, v_exp(v_load(x + l) - max));
+    for (size_t l = 0; l < LANES; l += VL) v_store(x + l, v_exp_below(v_load(x + l) - max));
 }
 
 static inline void sum_weights(float *x, const float *after, vf total[LANES / VL]) {
@@ -215,9 +219,12 @@ static void no_weights(const Rows *row, size_t i) {
         memset(row->scratch.scores + i * row->keys, 0, row->keys * sizeof(float));
         return;
     }
-    memset(w->q + i * w->stride, 0, w->stride * sizeof *w->q);
-    memset(w->d + i * w->marks, 0, w->groups * sizeof *w->d);
-    memset(w->by128 + i * w->marks, 0, w->groups * sizeof *w->by128);
+    if (!w->tiled) memset(w->q + i * w->stride, 0, w->stride * sizeof *w->q);
+    for (size_t g = 0; g < w->groups; g++) {
+        if (w->tiled) memset(bytes_of(w, i, g), 0, KEYS);
+        w->d[mark_of(w, i, g)] = 0;
+        w->by128[mark_of(w, i, g)] = 0;
+    }
 }
 
 /* Part three, values: elements first .. first + WIDEST - 1 of the weighted sums of the values. */
@@ -257,6 +264,16 @@ static void values(const Rows *row, size_t first) {
     else float_values(row, first);
 }
 
+/* What differs by set where there are many rows: the two products of up to TOGETHER rows, and what surrounds them. */
+#ifdef SV_AMX
+#include "amx_attention.h"
+#else
+static void begin_many(void) {}
+static void scores_of_many(const Rows *row) { scores(row, 0, row->seen[3]); }
+static void values_of_many(const Rows *row, size_t first) { values(row, first); }
+static void end_many(void) {}
+#endif
+
 /* The arguments of one attention. Each head of the cache has n_q * shared rows: those of the first query's heads, then
    of the second's, and so on. */
 typedef struct Queries {
@@ -268,27 +285,27 @@ typedef struct Queries {
     float *scratch;
 } Queries;
 
-/* Four of head h's `count` rows, from row i on, with part `number` of the scratch. */
-static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t number) {
+/* `together` of head h's `count` rows, from row i on, with part `number` of the scratch. */
+static Rows rows_of(const Queries *a, size_t h, size_t i, size_t count, size_t together, size_t number) {
     size_t shared = a->heads / a->c->heads;
-    Rows row = { .c = a->c, .head = head_of(a->c, h), .count = at_most(4, count - i) };
-    for (size_t r = 0; r < 4; r++) {
+    Rows row = { .c = a->c, .head = head_of(a->c, h), .count = at_most(together, count - i) };
+    for (size_t r = 0; r < together; r++) {
         size_t one = at_most(i + r, count - 1), query = one / shared;
         size_t at = (query * a->heads + h * shared + one % shared) * a->c->dim;
         row.q[r] = a->q + at;
         row.out[r] = a->out + at;
         row.seen[r] = a->causal ? a->n_k - a->n_q + 1 + query : a->n_k;
     }
-    row.keys = round_up(row.seen[3], KEYS);
+    row.keys = round_up(row.seen[together - 1], KEYS);
     row.once = count <= 4;
-    row.scratch = scratch_in(a->scratch + number * (size_t)scratch_floats(a->n_k), row.keys);
+    row.scratch = scratch_in(a->scratch + number * (size_t)scratch_floats(a->n_k, together), row.keys, together);
     return row;
 }
 
 /* Sets *row to group number `four` of the groups of four rows, unless *now says that it is set. The first groups of all
    heads come first, then the second ones, and so on. */
 static void go_to(Rows *row, size_t *now, const Queries *a, size_t four, size_t count) {
-    if (*now != four) *row = rows_of(a, four % a->c->heads, four / a->c->heads * 4, count, four);
+    if (*now != four) *row = rows_of(a, four % a->c->heads, four / a->c->heads * 4, count, 4, four);
     *now = four;
 }
 
@@ -327,16 +344,20 @@ static void attention_of_few(const Queries *a) {
 /* Many queries: blocks of ROWS rows; one thread does all three parts of a block. */
 static void attention_of_many(const Queries *a) {
     size_t heads = a->c->heads, count = a->n_q * (a->heads / heads), blocks = (count + ROWS - 1) / ROWS;
+    size_t together = a->c->q8 ? TOGETHER : 4;
 #pragma omp for schedule(static, 1)
     for (int64_t u = 0; u < (int64_t)(heads * blocks); u++) {
         size_t first = (size_t)u / heads * ROWS;
-        for (size_t i = first; i < at_most(first + ROWS, count); i += 4) {
-            Rows row = rows_of(a, (size_t)u % heads, i, count, (size_t)thread_index());
-            scores(&row, 0, row.seen[3]);
+        begin_many();
+        for (size_t i = first; i < at_most(first + ROWS, count); i += together) {
+            Rows row = rows_of(a, (size_t)u % heads, i, count, together, (size_t)thread_index());
+            row.scratch.weights.tiled = TILED && a->c->q8;
+            scores_of_many(&row);
             for (size_t r = 0; r < row.count; r++) weights_of(&row, r);
-            for (size_t r = row.count; r < 4; r++) no_weights(&row, r);
-            for (size_t e = 0; e < a->c->dim; e += WIDEST) values(&row, e);
+            for (size_t r = row.count; r < together; r++) no_weights(&row, r);
+            for (size_t e = 0; e < a->c->dim; e += WIDEST) values_of_many(&row, e);
         }
+        end_many();
     }
 }
 

@@ -13,9 +13,13 @@
 typedef int8_t xint;
 typedef __m512i Wide;
 enum { NR = 32, STEP = 4, CHAINS = 2 };
-static inline Wide wide_load(const int8_t *from) { return _mm512_loadu_si512(from); }
 static inline Wide wide_four(const void *x) { return _mm512_set1_epi32(four_bytes(x)); }
 static inline Wide wide_flip(Wide w) { return w ^ _mm512_set1_epi32((int)0x80808080); }
+#ifdef SV_AMX                                               /* its panels are signed: see as_in_panels */
+static inline Wide wide_load(const int8_t *from) { return wide_flip(_mm512_loadu_si512(from)); }
+#else
+static inline Wide wide_load(const int8_t *from) { return _mm512_loadu_si512(from); }
+#endif
 static inline vi wide_start(int32_t by128) { return (vi){ 0 } - (vi)_mm512_set1_epi32(by128); }
 static inline vi wide_dot(vi s, Wide w, Wide x) { return (vi)_mm512_dpbusd_epi32((__m512i)s, w, x); }
 

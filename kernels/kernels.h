@@ -10,7 +10,8 @@
      products.h    the contract of the integer products, and the file below that implements it for this set:
                      avx512.h, avx2.h (what they share: x86.h), neon.h, plain.h
      quantize.h    quantizes rows of floats to integers
-     amx.h         products of many rows by tiles, for the set "amx", which is AVX-512 otherwise
+     amx.h         products of many rows by tiles, for the set "amx", which is AVX-512 otherwise; also
+                     amx_attention.h, amx_mlp.h
      floats.h      products for f32 and bf16
      matmul.h      blocked matrix products
      attention.h   KV cache and attention
@@ -32,9 +33,9 @@
 
    Where the constants come from. None of them changes a bit of the results. The AVX-512 set was tuned on a Zen 5:
    CHAINS, FLOAT_CHAINS, the unrolling in products.h, ASKED, ROWS, PANEL and AHEAD. On an Intel processor only
-   prefetching was measured (vectors.h). The AVX2 set has the same values; it was measured on a Zen 3, and on a Zen 4
-   without AVX-512. The AMX set follows a trial on a Sapphire Rapids, where such loops made a tile take 0.29 s
-   instead of 0.49, but was itself measured on no processor. Nor was NEON. Where to look first if a set is slow:
+   prefetching was measured (vectors.h), and AMX. The AVX2 set has the same values; it was measured on a Zen 3, and on
+   a Zen 4 without AVX-512. The AMX set follows a trial on a Sapphire Rapids, and was measured on a later Xeon (amx.h).
+   NEON was measured on no processor. Where to look first if a set is slow:
      AHEAD, locality      longer memory latency, or other hardware prefetchers: once a factor of 2.3 (vectors.h)
      unrolling            a core that speculates further ahead than a Zen 5, or less far: up to 19 % (products.h)
      PANEL, ROWS          an AVX-512 panel fills an L1 of 32 KB, as in a Zen 4 or a Cascade Lake; a small L2 does

@@ -59,10 +59,10 @@ static inline void prefetch_blocks(const SvTensor *w, size_t first, size_t count
 }
 
 #ifndef SV_AMX                                               /* else amx.h's */
-/* The strip of NR rows of w from row `first` on, times the rows i0 .. i1 - 1 of x. The strip is cut into panels of
-   about equal length. */
-static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *bias, const Quantized *x, size_t first,
-                                   size_t i0, size_t i1) {
+/* The strip of NR rows of w from row `first` on, times the rows i0 .. i1 - 1 of x, to out, rows of which are `stride`
+   apart. The strip is cut into panels of about equal length. */
+static NOINLINE void integer_strip(float *out, size_t stride, const SvTensor *w, const float *bias, const Quantized *x,
+                                   size_t first, size_t i0, size_t i1) {
     int8_t panel[PANEL * NR], unpacked[BLOCK_ROWS * GROUP];
     float scale[PANEL / GROUP * NR];
     size_t cols = at_most(NR, w->rows - first), panels = (x->groups + PANEL / GROUP - 1) / (PANEL / GROUP);
@@ -78,14 +78,14 @@ static NOINLINE void integer_strip(float *out, const SvTensor *w, const float *b
                 for (size_t i = 0; i < BLOCK_ROWS; i++) scale[g * NR + r + i] = from_bf16(bf16[i]);
             }
         for (size_t i = i0; i < i1; i += 4) {
-            float sums[4 * NR], *to = out + i * w->rows + first;
+            float sums[4 * NR], *to = out + (i - i0) * stride;
             size_t rows = at_most(4, i1 - i), mark = i * x->marks + g0;
             bool whole = rows == 4 && cols == NR;
-            if (!whole && g0) take_sums(sums, NR, to, w->rows, rows, cols);
-            product4(whole ? to : sums, whole ? w->rows : NR, g0 > 0, x->q + i * x->stride + g0 * GROUP, x->stride,
+            if (!whole && g0) take_sums(sums, NR, to, stride, rows, cols);
+            product4(whole ? to : sums, whole ? stride : NR, g0 > 0, x->q + i * x->stride + g0 * GROUP, x->stride,
                      x->d + mark, x->by128 + mark, x->marks, panel, scale, GROUP, groups, false);
-            if (!whole) put_sums(to, w->rows, sums, NR, rows, cols);
-            if (bias && g0 + groups == x->groups) add_bias(to, w->rows, bias + first, rows, cols);
+            if (!whole) put_sums(to, stride, sums, NR, rows, cols);
+            if (bias && g0 + groups == x->groups) add_bias(to, stride, bias + first, rows, cols);
         }
     }
 }
@@ -161,7 +161,7 @@ static void multiply_unit(const SvProduct *p, size_t u, const float *x, const Qu
     } else {
         size_t strips = (rows + strip - 1) / strip, first = u % strips * strip;
         size_t i0 = u / strips * ROWS, i1 = at_most(i0 + ROWS, n);
-        if (p->w->group) integer_strip(p->out, p->w, p->bias, xq, first, i0, i1);
+        if (p->w->group) integer_strip(p->out + i0 * rows + first, rows, p->w, p->bias, xq, first, i0, i1);
         else float_strip(p->out, p->w, p->bias, x, first, i0, i1);
     }
 }

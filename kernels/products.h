@@ -43,10 +43,14 @@ enum { BY128 = 0 };
 #endif
 
 /* panel_at: the index of number k of row r in a panel, where STEP numbers of a row are adjacent. as_in_panels: changes
-   bytes to the form that panels hold. */
+   bytes to the form that panels hold. (AMX multiplies signed bytes; product4 adds the 128 itself then.) */
 static inline size_t panel_at(size_t k, size_t r) { return (k / STEP * NR + r) * STEP + k % STEP; }
 static inline void as_in_panels(int8_t *w, size_t n) {
+#ifdef SV_AMX
+    (void)w, (void)n;
+#else
     for (size_t k = 0; k < n && BY128; k++) w[k] = (int8_t)(w[k] ^ -128);
+#endif
 }
 
 /* int8 -> xint, n a multiple of 16 */

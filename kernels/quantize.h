@@ -66,10 +66,8 @@ static inline vi nearest(vf x) {
 #endif
 }
 
-static NOINLINE float quantize64(void *q, const float *x, int32_t *by128, bool wide) {
+INLINE float quantize_parts(void *q, const vf part[PARTS], int32_t *by128, bool wide) {
     vi most = { 0 }, total = { 0 }, n[PARTS];
-    vf part[PARTS];
-    for (int j = 0; j < PARTS; j++) part[j] = v_load(x + j * VL);
     for (int j = 0; j < PARTS; j++) most = v_max_int((vi)(bits_of(part[j]) & 0x7fffffffu), most);
     int32_t largest = v_largest(most);
     float max;
@@ -87,6 +85,12 @@ static NOINLINE float quantize64(void *q, const float *x, int32_t *by128, bool w
         *by128 = 128 * v_total(total);
     }
     return max * (1.0f / 127);
+}
+
+static NOINLINE float quantize64(void *q, const float *x, int32_t *by128, bool wide) {
+    vf part[PARTS];
+    for (int j = 0; j < PARTS; j++) part[j] = v_load(x + j * VL);
+    return quantize_parts(q, part, by128, wide);
 }
 #endif
 
@@ -132,8 +136,9 @@ enum { X_ROWS = 16, TILED = 1 };
 enum { X_ROWS = 4, TILED = 0 };
 #endif
 
-/* Rows of x as integers: bytes [n, stride] for rows16, or q [n, stride] for product4; where they are `tiled`, bytes
-   [n / 16, groups, 16, GROUP], for amx.h. d, by128 [n, marks]: the scale and by128 of each group. */
+/* Rows of x as integers: bytes [n, stride] for rows16, or q [n, stride] for product4. d, by128 [n, marks]: the scale
+   and by128 of each group. Where they are `tiled`, for amx.h: bytes [n / 16, groups, 16, GROUP], d [n / 16, groups, 16],
+   and no by128. */
 typedef struct Quantized {
     int8_t *bytes;
     xint *q;
@@ -159,6 +164,17 @@ static Quantized quantized_in(void *scratch, size_t n, size_t cols, size_t group
     return x;
 }
 
+/* Where group g of a row lies: its index in d and by128, and its bytes. */
+static inline size_t mark_of(const Quantized *x, size_t row, size_t g) {
+    if (TILED && x->tiled) return (row / X_ROWS * x->groups + g) * X_ROWS + row % X_ROWS;
+    return row * x->marks + g;
+}
+
+static inline int8_t *bytes_of(const Quantized *x, size_t row, size_t g) {
+    if (TILED && x->tiled) return x->bytes + mark_of(x, row, g) * GROUP;
+    return x->bytes + row * x->stride + g * x->group;
+}
+
 /* Quantizes group g of the `cols` numbers at `from` into a row of x. */
 static inline void quantize_group(const Quantized *x, size_t row, const float *from, size_t cols, size_t g,
                                   bool to_bytes) {
@@ -171,10 +187,9 @@ static inline void quantize_group(const Quantized *x, size_t row, const float *f
 #endif
     bool same = sizeof(xint) == 1 || to_bytes;
     size_t at = g * x->group;
-    int8_t *bytes = same ? x->bytes + row * x->stride + at : room;
-    if (TILED && x->tiled) bytes = x->bytes + ((row / X_ROWS * x->groups + g) * X_ROWS + row % X_ROWS) * GROUP;
-    x->d[row * x->marks + g] = quantize(bytes, from + at, at_most(x->group, cols - at), x->group,
-                                        to_bytes || BY128 ? &x->by128[row * x->marks + g] : NULL);
+    int8_t *bytes = same ? bytes_of(x, row, g) : room;
+    x->d[mark_of(x, row, g)] = quantize(bytes, from + at, at_most(x->group, cols - at), x->group,
+                                        to_bytes || (BY128 && !x->tiled) ? &x->by128[mark_of(x, row, g)] : NULL);
     if (!same) widen(x->q + row * x->stride + at, bytes, x->group);
 }
 

@@ -1,6 +1,12 @@
 /* set.c: one kernel set; kernels.h explains how. */
 #include "attention.h"
 #include "rows.h"
+#ifdef SV_AMX
+#include "amx_mlp.h"
+#define MLP mlp
+#else
+#define MLP NULL
+#endif
 
 /* Memory that the functions of the set need, in floats: see SvKernels. */
 static uint64_t matmul_scratch(uint64_t n, uint64_t cols) {
@@ -8,7 +14,8 @@ static uint64_t matmul_scratch(uint64_t n, uint64_t cols) {
 }
 
 static uint64_t attention_scratch(uint64_t n_k, uint64_t heads, int threads) {
-    return scratch_floats(n_k) * (heads > (uint64_t)threads ? heads : (uint64_t)threads);
+    uint64_t few = scratch_floats(n_k, 4) * heads, many = scratch_floats(n_k, TOGETHER) * (uint64_t)threads;
+    return few > many ? few : many;
 }
 
 static uint64_t cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_t dim) {
@@ -32,4 +39,4 @@ static uint64_t cache_floats(bool q8, uint64_t capacity, uint64_t heads, uint64_
 
 extern const SvKernels SV_TABLE;
 const SvKernels SV_TABLE = { STRING(SV_SET), matmul, cache, attention, layer_norm, rms_norm, gelu_tanh, silu_mul,
-                             add, hadamard, matmul_scratch, attention_scratch, cache_floats };
+                             add, hadamard, MLP, matmul_scratch, attention_scratch, cache_floats };

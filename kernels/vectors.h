@@ -109,11 +109,10 @@ static inline vf v_fused(vf a, vf b, vf c) { return a * b + c; }
 #endif
 
 /* e^x = 2^n e^r, as sv_exp in quant.c, which explains it. n times either part of ln 2 is exact, so these two
-   multiply-adds may be fused: they are rounded once in any case. */
-static inline vf v_exp(vf x) {
+   multiply-adds may be fused: they are rounded once in any case. v_exp_below: of an x that is 87 at most. */
+static inline vf v_exp_below(vf x) {
     const float round = 12582912.0f + 127;                  /* as in quant.c */
     x = v_max(v_set(-87.0f), x);                            /* operands in this order let a NaN through */
-    x = v_min(v_set(87.0f), x);
     vf shifted = x * v_set(1.44269504088896341f) + v_set(round);
     vf n = shifted - v_set(round);
     vf r = v_fused(n, v_set(-0x1.62e4p-1f), x);
@@ -123,6 +122,8 @@ static inline vf v_exp(vf x) {
     vf high = (v_set(0.041669092f) + r * v_set(0.0083688833f)) + r2 * v_set(0.0013780382f);
     return (v_set(1.0f) + (r + (low + high * r2) * r2)) * of_bits(bits_of(shifted) << 23);
 }
+
+static inline vf v_exp(vf x) { return v_exp_below(v_min(v_set(87.0f), x)); }
 
 #ifdef SV_VECTORS
 static inline vf v_float(vi x) {
