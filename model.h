@@ -324,8 +324,8 @@ typedef struct SvProduct { float *out; const SvTensor *w; const float *bias; } S
 typedef struct SvMlp { SvProduct first[2]; int count; SvProduct second; bool turned; } SvMlp;
 
 /* The functions that each instruction set implements. All threads of a team call such a function together, inside
-   #pragma omp parallel, and share its work; or one thread calls it alone. Row-wise functions (all but matmul and
-   attention) split n rows among the threads in the same way each time, so one may follow another without a barrier.
+   #pragma omp parallel, and share its work; or one thread calls it alone. Row-wise functions (all but matmul, attention
+   and mlp) split n rows among the threads in the same way each time, so one may follow another without a barrier.
    matmul and attention have a barrier before they read another thread's rows, and one at their end. Anything else needs
    a #pragma omp barrier. */
 typedef struct SvKernels {
@@ -360,7 +360,8 @@ typedef struct SvKernels {
     void (*hadamard)(float *x, size_t n, size_t size);
 
     /* sv_mlp (below) in one go, if the set has a faster way than to call the functions above; returns whether it did
-       so. NULL: it has none. scratch: matmul_scratch(n, cols) floats for the larger cols. */
+       so, the same on all threads; only then has it matmul's barriers. NULL: the set has none.
+       scratch: matmul_scratch(n, cols) floats for the larger cols. */
     bool (*mlp)(const SvMlp *mlp, const float *x, size_t n, float *scratch);
 
     /* How many floats each of these needs: the scratch of matmul, for n rows of cols numbers; the scratch of attention,

@@ -1,15 +1,17 @@
-/* amx.h: products of many rows by Intel's AMX, Q8 and Q4. All else of the set "amx" is avx512.h's.
+/* amx.h: products of many rows by Intel's AMX, Q8 and Q4. amx_attention.h and amx_mlp.h build on it; all else of the
+   set "amx" is avx512.h's.
 
    AMX has eight tiles: registers of 16 rows of 64 bytes each. One instruction multiplies a tile of x, [16 rows, 64
    numbers], with a tile of w, [64 numbers, 16 rows], and adds the 256 products to a tile of int32, [16, 16]. A block
    of Q8 as the file stores it, four bytes of each of its 16 rows in turn, is such a tile of w already, so nothing is
-   packed; a block of Q4 is unpacked to one of Q8. x is quantized straight into tiles: [n / 16, groups, 16 rows, 64] bytes.
+   packed; a block of Q4 is unpacked to one of Q8. x is quantized straight into tiles: [n / 16, groups, 16 rows, 64]
+   bytes.
 
    A product takes 16 cycles. To get its 256 sums out, scale them and add them up takes more. The loops are arranged
    around that (measured on a Sapphire Rapids and on a later Xeon):
 
-   - Four blocks of w, two groups of 32 rows, stay in tiles while STAGED rows of x pass. The float sums of those rows
-     are what is read again and again.
+   - Four blocks of w, two groups of 32 rows, stay in tiles while up to STAGED rows of x pass. The float sums of those
+     rows are what is read again and again.
    - The tile unit works in order, and a store waits for the product before it. So a tile is stored one product later
      than it is made, and between the two stand the vector instructions that scale what was stored before.
    - Stored tiles alternate between two halves of a buffer: a load right after a store to the same place waits for it.
@@ -18,8 +20,8 @@
    - Tile loads wait for memory, and all tile instructions behind them wait too. So the next tiles are prefetched.
    - The last groups go straight to out, with the bias.
 
-   A thread sets the tiles up for each strip and releases them after it, so none of them is in use when other code
-   runs, and a thread that sleeps has no tiles to be saved. */
+   A thread sets the tiles up for each strip, or block of queries, and releases them after it. So a thread that sleeps
+   has no tiles to be saved. Its stack holds some 110 KB meanwhile. */
 #ifndef SV_AMX_H
 #define SV_AMX_H
 
@@ -38,7 +40,8 @@ static void begin_tiles(void) {
 
 /* A pass: `tiles` tiles of x, TILE rows each, times one or two groups of 32 rows of w. */
 typedef struct Pass {
-    float *sum;                             /* [rows of x, 32]: what former groups gave (if more), and what comes out */
+    float *sum;                             /* [rows of x, 32]: what former groups gave (if more), and, but of the
+                                               last pass, what comes out                                              */
     float *out;                             /* where the last pass puts it, and its stride                            */
     size_t stride;
     const float *bias;                      /* [32], added at the end, or NULL                                        */
@@ -49,7 +52,8 @@ typedef struct Pass {
     const int8_t *w[2];                     /* blocks: rows 0 .. 15 and 16 .. 31; the next group's block follows it   */
     const float *scale;                     /* [groups, 32]: w's scales                                               */
     size_t tiles;
-    const void *next[2];                    /* what the next pass reads of w, to be prefetched                        */
+    const void *next[2];                    /* what the next pass reads of w, prefetched `part` bytes a tile          */
+    size_t part;
 } Pass;
 
 /* A buffer of stored tiles, one for each product of 16 rows of x: half 0's groups, then half 1's. */
@@ -65,7 +69,6 @@ typedef int32_t Stored[4][TILE * TILE];
 #define MAGIC_BITS 0x4b400000u
 
 INLINE void scale_eight(const Pass *p, Stored dots, size_t tile, size_t half, size_t first, size_t groups, bool last) {
-    const int32_t *dot = dots[half * groups] + first * TILE;
     const float *d = p->d + tile * p->groups * TILE + first;
     float *sum = p->sum + (tile * TILE + first) * 32 + half * 16;
     float *to = last ? p->out + (tile * TILE + first) * p->stride + half * 16 : sum;
@@ -78,7 +81,7 @@ INLINE void scale_eight(const Pass *p, Stored dots, size_t tile, size_t half, si
     for (size_t i = 0; i < 8; i++) {
         vf total = p->more ? v_load(sum + i * 32) : v_set(0);
         for (size_t g = 0; g < groups; g++) {
-            vu bits = (vu)_mm512_loadu_si512(dot + (g * TILE + i) * TILE) + MAGIC_BITS;
+            vu bits = (vu)_mm512_loadu_si512(dots[half * groups + g] + (first + i) * TILE) + MAGIC_BITS;
             total += v_fused(of_bits(bits), w[g], minus[g]) * v_set(d[g * TILE + i]);
         }
         if (last && p->bias) total += v_load(p->bias + half * 16);
@@ -88,15 +91,14 @@ INLINE void scale_eight(const Pass *p, Stored dots, size_t tile, size_t half, si
 }
 
 /* Prefetches to L1, past the end of an array too. */
-INLINE void fetch(const void *array, size_t at, size_t bytes) {
+INLINE void prefetch_to_l1(const void *array, size_t at, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const void *)((uintptr_t)array + at + i), 0, 3);
 }
 
 /* Prefetches, while tile t is computed, the tiles of x after it and a part of what the next pass reads of w. */
-INLINE void fetch_next(const Pass *p, size_t t) {
-    enum { PART = 2 * TILE * GROUP * TILE / STAGED };
-    for (size_t half = 0; half < 2; half++) fetch(p->next[half], t * PART, PART);
-    fetch(p->x, (t + 1) * p->groups * TILE * GROUP, 2 * TILE * GROUP);
+INLINE void prefetch_next(const Pass *p, size_t t) {
+    for (size_t half = 0; half < 2; half++) prefetch_to_l1(p->next[half], t * p->part, p->part);
+    prefetch_to_l1(p->x, (t + 1) * p->groups * TILE * GROUP, 2 * TILE * GROUP);
 }
 
 /* Tiles 0 and 1 are sums in turn, 2 and 3 are x's two groups, 4 to 7 are w's blocks. The last round only finishes what
@@ -116,7 +118,7 @@ INLINE void pass_groups(const Pass *given, size_t groups, bool end) {
         const int8_t *x = p->x + t * p->groups * TILE * GROUP;
         bool on = t < p->tiles, finish = t > 0;
         int32_t (*now)[TILE * TILE] = dots[t & 1], (*last)[TILE * TILE] = dots[~t & 1];
-        if (on) fetch_next(p, t);
+        if (on) prefetch_next(p, t);
         if (groups == 2) {                                  /* four products: half 0 of both groups, half 1 of both */
             if (on) { _tile_loadd(2, x, 64); PRODUCT(0, 2, 4); }
             if (finish) { _tile_stored(1, last[3], 64); scale_eight(p, last, t - 1, 0, 0, 2, end); }
@@ -208,6 +210,7 @@ static NOINLINE void integer_strip(float *out, size_t stride, const SvTensor *w,
                        .d = x->d + (i / TILE * x->groups + g) * TILE, .scale = scale,
                        .tiles = (rows + TILE - 1) / TILE };
             groups = at_most(2, x->groups - g);
+            p.part = round_up(2 * block_bytes(w->format) / p.tiles, 64);
             for (size_t half = 0; half < 2; half++) {
                 size_t row = at_most(first + half * BLOCK_ROWS, w->rows - 1);  /* past the last: repeat its block */
                 p.w[half] = (const int8_t *)block_of(w, row, g);

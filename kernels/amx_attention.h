@@ -8,7 +8,7 @@
 
 enum { PANEL_STEP = NR * STEP };                            /* bytes from four numbers of a row to its next four */
 
-/* Two products of 16 rows, as tiles store them. */
+/* Two products of 16 rows, as tiles store them (Stored has four). */
 typedef int32_t Dots[2][TILE * TILE];
 
 /* Scores of 16 rows with the keys j .. j + 31 from their products. */
@@ -47,7 +47,7 @@ static NOINLINE void tile_scores(const Rows *row) {
         const int8_t *panel = row->head.k + j * size;
         int32_t (*now)[TILE * TILE] = dots[j / NR & 1], (*last)[TILE * TILE] = dots[~(j / NR) & 1];
         bool on = j < row->keys;
-        fetch(panel, NR * size, GROUP * NR);
+        prefetch_to_l1(panel, NR * size, GROUP * NR);
         if (on) PRODUCT(0, 4, panel);
         if (j) _tile_stored(1, last[1], 64);
         if (on) {
@@ -79,7 +79,7 @@ static NOINLINE void tile_values(const Rows *row, size_t first) {
     for (size_t g = 0; g <= groups; g++, panel += KEYS * NR) {
         int32_t (*now)[TILE * TILE] = dots[g & 1], (*last)[TILE * TILE] = dots[~g & 1];
         bool on = g < groups;
-        fetch(panel, KEYS * NR, KEYS * NR);
+        prefetch_to_l1(panel, KEYS * NR, KEYS * NR);
         if (on) {
             _tile_loadd(2, w->bytes + g * TILE * GROUP, GROUP);
             _tile_loadd(4, panel, PANEL_STEP);

@@ -1,8 +1,8 @@
 /* attention.h: the KV cache and attention.
 
-   Attention is two products with a softmax between them, so it uses the functions of products.h. The cache holds each
-   head's keys and values as panels, in the order in which product4 reads them. A number is written to its place once,
-   when its position is added; nothing is packed later.
+   Attention is two products with a softmax between them, so it uses the functions of products.h (with AMX, for many
+   queries, those of amx_attention.h). The cache holds each head's keys and values as panels, in the order in which
+   product4 reads them. A number is written to its place once, when its position is added; nothing is packed later.
 
      K panels   NR positions side by side; the product runs over head_dim
      V panels   NR elements of head_dim side by side; the product runs over positions, in groups of KEYS. Groups are
@@ -167,7 +167,8 @@ static const int8_t *values_to_ask_for(const Rows *row, size_t i) {
     return row->head.v + (at / keys * row->c->capacity + first) * NR;
 }
 
-/* to_weights: LANES scores become a softmax's weights, e^(x - max). sum_weights: adds LANES weights to their sum, then
+/* to_weights: LANES scores become a softmax's weights, e^(x - max). (Of a row with a NaN, max may not be the largest.
+   What comes out is then not defined, but the row's sum is NaN.) sum_weights: adds LANES weights to their sum, then
    multiplies them by `after`, unless it is NULL. */
 static inline void to_weights(float *x, vf max) {
     for (size_t l = 0; l < LANES; l += VL) v_store(x + l, v_exp_below(v_load(x + l) - max));
@@ -212,18 +213,20 @@ static NOINLINE void weights_of(const Rows *row, size_t i) {
     }
 }
 
-/* A row beyond `count`: product4 reads it all the same, so all its weights are zero. */
+/* A row beyond `count`: product4 (or a tile) reads it all the same, so all its weights are zero. */
 static void no_weights(const Rows *row, size_t i) {
     const Quantized *w = &row->scratch.weights;
     if (!row->c->q8) {
         memset(row->scratch.scores + i * row->keys, 0, row->keys * sizeof(float));
         return;
     }
-    if (!w->tiled) memset(w->q + i * w->stride, 0, w->stride * sizeof *w->q);
+    if (!w->tiled) {
+        memset(w->q + i * w->stride, 0, w->stride * sizeof *w->q);
+        memset(w->by128 + i * w->marks, 0, w->groups * sizeof *w->by128);
+    }
     for (size_t g = 0; g < w->groups; g++) {
         if (w->tiled) memset(bytes_of(w, i, g), 0, KEYS);
         w->d[mark_of(w, i, g)] = 0;
-        w->by128[mark_of(w, i, g)] = 0;
     }
 }
 

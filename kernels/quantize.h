@@ -66,8 +66,10 @@ static inline vi nearest(vf x) {
 #endif
 }
 
-INLINE float quantize_parts(void *q, const vf part[PARTS], int32_t *by128, bool wide) {
+static NOINLINE float quantize64(void *q, const float *x, int32_t *by128, bool wide) {
     vi most = { 0 }, total = { 0 }, n[PARTS];
+    vf part[PARTS];
+    for (int j = 0; j < PARTS; j++) part[j] = v_load(x + j * VL);
     for (int j = 0; j < PARTS; j++) most = v_max_int((vi)(bits_of(part[j]) & 0x7fffffffu), most);
     int32_t largest = v_largest(most);
     float max;
@@ -85,12 +87,6 @@ INLINE float quantize_parts(void *q, const vf part[PARTS], int32_t *by128, bool 
         *by128 = 128 * v_total(total);
     }
     return max * (1.0f / 127);
-}
-
-static NOINLINE float quantize64(void *q, const float *x, int32_t *by128, bool wide) {
-    vf part[PARTS];
-    for (int j = 0; j < PARTS; j++) part[j] = v_load(x + j * VL);
-    return quantize_parts(q, part, by128, wide);
 }
 #endif
 
@@ -137,8 +133,8 @@ enum { X_ROWS = 4, TILED = 0 };
 #endif
 
 /* Rows of x as integers: bytes [n, stride] for rows16, or q [n, stride] for product4. d, by128 [n, marks]: the scale
-   and by128 of each group. Where they are `tiled`, for amx.h: bytes [n / 16, groups, 16, GROUP], d [n / 16, groups, 16],
-   and no by128. */
+   and by128 of each group. Where they are `tiled`, for amx.h: bytes [n / 16, groups, 16, GROUP], d [n / 16, groups,
+   16], and no by128. */
 typedef struct Quantized {
     int8_t *bytes;
     xint *q;

@@ -3,7 +3,7 @@
 #include "rows.h"
 #ifdef SV_AMX
 #include "amx_mlp.h"
-#define MLP mlp
+#define MLP mlp_by_tiles
 #else
 #define MLP NULL
 #endif

@@ -96,8 +96,8 @@ static inline int32_t v_total(vi x) {
     return v_first(x);
 }
 
-/* a * b + c, rounded once where the machine has a fused multiply-add. Only for f32 and bf16 products, and where a * b is
-   exact. */
+/* a * b + c, rounded once where the machine has a fused multiply-add. Only for f32 and bf16 products, where a * b is
+   exact, and in amx.h, whose set always has one. */
 #ifdef SV_VNNI
 static inline vf v_fused(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 #elif defined(SV_AVX2) && defined(__FMA__)
