@@ -1616,8 +1616,10 @@ class Turning:
         if field not in MAKER:
             return np.ones(cols)
         balance = self.balance(layer, MAKER[field])
-        heads = balance.reshape(-1, 1, self.fields["head_dim"]) if field == "o_proj" else balance
-        return np.repeat(heads, cols // len(balance), 1).ravel() if field == "o_proj" else balance
+        if field != "o_proj":
+            return balance
+        heads = balance.reshape(-1, 1, self.fields["head_dim"])     # each is read by several heads of queries
+        return np.repeat(heads, cols // len(balance), 1).ravel()
 
     def numbers(self, tensor):
         """A tensor's f32 numbers, in pieces as from rows_of; computed in float64, and rounded once."""
@@ -1926,8 +1928,7 @@ def export(source, out, format, program=None, name=None, turned=None, calibrate=
     matrices = {found[source_name(name, text_only)][1] for _, kind, name, _, _ in tensors if kind == "M"}
     format = format or ("bf16" if matrices == {"BF16"} else "f32")
     model = types.SimpleNamespace(directory=directory, layout=layout, fields=fields, frequencies=frequencies, blob=blob,
-                                  found=found, text_only=text_only, tensors=tensors,
-                                  turning=None)
+                                  found=found, text_only=text_only, tensors=tensors, turning=None)
     if fields["turned"]:
         model.turning = Turning(format, fields, found, tensors, text_only)
     if format in ("q8", "q4") and not calibrate:

@@ -227,7 +227,8 @@ int sv_vision(const SvModel *model, const uint8_t *tiles, int count, int threads
     size_t most = batch_of(c, (size_t)count), tile_bytes = 3 * (size_t)c->image_size * c->image_size;
     uint64_t size[N_PARTS];
     float *part[N_PARTS], value[3][256];
-    part_sizes(model, (size_t)count, threads = sv_threads(threads), size);
+    threads = sv_threads(threads);
+    part_sizes(model, (size_t)count, threads, size);
     void *block = sv_floats(N_PARTS, size, part);
     if (!block)
         return sv_fail(error, "%s: out of memory for the vision tower (%llu MB)", model->path,

@@ -206,8 +206,7 @@ static NOINLINE void integer_strip(float *out, size_t stride, const SvTensor *w,
         bool whole = cols == 32 && rows % TILE == 0;
         for (size_t g = 0, groups; g < x->groups; g += groups) {
             Pass p = { .sum = sums, .out = sums, .stride = 32, .more = g > 0, .groups = x->groups,
-                       .x = x->bytes + (i / TILE * x->groups + g) * TILE * GROUP,
-                       .d = x->d + (i / TILE * x->groups + g) * TILE, .scale = scale,
+                       .x = bytes_of(x, i, g), .d = x->d + mark_of(x, i, g), .scale = scale,
                        .tiles = (rows + TILE - 1) / TILE };
             groups = at_most(2, x->groups - g);
             p.part = round_up(2 * block_bytes(w->format) / p.tiles, 64);

@@ -95,9 +95,7 @@ static NOINLINE void tile_values(const Rows *row, size_t first) {
         }
         if (g) add_values(sum, last, w->d + (g - 1) * TILE);
     }
-    for (size_t i = 0; i < row->count; i++)
-        for (size_t e = 0; e < at_most(NR, row->c->dim - first); e++)
-            row->out[i][first + e] = sum[i][e] * row->scratch.one_over[i];
+    put_values(row, first, sum[0], NR);
 }
 
 static void begin_many(void) { begin_tiles(); }

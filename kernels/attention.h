@@ -230,6 +230,14 @@ static void no_weights(const Rows *row, size_t i) {
     }
 }
 
+/* Up to `width` elements, from e on, of the rows' weighted sums of values: s [count, width] divided by the sums of the
+   weights. */
+static inline void put_values(const Rows *row, size_t e, const float *s, size_t width) {
+    for (size_t i = 0; i < row->count; i++)
+        for (size_t r = 0; r < at_most(width, row->c->dim - e); r++)
+            row->out[i][e + r] = s[i * width + r] * row->scratch.one_over[i];
+}
+
 /* Part three, values: elements first .. first + WIDEST - 1 of the weighted sums of the values. */
 static NOINLINE void integer_values(const Rows *row, size_t first) {
     const Quantized *w = &row->scratch.weights;
@@ -238,8 +246,7 @@ static NOINLINE void integer_values(const Rows *row, size_t first) {
         float s[4][NR];
         product4(s[0], NR, false, w->q, w->stride, w->d, w->by128, w->marks, row->head.v + e * row->c->capacity, NULL,
                  KEYS, row->keys / KEYS, row->once);
-        for (size_t i = 0; i < row->count; i++)
-            for (size_t r = 0; r < at_most(NR, dim - e); r++) row->out[i][e + r] = s[i][r] * row->scratch.one_over[i];
+        put_values(row, e, s[0], NR);
     }
 }
 
@@ -252,8 +259,7 @@ static NOINLINE void float_values(const Rows *row, size_t first) {
             n = at_most(KEYS, most - at);
             float_product4(s[0], NF, at > 0, row->scratch.scores + at, row->keys, panel + at * NF, n, row->once);
         }
-        for (size_t i = 0; i < row->count; i++)
-            for (size_t r = 0; r < at_most(NF, dim - e); r++) row->out[i][e + r] = s[i][r] * row->scratch.one_over[i];
+        put_values(row, e, s[0], NF);
     }
 }
 
