@@ -8,10 +8,10 @@ number can be rounded after adding what the errors of the numbers before it ask 
 2022), which updates all later columns by H's inverse, in the form that Chee et al. (2023, LDLQ) showed to be equal to
 it: no inverse, and each group of columns is one product with what lies before it.
 
-GPTQ decides about a number before it knows what the later ones will be. So afterwards each group is gone through once
-more, with all other groups as they are now: its scale is fitted, and each number in turn rounded to what is best beside
-all others (coordinate descent). A row keeps the result where it costs less: 4 % less of what GPTQ leaves, which took
-SmolLM2-135M's Q4 from 4.2 to 3.9 % above the perplexity.
+GPTQ decides about a number before it knows what the later ones will be. So afterwards each group is gone through again,
+with all other groups as they are now: its scale is fitted, and each number in turn rounded to what is best beside all
+others (coordinate descent). A row keeps the result where it costs less. Once leaves 4 % less of what GPTQ leaves, which
+took SmolLM2-135M's Q4 from 4.2 to 3.9 % above the perplexity; three times lower its KL divergence by 2 % more.
 
 X^T X comes from `smolvlm MODEL --hessians OUT`, whose layout cli/calibrate.c states.
 """
@@ -26,6 +26,7 @@ import numpy as np
 # 0.002 costs 4.9 %, 0.01 4.8 %, 0.04 4.2 %, 0.12 4.7 %.
 DAMPING = 0.04
 PANEL = 256                 # columns factorised at a time
+FEW = 16                    # so many levels are rounded to in three rounds of coordinate descent, more in one
 
 
 class Unusable(Exception):
@@ -125,8 +126,12 @@ class Factor:
                 list(pool.map(update, range(0, a, PANEL)))
 
 
+def rounds(levels):
+    return 3 if len(levels) <= FEW else 1
+
+
 def quantized(levels, numbers, group, first_guesses, encode, decode, factor):
-    """As export.py's function of this name, by GPTQ and one round of coordinate descent.
+    """As export.py's function of this name, by GPTQ and coordinate descent.
 
     A group's scale is searched for when its turn has come, to the least squared error of its numbers as they are then,
     each weighted by what its error costs by itself."""
@@ -176,7 +181,7 @@ def quantized(levels, numbers, group, first_guesses, encode, decode, factor):
             # now[k - at] holds all earlier errors; what its own rounding left is passed on through d = W - Q
             now[k - at + 1:] += factor.above[k, k + 1:end, None] * error[k]
 
-    for at in range(0, cols, group):
+    for at in [*range(0, cols, group)] * rounds(levels):
         end = min(at + group, cols)
         h, e, bits = factor.h[at:end, at:end], error[at:end], scales[at // group]
         others = factor.h[at:end] @ error - h @ e               # what the errors of other groups ask for

@@ -18,8 +18,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "calibration")]
 import gptq                                                                 # noqa: E402
 import hf                                                                   # noqa: E402
-from test_export import (SMOLVLM, TURNED, Turning, decoded, exported, exporter, read, read_file,            # noqa: E402
-                         run_export, scratch, tiny)
+from test_export import (FOUR_BITS, SMOLVLM, TURNED, Turning, decoded, exported, exporter, read,               # noqa: E402
+                         read_file, run_export, scratch, tiny)
 
 QUESTION, ANSWER, TEXT = "What is in this picture?", " A tree.", "A picture flows through the model. " * 120
 
@@ -146,7 +146,7 @@ def quantized(form, numbers, factor=None):
 
 
 def by_gptq_alone(form, numbers, factor):
-    """As quantized, without the round of coordinate descent: the scales that this tries are absurd."""
+    """As quantized, without the rounds of coordinate descent: the scales that these try are absurd."""
     groups, calls = -(-numbers.shape[1] // 64), 0
     before = 1 + groups * (len(exporter.GUESSES[form]) + 2)
 
@@ -157,7 +157,7 @@ def by_gptq_alone(form, numbers, factor):
 
     chosen, scales = gptq.quantized(LEVELS[form], numbers, 64, exporter.GUESSES[form], encode, exporter.decode_bf16,
                                     factor)
-    assert calls == before + groups
+    assert calls == before + groups * gptq.rounds(LEVELS[form])
     return chosen[:, :numbers.shape[1]], scales
 
 
@@ -256,7 +256,7 @@ class Rounding(unittest.TestCase):
                 w, h = np.random.default_rng(cols).standard_normal((30, cols)).astype(np.float32), self.hessian(cols)
                 chosen, scales = by_gptq_alone(form, w, gptq.Factor(h.copy()))
                 full, values, wanted = damped(h), dequantized(form, chosen, scales), chosen.astype(int)
-                for at in range(0, cols, 64):
+                for at in [*range(0, cols, 64)] * {"q8": 1, "q4": 3}[form]:
                     part = slice(at, min(at + 64, cols))
                     fit, others = np.zeros(w.shape), values.copy()
                     fit[:, part], others[:, part] = levels[wanted[:, part]], 0
@@ -358,8 +358,7 @@ class Files(unittest.TestCase):
         ratios, same = [], []
         for name, (_, cols, _) in found.at.items():
             numbers = turning.state[name].astype(np.float32)
-            self.assertEqual(file.formats[name], 3 if form == "q4" and ".text_model.layers." in name and not
-                             any(part in name for part in ("k_proj", "v_proj")) else 2, name)
+            self.assertEqual(file.formats[name], 3 if form == "q4" and re.search(FOUR_BITS, name) else 2, name)
             own, h = {2: "q8", 3: "q4"}[file.formats[name]], turning.hessian(name, found.matrix(name, cols))
             values = decoded(*file.tensors[name]).astype(np.float64)
             ratios.append(cost(values - numbers, h) / cost(rounded(own, numbers) - numbers, h))

@@ -62,6 +62,8 @@ def read_header():
 
 Q4_VALUES = np.array(re.search(r"SV_Q4_VALUES \{(.*?)\}", read_header())[1].split(","), np.int32)
 GROUP, ROWS = 64, 16
+# The matrices that have four bits in a q4 file.
+FOUR_BITS = r"\.text_model\.layers\.(\d+\.self_attn\.[qko]|[1-9]\d*\.mlp\.(gate|up|down))_proj\."
 
 
 def unpack(form, data, rows, cols):
@@ -538,8 +540,7 @@ class Quantized(unittest.TestCase):
         for name, data in file.tensors.items():
             numbers = f32.tensors[name].view("<f4")
             vector = len(numbers) == 1 or name.endswith("position_embedding.weight")
-            four = form == "q4" and ".text_model.layers." in name and not name.endswith(
-                ("k_proj.weight", "v_proj.weight"))
+            four = form == "q4" and bool(re.search(FOUR_BITS, name))
             self.assertEqual(file.formats[name], 0 if vector else 3 if four else 2, name)
             if vector:
                 np.testing.assert_array_equal(data, f32.tensors[name], err_msg=name)
