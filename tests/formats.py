@@ -317,7 +317,8 @@ SENSITIVE = {                                               # a part, and which 
     "the first layer": r"\.text_model\.layers\.0\.", "its MLP": r"\.text_model\.layers\.0\.mlp\.",
     "the last layer": r"\.text_model\.layers\.%d\.", "text layers": r"\.text_model\.layers\.",
     "text layers but v_proj": r"\.text_model\.layers\..*\.(q|k|o|gate|up|down)_proj\.",
-    "text layers but v_proj and the first MLP": r"\.layers\.(\d+\.self_attn\.[qko]|[1-9]\d*\.mlp\.\w+)_proj\.",
+    "text layers but v_proj and the first MLP":
+        r"\.text_model\.layers\.(\d+\.self_attn\.[qko]|[1-9]\d*\.mlp\.\w+)_proj\.",
     "embed_tokens, lm_head": r"embed_tokens|lm_head",
     "connector": r"\.connector\.", "vision tower": r"\.vision_model\."}
 
