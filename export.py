@@ -1346,8 +1346,8 @@ def format_of(tensor, wanted):
     with lm_head all that decoding waits for. The others are Q8. The tower's products would not be faster in Q4, and
     four bits in all parts cost the demo model 1.5 points of right answers; in the text layers alone they cost none.
     (With random weights of the 500M shape these cost a text's logits most: tests/formats.py --parts.) In the text
-    layers two things stay Q8: v_proj, few numbers, on which every later position depends, and the first layer's MLP,
-    whose errors go through all other layers (docs/FORMATS.md, "What they cost, and where")."""
+    layers two things stay Q8: v_proj, few numbers, each of which costs ten times as much as one of the MLP's, and the
+    first layer's MLP, measured best among what takes as many bits (docs/FORMATS.md, "What they cost, and where")."""
     field, kind, name, _, _ = tensor
     first = ".layers.0." in name and field in ("gate_proj", "up_proj", "down_proj")
     wide = ".text_model.layers." not in name or field == "v_proj" or first

@@ -314,10 +314,10 @@ LAYER = "model.text_model.layers."
 SENSITIVE = {                                               # a part, and which names are of it; %d: the last layer
     "k_proj": r"\.text_model.*\.k_proj\.", "v_proj": r"\.text_model.*\.v_proj\.", "q_proj": r"\.text_model.*\.q_proj\.",
     "o_proj": r"\.o_proj\.", "gate_proj, up_proj": r"\.(gate|up)_proj\.", "down_proj": r"\.down_proj\.",
-    "the first layer": r"\.text_model\.layers\.0\.", "its MLP": r"\.text_model\.layers\.0\.mlp\.",
+    "the first layer": r"\.text_model\.layers\.0\.", "the first layer's MLP": r"\.text_model\.layers\.0\.mlp\.",
     "the last layer": r"\.text_model\.layers\.%d\.", "text layers": r"\.text_model\.layers\.",
     "text layers but v_proj": r"\.text_model\.layers\..*\.(q|k|o|gate|up|down)_proj\.",
-    "text layers but v_proj and the first MLP":
+    "text layers but v_proj and the first layer's MLP":
         r"\.text_model\.layers\.(\d+\.self_attn\.[qko]|[1-9]\d*\.mlp\.\w+)_proj\.",
     "embed_tokens, lm_head": r"embed_tokens|lm_head",
     "connector": r"\.connector\.", "vision tower": r"\.vision_model\."}
