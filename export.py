@@ -1349,8 +1349,7 @@ def format_of(tensor, wanted):
     layers two things stay Q8: v_proj, few numbers, each of which costs ten times as much as one of the MLP's, and the
     first layer's MLP, measured best among what takes as many bits (docs/FORMATS.md, "What they cost, and where")."""
     field, kind, name, _, _ = tensor
-    first = ".layers.0." in name and field in ("gate_proj", "up_proj", "down_proj")
-    wide = ".text_model.layers." not in name or field == "v_proj" or first
+    wide = ".text_model.layers." not in name or ".layers.0.mlp." in name or field == "v_proj"
     return "f32" if kind == "V" else "q8" if wanted == "q4" and wide else wanted
 
 

@@ -27,7 +27,6 @@ import numpy as np
 # 0.046, 0.04 and 0.08 0.044; on other texts the three are equal.
 DAMPING = 0.04
 PANEL = 256                 # columns factorised at a time
-FEW = 16                    # levels at most that get three rounds of coordinate descent: Q8 would hardly gain
 
 
 class Unusable(Exception):
@@ -128,7 +127,8 @@ class Factor:
 
 
 def rounds(levels):
-    return 3 if len(levels) <= FEW else 1
+    """How many rounds of coordinate descent: Q8, whose levels are many, would hardly gain by more than one."""
+    return 3 if len(levels) <= 16 else 1
 
 
 def quantized(levels, numbers, group, first_guesses, encode, decode, factor):
